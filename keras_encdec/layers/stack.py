@@ -1,0 +1,230 @@
+"""The two stacks: tokens in, states out.
+
+Knows embeddings, depth and the last norm. One forward serves training, scoring and
+generation: a decoder that is given caches computes the same numbers step by step.
+"""
+
+import dataclasses
+
+import keras
+from keras import ops
+
+from keras_encdec.layers import cache as caches
+from keras_encdec.layers import masks
+from keras_encdec.layers.block import Block
+from keras_encdec.layers.norm import RMSNorm
+from keras_encdec.spec import stack_from_json
+
+
+class Stack(keras.layers.Layer):
+    """Embedding, blocks and final norm, shared by `Encoder` and `Decoder`.
+
+    Args:
+        spec: `StackSpec`, or its fields as a dict.
+        cross_attention: `AttentionSpec` of each block's cross-attention, or None.
+        **kwargs: of `keras.layers.Layer`.
+    """
+
+    def __init__(self, spec, cross_attention=None, **kwargs):
+        super().__init__(**kwargs)
+        self.spec = spec = stack_from_json(spec)
+        policy = {"dtype": self.dtype_policy}
+        self.embedding = keras.layers.ReversibleEmbedding(
+            spec.vocabulary_size,
+            spec.width,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=spec.width**-0.5),
+            logit_soft_cap=spec.final_logit_soft_cap,
+            name="embedding",
+            **policy,
+        )
+        self.blocks = [
+            Block(spec, cross_attention, name=f"block_{i}", **policy)
+            for i in range(spec.num_layers)
+        ]
+        self.final_norm = RMSNorm(spec.norm_epsilon, name="final_norm", **policy)
+        self.dropout = keras.layers.Dropout(spec.dropout, **policy)
+
+    def _build_stack(self, context_shape=None):
+        self.embedding.build()
+        shape = (None, None, self.spec.width)
+        for block in self.blocks:
+            block.build(shape, context_shape)
+        self.final_norm.build(shape)
+
+    def embed(self, token_ids, training=None):
+        """(B, T) token ids to (B, T, D): rows scaled by the square root of D."""
+        x = self.embedding(token_ids)
+        return self.dropout(x * ops.cast(self.spec.width**0.5, x.dtype), training=training)
+
+    def _finish(self, x, training):
+        return self.dropout(self.final_norm(x), training=training)
+
+    def _masks_by_window(self, padding_mask, **kwargs):
+        return {
+            window: masks.self_attention(padding_mask, window=window, **kwargs)
+            for window in set(self.spec.windows)
+        }
+
+    def get_config(self):
+        return {**super().get_config(), "spec": dataclasses.asdict(self.spec)}
+
+
+@keras.saving.register_keras_serializable(package="keras_encdec")
+class Encoder(Stack):
+    """Reads a whole input at once.
+
+    Args:
+        spec: `StackSpec`, or its fields as a dict.
+        causal: hide what comes after each token, as the source model did.
+        **kwargs: of `keras.layers.Layer`.
+
+    Example:
+        >>> encoder = pair.backbone.encoder
+        >>> states = encoder(token_ids, padding_mask)  # (B, S, D)
+    """
+
+    def __init__(self, spec, causal=False, **kwargs):
+        super().__init__(spec, **kwargs)
+        self.causal = causal
+
+    def build(self, *input_shapes):
+        self._build_stack()
+
+    def call(self, token_ids, padding_mask, training=None):
+        """(B, S) token ids and mask to (B, S, D) normalised states."""
+        return self.all_states(token_ids, padding_mask, training)[-1]
+
+    def all_states(self, token_ids, padding_mask, training=None):
+        """The input of each block, then the normalised output: L + 1 of (B, S, D)."""
+        mask = self._masks_by_window(padding_mask, causal=self.causal)
+        positions = masks.positions(padding_mask)
+        states = [self.embed(token_ids, training)]
+        for block, window in zip(self.blocks, self.spec.windows, strict=True):
+            x, _ = block(states[-1], mask[window], positions, training=training)
+            states.append(x)
+        return [*states[:-1], self._finish(states[-1], training)]
+
+    def compute_output_spec(self, token_ids, padding_mask, training=None):
+        return keras.KerasTensor((*token_ids.shape, self.spec.width), self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "causal": self.causal}
+
+
+@keras.saving.register_keras_serializable(package="keras_encdec")
+class Decoder(Stack):
+    """Writes a target token by token, looking at the encoder's states.
+
+    Args:
+        spec: `StackSpec`, or its fields as a dict.
+        context_width: D of the encoder, whose states come in.
+        **kwargs: of `keras.layers.Layer`.
+
+    Example:
+        >>> decoder = pair.backbone.decoder
+        >>> states = decoder(token_ids, padding_mask, encoder_output, encoder_padding_mask)
+        >>> logits = decoder.logits(states)  # (B, T, V)
+    """
+
+    def __init__(self, spec, context_width, **kwargs):
+        spec = stack_from_json(spec)
+        super().__init__(spec, dataclasses.replace(spec.attention, rope_base=None), **kwargs)
+        self.context_width = context_width
+
+    def build(self, *input_shapes):
+        self._build_stack((None, None, self.context_width))
+
+    def call(
+        self, token_ids, padding_mask, encoder_output, encoder_padding_mask, training=None
+    ):
+        """Runs over whole targets, as in training and scoring.
+
+        Args:
+            token_ids: (B, T) int.
+            padding_mask: (B, T), nonzero where there is a token.
+            encoder_output: (B, S, D') states of the encoder.
+            encoder_padding_mask: (B, S).
+            training: whether dropout is on.
+
+        Returns:
+            (B, T, D) normalised states.
+        """
+        x, _ = self._run(
+            token_ids,
+            masks.positions(padding_mask),
+            self._masks_by_window(padding_mask, causal=True),
+            self.context(encoder_output),
+            encoder_padding_mask,
+            training=training,
+        )
+        return x
+
+    def context(self, encoder_output):
+        """Keys and values of the cross-attention, per layer; they never change."""
+        return [block.cross_attention.keys_and_values(encoder_output) for block in self.blocks]
+
+    def step(self, token_ids, index, cache, context, encoder_padding_mask):
+        """Runs over the tokens that stand at `index` and after it, with caches.
+
+        Args:
+            token_ids: (B, T) int, the tokens at positions index .. index + T - 1.
+            index: int, how many tokens the caches already hold.
+            cache: from `keras_encdec.layers.cache.empty`.
+            context: from `context`.
+            encoder_padding_mask: (B, S).
+
+        Returns:
+            `((B, T, D) normalised states, cache)`.
+        """
+        query_index = index + ops.arange(ops.shape(token_ids)[1], dtype="int32")
+        every_key = ops.ones((1, cache[0][0].shape[1]), "bool")
+        return self._run(
+            token_ids,
+            query_index[None],
+            self._masks_by_window(every_key, causal=True, query_index=query_index),
+            context,
+            encoder_padding_mask,
+            cache=cache,
+            index=index,
+        )
+
+    def _run(
+        self,
+        token_ids,
+        positions,
+        mask,
+        context,
+        encoder_padding_mask,
+        cache=None,
+        index=None,
+        training=None,
+    ):
+        cross_mask = masks.cross_attention(encoder_padding_mask, ops.shape(token_ids)[1])
+        x = self.embed(token_ids, training)
+        old, new = cache or [None] * len(self.blocks), []
+        for i, (block, window) in enumerate(zip(self.blocks, self.spec.windows, strict=True)):
+            x, layer_cache = block(
+                x,
+                mask[window],
+                positions,
+                context=context[i],
+                context_mask=cross_mask,
+                cache=old[i],
+                index=index,
+                training=training,
+            )
+            new.append(layer_cache)
+        return self._finish(x, training), new
+
+    def logits(self, states):
+        """(B, T, D) states to (B, T, V) logits, by the tied embedding, soft capped."""
+        return self.embedding(states, reverse=True)
+
+    def empty_cache(self, batch_size, length):
+        return caches.empty(self.spec, batch_size, length, self.compute_dtype)
+
+    def compute_output_spec(self, token_ids, *args, **kwargs):
+        return keras.KerasTensor((*token_ids.shape, self.spec.width), self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "context_width": self.context_width}

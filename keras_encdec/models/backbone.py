@@ -1,0 +1,68 @@
+"""The encoder-decoder as a KerasHub backbone. Knows inputs, outputs and config."""
+
+import dataclasses
+
+import keras
+import keras_hub
+
+from keras_encdec.layers.stack import Decoder, Encoder
+from keras_encdec.spec import PairSpec, stack_from_json
+
+
+@keras.saving.register_keras_serializable(package="keras_encdec")
+class EncDecBackbone(keras_hub.models.Backbone):
+    """An encoder and a decoder with cross-attention, from two independent specs.
+
+    Inputs are KerasHub's: `encoder_token_ids`, `encoder_padding_mask` (B, S) and
+    `decoder_token_ids`, `decoder_padding_mask` (B, T). Outputs are
+    `encoder_sequence_output` (B, S, D') and `decoder_sequence_output` (B, T, D).
+    `backbone.encoder` and `backbone.decoder` can each be called alone.
+
+    Args:
+        encoder: `StackSpec`, or its fields as a dict.
+        decoder: `StackSpec`, or its fields as a dict.
+        encoder_attention: `"bidirectional"` or `"causal"`.
+        dtype: dtype or policy of computations and weights.
+        **kwargs: of `keras_hub.models.Backbone`.
+
+    Raises:
+        ValueError: if a spec contradicts itself.
+
+    Example:
+        >>> pair = keras_encdec.testing.tiny_pair()
+        >>> backbone = EncDecBackbone(pair.encoder, pair.decoder)
+
+    Reference:
+        [Encoder-Decoder Gemma](https://arxiv.org/abs/2504.06225)
+    """
+
+    def __init__(
+        self, encoder, decoder, encoder_attention="bidirectional", dtype=None, **kwargs
+    ):
+        spec = PairSpec(stack_from_json(encoder), stack_from_json(decoder), encoder_attention)
+        self.encoder = Encoder(
+            spec.encoder, causal=encoder_attention == "causal", dtype=dtype, name="encoder"
+        )
+        self.decoder = Decoder(spec.decoder, spec.encoder.width, dtype=dtype, name="decoder")
+        inputs = {
+            f"{side}_{name}": keras.Input((None,), dtype="int32", name=f"{side}_{name}")
+            for side in ("encoder", "decoder")
+            for name in ("token_ids", "padding_mask")
+        }
+        source = (inputs["encoder_token_ids"], inputs["encoder_padding_mask"])
+        target = (inputs["decoder_token_ids"], inputs["decoder_padding_mask"])
+        encoder_output = self.encoder(*source)
+        decoder_output = self.decoder(*target, encoder_output, source[1])
+        super().__init__(
+            inputs=inputs,
+            outputs={
+                "encoder_sequence_output": encoder_output,
+                "decoder_sequence_output": decoder_output,
+            },
+            dtype=dtype,
+            **kwargs,
+        )
+        self.spec = spec
+
+    def get_config(self):
+        return {**super().get_config(), **dataclasses.asdict(self.spec)}

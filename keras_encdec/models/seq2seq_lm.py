@@ -1,0 +1,148 @@
+"""The task: text in, text out; `fit`, `generate`, `save_to_preset`.
+
+Knows the output layer, the default loss and the decode step that KerasHub samplers
+call. Leaves tokens to the preprocessor and folders to `keras_encdec.sharing`.
+"""
+
+import keras
+import keras_hub
+from keras import ops
+
+from keras_encdec.models.backbone import EncDecBackbone
+from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor
+from keras_encdec.models.text import is_text
+
+
+@keras.saving.register_keras_serializable(package="keras_encdec")
+class EncDecSeq2SeqLM(keras_hub.models.Seq2SeqLM):
+    """An encoder-decoder language model with its preprocessor.
+
+    Called on model inputs it returns logits (B, T, V). `fit` takes pairs of texts
+    (`{"encoder_text": [...], "decoder_text": [...]}`), plain texts (a list or a
+    `tf.data.Dataset`), which the preprocessor's objective makes into examples, or
+    ready model inputs.
+
+    Args:
+        backbone: `EncDecBackbone`.
+        preprocessor: `EncDecSeq2SeqLMPreprocessor`, or None to work on tokens.
+        **kwargs: of `keras_hub.models.Seq2SeqLM`.
+
+    Example:
+        >>> lm = keras_encdec.from_preset("gemma2_tiny_tiny")
+        >>> lm.fit(["Some text.", "More text."])
+        >>> lm.generate("Some", max_length=32)
+
+    Reference:
+        [Encoder-Decoder Gemma](https://arxiv.org/abs/2504.06225)
+    """
+
+    backbone_cls = EncDecBackbone
+    preprocessor_cls = EncDecSeq2SeqLMPreprocessor
+
+    def __init__(self, backbone, preprocessor=None, **kwargs):
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        states = backbone(backbone.input)["decoder_sequence_output"]
+        logits = backbone.decoder.embedding(states, reverse=True)
+        super().__init__(inputs=backbone.input, outputs=logits, **kwargs)
+
+    def compile(self, optimizer="auto", loss="auto", *, weighted_metrics="auto", **kwargs):
+        """As in `keras_hub.models.Seq2SeqLM`, with defaults for adaptation.
+
+        AdamW at 1e-4 with gradients clipped at norm 1 (arXiv 2512.14856, section 3.1,
+        for the clipping; the rate is that of the official fine-tuning example), and a
+        loss that is the mean over target tokens, not over padding.
+        """
+        if optimizer == "auto":
+            optimizer = keras.optimizers.AdamW(1e-4, global_clipnorm=1.0)
+        if loss == "auto":
+            loss = keras.losses.SparseCategoricalCrossentropy(
+                from_logits=True, reduction="mean_with_sample_weight"
+            )
+        super().compile(optimizer, loss, weighted_metrics=weighted_metrics, **kwargs)
+
+    def fit(self, x=None, y=None, *, batch_size=None, validation_data=None, **kwargs):
+        """Trains; see the class for what `x` may be, and `keras.Model.fit`."""
+        if not is_text(x):
+            return super().fit(
+                x, y, batch_size=batch_size, validation_data=validation_data, **kwargs
+            )
+        if validation_data is not None:
+            validation_data = self._examples(validation_data, batch_size)
+            kwargs["validation_data"] = validation_data.get("x") if len(validation_data) == 1 else tuple(validation_data.values())[:3]
+        return keras.Model.fit(self, **self._examples(x, batch_size), **kwargs)
+
+    def evaluate(self, x=None, y=None, *, batch_size=None, **kwargs):
+        """Evaluates; takes what `fit` takes."""
+        if not is_text(x):
+            return super().evaluate(x, y, batch_size=batch_size, **kwargs)
+        return keras.Model.evaluate(self, **self._examples(x, batch_size), **kwargs)
+
+    def _examples(self, texts, batch_size):
+        """Plain texts as keyword arguments of `keras.Model.fit`."""
+        if self.preprocessor is None:
+            raise ValueError("Expected token ids, as there is no preprocessor. Received: text.")
+        if hasattr(texts, "element_spec"):
+            return {"x": self.preprocessor.dataset(texts, batch_size or 32)}
+        x, y, sample_weight = self.preprocessor(texts)
+        return {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": batch_size}
+
+    def preprocess_samples(self, x, y=None, sample_weight=None):
+        if isinstance(x, dict) and "encoder_token_ids" in x:
+            return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+        return super().preprocess_samples(x, y, sample_weight)
+
+    def generate(self, inputs, max_length=None, stop_token_ids="auto", **kwargs):
+        """As in `keras_hub.models.Seq2SeqLM`; `"auto"` stops at every end token."""
+        if stop_token_ids == "auto" and self.preprocessor is not None:
+            stop_token_ids = self.preprocessor.stop_token_ids
+        return super().generate(inputs, max_length, stop_token_ids, **kwargs)
+
+    def generate_step(self, inputs, stop_token_ids=None):
+        """Encodes once, then decodes token by token with caches.
+
+        Args:
+            inputs: dict of the four model inputs; (B, T) is the room for the output.
+            stop_token_ids: tuple of ids; a row ends at its first one after the prompt.
+
+        Returns:
+            `{"decoder_token_ids", "decoder_padding_mask"}`, each (B, T).
+        """
+        decoder = self.backbone.decoder
+        prompt, prompt_mask = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
+        encoder_mask = ops.cast(inputs["encoder_padding_mask"], "bool")
+        encoder_output = self.backbone.encoder(inputs["encoder_token_ids"], encoder_mask)
+        context = decoder.context(encoder_output)
+        self_cache = decoder.empty_cache(ops.shape(prompt)[0], prompt.shape[1])
+        states, self_cache = decoder.step(prompt, 0, self_cache, context, encoder_mask)
+
+        def next_token(prompt, cache, index):
+            self_cache, context, encoder_mask = cache
+            token = ops.slice(prompt, [0, index - 1], [ops.shape(prompt)[0], 1])
+            states, self_cache = decoder.step(token, index - 1, self_cache, context, encoder_mask)
+            logits = ops.squeeze(decoder.logits(states), axis=1)
+            return logits, ops.squeeze(states, axis=1), (self_cache, context, encoder_mask)
+
+        token_ids = self.sampler(
+            next=next_token,
+            prompt=prompt,
+            cache=(self_cache, context, encoder_mask),
+            index=ops.min(ops.sum(ops.cast(prompt_mask, "int32"), axis=-1)),
+            mask=prompt_mask,
+            stop_token_ids=stop_token_ids,
+            hidden_states=states,
+            model=self,
+        )
+        mask = _until_stop(token_ids, ops.cast(prompt_mask, "bool"), stop_token_ids)
+        return {"decoder_token_ids": token_ids, "decoder_padding_mask": mask}
+
+
+def _until_stop(token_ids, prompt_mask, stop_token_ids):
+    """(B, T) bool: true up to and with the first stop token after the prompt."""
+    if stop_token_ids is None:
+        return ops.ones_like(token_ids, dtype="bool")
+    stops = ops.zeros_like(prompt_mask)
+    for stop in stop_token_ids:
+        stops = ops.logical_or(stops, token_ids == stop)
+    stops = ops.cast(ops.logical_and(stops, ops.logical_not(prompt_mask)), "int32")
+    return (ops.cumsum(stops, axis=-1) - stops) == 0
