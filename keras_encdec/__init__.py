@@ -1,0 +1,15 @@
+"""Decoder-only language models as encoder-decoders: convert, adapt, use, share.
+
+lm = keras_encdec.from_preset("gemma2_2b_2b")
+lm.fit(texts)
+lm.generate("...")
+lm.save_to_preset("./my_model")
+"""
+
+from keras_encdec import models, objectives
+from keras_encdec.sharing.catalog import presets
+from keras_encdec.sharing.load import adapt, from_preset
+
+__version__ = "0.1.0"
+
+__all__ = ["adapt", "from_preset", "models", "objectives", "presets"]

@@ -40,8 +40,12 @@ class AttentionSpec:
     rope_base: float | None = 10_000.0
 
     def __post_init__(self):
-        _require(self.num_heads % self.num_kv_heads == 0, "num_kv_heads that divides num_heads", self)
-        _require(self.rope_base is None or self.head_dim % 2 == 0, "an even head_dim for rotary", self)
+        _require(
+            self.num_heads % self.num_kv_heads == 0, "num_kv_heads that divides num_heads", self
+        )
+        _require(
+            self.rope_base is None or self.head_dim % 2 == 0, "an even head_dim for rotary", self
+        )
 
     @property
     def query_scale(self) -> float:
@@ -113,7 +117,11 @@ class StackSpec:
         sublayers = {"attention": self.attention.weights(d, d)}
         if context_width is not None:
             sublayers["cross_attention"] = self.attention.weights(d, context_width)
-        sublayers["feedforward"] = {"gate/kernel": (d, f), "up/kernel": (d, f), "down/kernel": (f, d)}
+        sublayers["feedforward"] = {
+            "gate/kernel": (d, f),
+            "up/kernel": (d, f),
+            "down/kernel": (f, d),
+        }
         sides = ("pre", "post") if self.post_norm else ("pre",)
         weights: dict[str, Shape] = {}
         for name, kernels in sublayers.items():

@@ -76,7 +76,9 @@ class Block(keras.layers.Layer):
         Returns:
             `(x, cache)`.
         """
-        y, cache = self.attention(self._pre("attention", x), mask, positions, cache=cache, index=index)
+        y, cache = self.attention(
+            self._pre("attention", x), mask, positions, cache=cache, index=index
+        )
         x = self._add("attention", x, y, training)
         if self.cross_attention is not None:
             y, _ = self.cross_attention(

@@ -134,9 +134,7 @@ class Decoder(Stack):
     def build(self, *input_shapes):
         self._build_stack((None, None, self.context_width))
 
-    def call(
-        self, token_ids, padding_mask, encoder_output, encoder_padding_mask, training=None
-    ):
+    def call(self, token_ids, padding_mask, encoder_output, encoder_padding_mask, training=None):
         """Runs over whole targets, as in training and scoring.
 
         Args:

@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import keras_hub
 
+from keras_encdec.files import atomic_folder
 from keras_encdec.layers.stack import Decoder, Encoder
 from keras_encdec.spec import PairSpec, stack_from_json
 
@@ -36,9 +37,7 @@ class EncDecBackbone(keras_hub.models.Backbone):
         [Encoder-Decoder Gemma](https://arxiv.org/abs/2504.06225)
     """
 
-    def __init__(
-        self, encoder, decoder, encoder_attention="bidirectional", dtype=None, **kwargs
-    ):
+    def __init__(self, encoder, decoder, encoder_attention="bidirectional", dtype=None, **kwargs):
         spec = PairSpec(stack_from_json(encoder), stack_from_json(decoder), encoder_attention)
         self.encoder = Encoder(
             spec.encoder, causal=encoder_attention == "causal", dtype=dtype, name="encoder"
@@ -63,6 +62,11 @@ class EncDecBackbone(keras_hub.models.Backbone):
             **kwargs,
         )
         self.spec = spec
+
+    def save_to_preset(self, preset_dir, max_shard_size=10):
+        """As `EncDecSeq2SeqLM.save_to_preset`, without a task."""
+        with atomic_folder(preset_dir) as folder:
+            super().save_to_preset(str(folder), max_shard_size)
 
     def get_config(self):
         return {**super().get_config(), **dataclasses.asdict(self.spec)}

@@ -99,7 +99,9 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         _check_keys(x)
         texts = [x["encoder_text"], x["decoder_text"]]
         examples = self._in_graph_or_eager(self._pairs, texts, source, target)
-        return keras.tree.map_structure(lambda a: a[0], examples) if is_single(texts[0]) else examples
+        return (
+            keras.tree.map_structure(lambda a: a[0], examples) if is_single(texts[0]) else examples
+        )
 
     def generate_preprocess(self, x, sequence_length=None, **lengths):
         """Prompts to model inputs: a text, a batch, or a dict with a `decoder_text` too."""
@@ -117,7 +119,9 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         ids = keras.ops.convert_to_numpy(x["decoder_token_ids"])
         mask = keras.ops.convert_to_numpy(x["decoder_padding_mask"]).astype(bool)
         hidden = (self.tokenizer.start_token_id, self.tokenizer.pad_token_id, *self.stop_token_ids)
-        rows = [row[keep & ~np.isin(row, hidden)].tolist() for row, keep in zip(ids, mask, strict=True)]
+        rows = [
+            row[keep & ~np.isin(row, hidden)].tolist() for row, keep in zip(ids, mask, strict=True)
+        ]
         return [self.tokenizer.detokenize(row) if row else "" for row in rows]
 
     def dataset(self, texts, batch_size):
@@ -156,7 +160,11 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
     def _model_inputs(self, encoder, decoder, source, target):
         rows = {"encoder": self._pad(encoder, source), "decoder": self._pad(decoder, target)}
         names = ("token_ids", "padding_mask")
-        return {f"{side}_{n}": a for side, pair in rows.items() for n, a in zip(names, pair, strict=True)}
+        return {
+            f"{side}_{n}": a
+            for side, pair in rows.items()
+            for n, a in zip(names, pair, strict=True)
+        }
 
     def _pad(self, rows, length):
         ids = np.full((len(rows), length), self.tokenizer.pad_token_id, "int32")

@@ -8,6 +8,7 @@ import keras
 import keras_hub
 from keras import ops
 
+from keras_encdec.files import atomic_folder
 from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor
 from keras_encdec.models.text import is_text
@@ -69,7 +70,11 @@ class EncDecSeq2SeqLM(keras_hub.models.Seq2SeqLM):
             )
         if validation_data is not None:
             validation_data = self._examples(validation_data, batch_size)
-            kwargs["validation_data"] = validation_data.get("x") if len(validation_data) == 1 else tuple(validation_data.values())[:3]
+            kwargs["validation_data"] = (
+                validation_data.get("x")
+                if len(validation_data) == 1
+                else tuple(validation_data.values())[:3]
+            )
         return keras.Model.fit(self, **self._examples(x, batch_size), **kwargs)
 
     def evaluate(self, x=None, y=None, *, batch_size=None, **kwargs):
@@ -91,6 +96,25 @@ class EncDecSeq2SeqLM(keras_hub.models.Seq2SeqLM):
         if isinstance(x, dict) and "encoder_token_ids" in x:
             return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
         return super().preprocess_samples(x, y, sample_weight)
+
+    def save_to_preset(self, preset_dir, max_shard_size=10):
+        """Writes a KerasHub preset folder, whole or not at all.
+
+        Args:
+            preset_dir: the folder; new, empty, or a preset to replace.
+            max_shard_size: of one weights file, in GB; None for a single file.
+
+        Raises:
+            ValueError: if the folder holds something else.
+        """
+        with atomic_folder(preset_dir) as folder:
+            super().save_to_preset(str(folder), max_shard_size)
+
+    def export_to_transformers(self, path, max_shard_size=5.0):
+        """See `keras_encdec.sharing.export.export_to_transformers`."""
+        from keras_encdec.sharing.export import export_to_transformers
+
+        export_to_transformers(self, path, max_shard_size)
 
     def generate(self, inputs, max_length=None, stop_token_ids="auto", **kwargs):
         """As in `keras_hub.models.Seq2SeqLM`; `"auto"` stops at every end token."""

@@ -1,0 +1,118 @@
+"""Carries a plan out: checks everything, then moves one tensor at a time.
+
+Knows how to build a model without values and to fill it. Leaves which weight comes
+from where to the plan and the dialects.
+"""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+import keras
+import numpy as np
+
+from keras_encdec.conversion.plan import Plan
+from keras_encdec.families import dialect
+from keras_encdec.models.backbone import EncDecBackbone
+from keras_encdec.progress import track
+from keras_encdec.spec import PairSpec
+
+
+def convert(plan: Plan, sources: Mapping, rules: Mapping, dtype=None) -> EncDecBackbone:
+    """Builds the pair of a plan.
+
+    Args:
+        plan: from `make_plan`.
+        sources: for each side of the plan, where to read from.
+        rules: for each side, the dialect of that source.
+        dtype: dtype or policy of the pair.
+
+    Raises:
+        ValueError: if a source does not hold what its spec says. Nothing is built then.
+    """
+    bound = {side: dialect.bind(rules[side], s.weights()) for side, s in plan.sources.items()}
+    for side, tensors in bound.items():
+        dialect.check(tensors, sources[side].tensors())
+    users = defaultdict(list)
+    for step in plan.steps:
+        if step.source:
+            users[step.source].append(step)
+    backbone, variables = _without_values(plan.pair, dtype)
+    for (side, name), steps in track(list(users.items()), "Converting"):
+        tensor = bound[side][name]
+        array = tensor.to_ours(sources[side].read(tensor.name))
+        for step in steps:
+            _assign(
+                variables[step.target],
+                np.repeat(array, step.repeat, axis=-2) if step.repeat > 1 else array,
+            )
+        sources[side].release(tensor.name)
+    _initialize(variables[step.target] for step in plan.fresh)
+    return backbone
+
+
+def load(pair: PairSpec, source, rules, dropped=(), dtype=None) -> EncDecBackbone:
+    """Builds a pair whose every weight lies in one source.
+
+    Args:
+        pair: what the source holds.
+        source: where to read from.
+        rules: its dialect.
+        dropped: tensors of the source to leave out.
+        dtype: dtype or policy of the pair.
+
+    Raises:
+        ValueError: if the source does not hold what the spec says.
+    """
+    bound = dialect.bind(rules, pair.weights())
+    dialect.check(bound, source.tensors(), dropped)
+    backbone, variables = _without_values(pair, dtype)
+    for name, tensor in track(list(bound.items()), "Loading"):
+        _assign(variables[name], tensor.to_ours(source.read(tensor.name)))
+    return backbone
+
+
+def export(backbone: EncDecBackbone, rules, write: Callable[[str, np.ndarray], None]) -> None:
+    """Hands each weight, in the layout of a dialect, to `write(name, array)`."""
+    bound = dialect.bind(rules, backbone.spec.weights())
+    variables = {v.path: v for v in backbone.weights}
+    for name, tensor in track(list(bound.items()), "Exporting"):
+        array = keras.ops.convert_to_numpy(variables[name].value)
+        write(tensor.name, np.ascontiguousarray(tensor.to_theirs(array)))
+
+
+def _without_values(pair: PairSpec, dtype) -> tuple[EncDecBackbone, dict]:
+    """The backbone and its variables by path; on JAX nothing is allocated yet."""
+    deferred = keras.backend.backend() == "jax"
+    scope = keras.StatelessScope(initialize_variables=False)
+    with scope if deferred else contextlib.nullcontext():
+        backbone = EncDecBackbone(pair.encoder, pair.decoder, pair.encoder_attention, dtype=dtype)
+    variables = {v.path: v for v in backbone.weights}
+    if deferred:
+        _forget_deferred(variables.values())
+    return backbone, variables
+
+
+def _forget_deferred(variables) -> None:
+    # Keras keeps a list of variables that it will fill at the end of the next
+    # scope; these are ours to fill.
+    from keras.src.backend.common import global_state
+
+    waiting = global_state.get_global_attribute("uninitialized_variables", [])
+    ours = {id(v) for v in variables}
+    waiting[:] = [v for v in waiting if id(v) not in ours]
+
+
+def _assign(variable, array: np.ndarray) -> None:
+    array = np.array(array, order="C", copy=True)  # no two weights may share memory
+    if variable._value is None:
+        value = keras.ops.convert_to_tensor(array, dtype=variable.dtype)
+        variable._initialize(value)
+    else:
+        variable.assign(array)
+
+
+def _initialize(variables) -> None:
+    for variable in variables:
+        if variable._value is None:
+            variable._deferred_initialize()

@@ -1,0 +1,111 @@
+"""Where tensors are read from: a Keras model in memory, or safetensors files.
+
+A source gives names with shapes and dtypes first, so that everything can be checked
+before anything is changed, and then one array at a time.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+from safetensors import safe_open
+
+from keras_encdec.spec import Shape
+
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+
+
+class ModelSource:
+    """The variables of a Keras model by path.
+
+    Args:
+        model: a built model.
+        consume: drop each variable's value once it was read for the last time, so
+            that source and target never lie in memory whole together. The model is
+            of no use afterwards.
+        rename: turns a variable into the name that the dialect knows it by.
+    """
+
+    def __init__(self, model, consume=False, rename: Callable = lambda v: v.path):
+        self._variables = {rename(v): v for v in model.weights}
+        self._consume = consume
+
+    def tensors(self) -> dict[str, tuple[Shape, str]]:
+        return {k: (tuple(v.shape), str(v.dtype)) for k, v in self._variables.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        return keras.ops.convert_to_numpy(self._variables[name].value)
+
+    def release(self, name: str) -> None:
+        if self._consume:
+            self._variables[name]._value = None
+
+
+class SafetensorsSource:
+    """The tensors of a folder with `model.safetensors`, or shards and their index.
+
+    Args:
+        locate: gives the local path of a file of the preset, by name.
+        known: names or handles in messages.
+
+    Raises:
+        ValueError: if a file is missing, truncated, or named outside the folder.
+    """
+
+    def __init__(self, locate: Callable[[str], str], known: str):
+        self._known = known
+        self._files = {}
+        for path in self._shards(locate):
+            try:
+                file = safe_open(path, framework="np")
+            except Exception as error:  # safetensors raises its own Rust error type
+                raise ValueError(
+                    f"Expected a safetensors file. Received: {path}, which cannot be read "
+                    f"({error}). Download or export it again."
+                ) from error
+            self._files.update(dict.fromkeys(file.keys(), file))
+
+    def _shards(self, locate) -> list[str]:
+        try:
+            index = json.loads(Path(locate("model.safetensors.index.json")).read_text())
+        except FileNotFoundError:
+            return [self._locate(locate, "model.safetensors")]
+        return [self._locate(locate, name) for name in sorted(set(index["weight_map"].values()))]
+
+    def _locate(self, locate, name: str) -> str:
+        check_inside(name, self._known)
+        try:
+            return locate(name)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"Expected {name} in {self._known}. Received: no such file. The folder is incomplete."
+            ) from error
+
+    def tensors(self) -> dict[str, tuple[Shape, str]]:
+        return {name: self._header(name) for name in self._files}
+
+    def _header(self, name: str) -> tuple[Shape, str]:
+        part = self._files[name].get_slice(name)
+        return tuple(part.get_shape()), _DTYPES.get(part.get_dtype(), part.get_dtype())
+
+    def read(self, name: str) -> np.ndarray:
+        return self._files[name].get_tensor(name)
+
+    def release(self, name: str) -> None:
+        """Nothing to let go of: `read` maps the file."""
+
+
+def check_inside(name: str, folder: str) -> None:
+    """Refuses a file name that would leave its folder.
+
+    Raises:
+        ValueError: if `name` is absolute or climbs with `..`.
+    """
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise ValueError(
+            f"Expected a file name inside {folder}. Received: {name!r}, which leads out of it. "
+            "Do not use this preset."
+        )

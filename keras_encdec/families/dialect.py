@@ -1,0 +1,121 @@
+"""Rules between our weight names and someone else's, read in both directions.
+
+A dialect is a table of rules. The same row imports (theirs -> ours) and, with its
+layout reversed, exports (ours -> theirs). Knows no file format and no model.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+import einops
+import numpy as np
+
+from keras_encdec.spec import Shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One row: a weight of ours, a tensor of theirs, and how the axes move.
+
+    Args:
+        ours: our weight name; `{i}` stands for the layer.
+        theirs: their tensor name, with the same `{i}`.
+        layout: einops pattern from their axes to ours; `"(n h) d -> d n h"`.
+    """
+
+    ours: str
+    theirs: str
+    layout: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A rule applied to one weight: where it lies in their file, and in what shape."""
+
+    name: str
+    shape: Shape
+    our_shape: Shape
+    layout: str
+
+    def to_ours(self, array: np.ndarray) -> np.ndarray:
+        return einops.rearrange(array, self.layout, **_sizes(self.layout, self.our_shape))
+
+    def to_theirs(self, array: np.ndarray) -> np.ndarray:
+        left, right = self.layout.split("->")
+        return einops.rearrange(array, f"{right} -> {left}")
+
+
+def bind(rules: Iterable[Rule], weights: Mapping[str, Shape]) -> dict[str, Tensor]:
+    """Finds the one rule of each weight.
+
+    Args:
+        rules: the dialect.
+        weights: our names and shapes, from a spec.
+
+    Raises:
+        KeyError: if a weight has no rule, or more than one.
+    """
+    compiled = [(_pattern(rule.ours), rule) for rule in rules]
+    bound = {}
+    for name, shape in weights.items():
+        found = [(match, rule) for pattern, rule in compiled if (match := pattern.fullmatch(name))]
+        if len(found) != 1:
+            raise KeyError(f"Expected one rule for weight {name!r}. Received: {len(found)}.")
+        match, rule = found[0]
+        theirs = rule.theirs.format(i=match.groupdict().get("i"))
+        bound[name] = Tensor(theirs, _their_shape(rule.layout, shape), tuple(shape), rule.layout)
+    return bound
+
+
+def check(
+    expected: Mapping[str, Tensor],
+    received: Mapping[str, tuple[Shape, str]],
+    dropped: Iterable[str] = (),
+) -> None:
+    """Compares the tensors a dialect needs with those that are there.
+
+    Args:
+        expected: from `bind`.
+        received: their names, with shape and dtype name of each.
+        dropped: names that may be there and are left out, declared by the dialect.
+
+    Raises:
+        ValueError: naming what is missing, extra, or of another shape or dtype.
+    """
+    wanted = {tensor.name: tensor.shape for tensor in expected.values()}
+    problems = [f"{name} is missing" for name in wanted if name not in received]
+    problems += [
+        f"{name} is not part of this model"
+        for name in received
+        if name not in wanted and name not in set(dropped)
+    ]
+    for name in wanted.keys() & received.keys():
+        shape, dtype = received[name]
+        if tuple(shape) != wanted[name]:
+            problems.append(f"{name} has shape {tuple(shape)}, not {wanted[name]}")
+        elif not dtype.startswith(("float", "bfloat")):
+            problems.append(f"{name} has dtype {dtype}, not a float")
+    if problems:
+        listed = "; ".join(sorted(problems)[:5]) + ("; ..." if len(problems) > 5 else "")
+        raise ValueError(
+            f"Expected the {len(wanted)} tensors of the configuration. "
+            f"Received: {len(problems)} problem(s): {listed}. "
+            "The file and its config do not belong together, or the file is damaged."
+        )
+
+
+def _pattern(ours: str) -> re.Pattern:
+    return re.compile(re.escape(ours).replace(re.escape("{i}"), r"(?P<i>\d+)"))
+
+
+def _sizes(layout: str, our_shape: Shape) -> dict[str, int]:
+    axes = layout.split("->")[1].split()
+    return dict(zip(axes, our_shape, strict=True))
+
+
+def _their_shape(layout: str, our_shape: Shape) -> Shape:
+    sizes = _sizes(layout, our_shape)
+    groups = re.findall(r"\(([^)]*)\)|(\w+)", layout.split("->")[0])
+    return tuple(math.prod(sizes[axis] for axis in (g or single).split()) for g, single in groups)

@@ -1,0 +1,239 @@
+"""The released T5Gemma pairs, in the layout of transformers and in KerasHub's.
+
+Sources: transformers 5.23 models/t5gemma; keras_hub 0.32 src/models/t5gemma. Both
+read encoder windows in their own way (transformers one key wider, KerasHub not at
+all), which is theirs: the weights and fields are the same.
+"""
+
+from typing import Any
+
+from keras_encdec.families.dialect import Rule
+from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
+
+KERAS_HUB_CLASS = "T5GemmaBackbone"
+
+# Our sublayer, then theirs in transformers and in KerasHub.
+_NORMS = (
+    ("attention", "self_attn", "self_attention"),
+    ("cross_attention", "cross_attn", "cross_attention"),
+    ("feedforward", "feedforward", "feedforward"),
+)
+_KERNELS = (
+    ("query", "q_proj", "d n h", "(n h) d"),
+    ("key", "k_proj", "d k h", "(k h) d"),
+    ("value", "v_proj", "d k h", "(k h) d"),
+    ("attention_output", "o_proj", "n h d", "d (n h)"),
+)
+_FEEDFORWARD = (
+    ("gate", "gate_proj", "d f", "f d"),
+    ("up", "up_proj", "d f", "f d"),
+    ("down", "down_proj", "f d", "d f"),
+)
+
+
+def _transformers_rules(side: str) -> list[Rule]:
+    ours, theirs = f"{side}/block_{{i}}", f"model.{side}.layers.{{i}}"
+    rules = [
+        Rule(f"{side}/embedding/embeddings", f"model.{side}.embed_tokens.weight", "v d -> v d"),
+        Rule(f"{side}/final_norm/scale", f"model.{side}.norm.weight", "d -> d"),
+    ]
+    for name, theirs_name, _ in _NORMS:
+        rules += [
+            Rule(
+                f"{ours}/{p}_{name}_norm/scale",
+                f"{theirs}.{p}_{theirs_name}_layernorm.weight",
+                "d -> d",
+            )
+            for p in ("pre", "post")
+        ]
+    for name, theirs_name, _ in _NORMS[:2]:
+        rules += [
+            Rule(
+                f"{ours}/{name}/{k}/kernel", f"{theirs}.{theirs_name}.{proj}.weight", f"{b} -> {a}"
+            )
+            for k, proj, a, b in _KERNELS
+        ]
+    rules += [
+        Rule(f"{ours}/feedforward/{k}/kernel", f"{theirs}.mlp.{proj}.weight", f"{b} -> {a}")
+        for k, proj, a, b in _FEEDFORWARD
+    ]
+    return rules
+
+
+def _keras_hub_rules(side: str) -> list[Rule]:
+    ours, theirs = f"{side}/block_{{i}}", f"{side}_layer_{{i}}"
+    prefix = "decoder_" if side == "decoder" else ""
+    rules = [
+        Rule(f"{side}/embedding/embeddings", f"{side}_token_embedding/embeddings", "v d -> v d"),
+        Rule(f"{side}/final_norm/scale", f"{side}_norm/scale", "d -> d"),
+    ]
+    for name, _, theirs_name in _NORMS:
+        rules += [
+            Rule(
+                f"{ours}/{p}_{name}_norm/scale",
+                f"{theirs}/{prefix}{p}_{theirs_name}_layernorm/scale",
+                "d -> d",
+            )
+            for p in ("pre", "post")
+        ]
+    for name, _, theirs_name in _NORMS[:2]:
+        rules += [
+            Rule(f"{ours}/{name}/{k}/kernel", f"{theirs}/{theirs_name}/{k}/kernel", f"{a} -> {a}")
+            for k, _, a, _ in _KERNELS
+        ]
+    rules += [
+        Rule(f"{ours}/feedforward/{k}/kernel", f"{theirs}/mlp/{proj}/kernel", f"{a} -> {a}")
+        for k, proj, a, _ in _FEEDFORWARD
+    ]
+    return rules
+
+
+TRANSFORMERS = (*_transformers_rules("encoder"), *_transformers_rules("decoder"))
+KERAS_HUB = (*_keras_hub_rules("encoder"), *_keras_hub_rules("decoder"))
+
+# Tied to the decoder's embedding; some writers store the tie as a copy.
+TRANSFORMERS_DROPPED = ("lm_head.out_proj.weight",)
+
+
+def from_transformers(config: dict[str, Any]) -> PairSpec:
+    """The pair behind a `config.json` of model type `t5gemma`.
+
+    Raises:
+        ValueError: if a field asks for what a T5Gemma release never has.
+    """
+    if not config.get("tie_word_embeddings", True):
+        raise ValueError("Expected tie_word_embeddings=true. Received: false.")
+    return PairSpec(_stack(config["encoder"]), _stack(config["decoder"]))
+
+
+def _stack(config: dict[str, Any]) -> StackSpec:
+    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10_000.0)}
+    for field, received, expected in (
+        ("hidden_activation", config["hidden_activation"], "gelu_pytorch_tanh"),
+        ("attention_bias", config.get("attention_bias", False), False),
+        ("attention_dropout", config.get("attention_dropout", 0.0), 0.0),
+        ("rope_type", rope.get("rope_type", "default"), "default"),
+    ):
+        if received != expected:
+            raise ValueError(f"Expected {field}={expected!r}. Received: {received!r}.")
+    local = {"sliding_attention": config["sliding_window"], "full_attention": None}
+    return StackSpec(
+        vocabulary_size=config["vocab_size"],
+        width=config["hidden_size"],
+        feedforward_dim=config["intermediate_size"],
+        attention=AttentionSpec(
+            num_heads=config["num_attention_heads"],
+            num_kv_heads=config["num_key_value_heads"],
+            head_dim=config["head_dim"],
+            query_pre_attn_scalar=config["query_pre_attn_scalar"],
+            logit_soft_cap=config["attn_logit_softcapping"],
+            rope_base=rope["rope_theta"],
+        ),
+        windows=tuple(local[kind] for kind in config["layer_types"]),
+        norm_epsilon=config["rms_norm_eps"],
+        final_logit_soft_cap=config["final_logit_softcapping"],
+        dropout=config.get("dropout_rate", 0.0),
+    )
+
+
+def to_transformers(pair: PairSpec, dtype: str) -> dict[str, Any]:
+    """The `config.json` of a pair; the inverse of `from_transformers`.
+
+    Args:
+        pair: what to describe.
+        dtype: name of the dtype that the tensors are written in.
+
+    Raises:
+        ValueError: naming the field that the T5Gemma layout cannot hold.
+    """
+    if pair.encoder_attention != "bidirectional":
+        raise ValueError(
+            "Expected encoder_attention='bidirectional', the only one the T5Gemma layout "
+            f"holds. Received: {pair.encoder_attention!r}."
+        )
+    decoder = _module(pair.decoder, dtype)
+    shared = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "tie_word_embeddings": True}
+    return {
+        "architectures": ["T5GemmaForConditionalGeneration"],
+        "model_type": "t5gemma",
+        "is_encoder_decoder": True,
+        "encoder": {**_module(pair.encoder, dtype), **shared, "is_decoder": False},
+        "decoder": {
+            **decoder,
+            **shared,
+            "is_decoder": True,
+            "cross_attention_hidden_size": pair.encoder.width,
+        },
+        "vocab_size": pair.decoder.vocabulary_size,
+        "dtype": dtype,
+        "dropout_rate": pair.decoder.dropout,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        **shared,
+    }
+
+
+def _module(spec: StackSpec, dtype: str) -> dict[str, Any]:
+    if (
+        not spec.post_norm
+        or len(set(spec.windows) - {None}) > 1
+        or spec.attention.rope_base is None
+    ):
+        raise ValueError(
+            "Expected post norms, rotary positions and one window size, which the T5Gemma "
+            f"layout takes for granted. Received: {spec}."
+        )
+    kinds = {True: "full_attention", False: "sliding_attention"}
+    return {
+        "model_type": "t5_gemma_module",
+        "vocab_size": spec.vocabulary_size,
+        "hidden_size": spec.width,
+        "intermediate_size": spec.feedforward_dim,
+        "num_hidden_layers": spec.num_layers,
+        "num_attention_heads": spec.attention.num_heads,
+        "num_key_value_heads": spec.attention.num_kv_heads,
+        "head_dim": spec.attention.head_dim,
+        "query_pre_attn_scalar": spec.attention.query_pre_attn_scalar,
+        "attn_logit_softcapping": spec.attention.logit_soft_cap,
+        "final_logit_softcapping": spec.final_logit_soft_cap,
+        "sliding_window": max((w for w in spec.windows if w), default=4096),
+        "layer_types": [kinds[window is None] for window in spec.windows],
+        "rope_parameters": {"rope_theta": spec.attention.rope_base, "rope_type": "default"},
+        "rms_norm_eps": spec.norm_epsilon,
+        "dropout_rate": spec.dropout,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "max_position_embeddings": 8192,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "dtype": dtype,
+    }
+
+
+def from_keras_hub(config: dict[str, Any]) -> PairSpec:
+    """The pair behind a `T5GemmaBackbone` config."""
+    return PairSpec(_keras_hub_stack(config, "encoder"), _keras_hub_stack(config, "decoder"))
+
+
+def _keras_hub_stack(config: dict[str, Any], side: str) -> StackSpec:
+    shared = {
+        "vocab_size": config["vocabulary_size"],
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attn_logit_softcapping": config["attn_logit_softcapping"],
+        "final_logit_softcapping": config["final_logit_softcapping"],
+        "rope_theta": config["rope_max_wavelength"],
+        "attention_bias": config["attention_bias"],
+        "attention_dropout": config["attention_dropout"],
+    }
+    names = {
+        "hidden_size": "hidden_dim",
+        "intermediate_size": "intermediate_dim",
+        "num_attention_heads": "num_attention_heads",
+        "num_key_value_heads": "num_key_value_heads",
+        "head_dim": "head_dim",
+        "layer_types": "layer_types",
+    }
+    sided = {theirs: config[f"{side}_{ours}"] for theirs, ours in names.items()}
+    same = ("query_pre_attn_scalar", "sliding_window", "rms_norm_eps", "dropout_rate")
+    return _stack({**shared, **sided, **{name: config[name] for name in same}})

@@ -1,0 +1,123 @@
+"""The presets that ship with the package: recipes of pairs, and tiny models.
+
+Reads presets/*.json. Knows names, specs and where each number is from; loads no
+weights.
+"""
+
+import dataclasses
+import difflib
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import keras_hub
+from rich.console import Console
+from rich.table import Table
+
+from keras_encdec.families import gemma
+from keras_encdec.spec import PairSpec, StackSpec, count_parameters, stack_from_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A pair by name.
+
+    Args:
+        encoder: preset of the decoder-only source, or None for random weights.
+        decoder: likewise.
+        encoder_spec: name of the source's spec in presets/specs.json.
+        decoder_spec: likewise.
+        chat: whether the sources are instruction-tuned.
+        source: where the recipe is from.
+        tokenizer: preset with the tokenizer, where there is no source.
+    """
+
+    encoder: str | None
+    decoder: str | None
+    encoder_spec: str
+    decoder_spec: str
+    chat: bool
+    source: str
+    tokenizer: str | None = None
+
+    @property
+    def spec(self) -> PairSpec:
+        return PairSpec(known_spec(self.encoder_spec), known_spec(self.decoder_spec))
+
+    @property
+    def parameters(self) -> int:
+        return count_parameters(self.spec.weights())
+
+
+class Presets(Mapping):
+    """The recipes by name; prints as a table with parameter counts."""
+
+    def __getitem__(self, name: str) -> Recipe:
+        return _recipes()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_recipes())
+
+    def __len__(self) -> int:
+        return len(_recipes())
+
+    def __repr__(self) -> str:
+        table = Table("preset", "encoder", "decoder", "parameters", box=None)
+        for name, recipe in self.items():
+            sides = [recipe.encoder or "random", recipe.decoder or "random"]
+            table.add_row(name, *sides, f"{recipe.parameters:,}")
+        console = Console(width=100)
+        with console.capture() as text:
+            console.print(table)
+        return text.get()
+
+
+presets = Presets()
+
+
+def folder() -> Path:
+    """presets/ in the installed package, or beside it in a checkout."""
+    here = Path(__file__).parents[1]
+    installed = here / "_presets"
+    return installed if installed.exists() else here.parent / "presets"
+
+
+def embedded(name: str) -> str | None:
+    """The folder of an embedded decoder-only model, or None."""
+    path = folder() / "models" / name
+    return str(path) if "/" not in name and (path / "config.json").exists() else None
+
+
+@functools.cache
+def known_spec(name: str) -> StackSpec:
+    """The spec of a source by name, without its weights."""
+    if path := embedded(name):
+        return gemma.from_keras_hub(json.loads((Path(path) / "config.json").read_text())["config"])
+    return stack_from_json(_read("specs.json")[name]["spec"])
+
+
+def check_known(name: str) -> None:
+    """Refuses a name that is neither a recipe, a preset of KerasHub, a handle nor a path.
+
+    Raises:
+        ValueError: with the nearest names.
+    """
+    builtin = keras_hub.models.GemmaBackbone.presets
+    if name in presets or name in builtin or embedded(name) or "://" in name or Path(name).exists():
+        return
+    near = difflib.get_close_matches(name, [*presets, *builtin], n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "See keras_encdec.presets."
+    raise ValueError(
+        "Expected the name of a preset, a kaggle:// or hf:// handle, or a folder. "
+        f"Received: {name!r}. {hint}"
+    )
+
+
+@functools.cache
+def _recipes() -> dict[str, Recipe]:
+    return {name: Recipe(**fields) for name, fields in _read("pairs.json").items()}
+
+
+def _read(name: str) -> dict:
+    return json.loads((folder() / name).read_text())

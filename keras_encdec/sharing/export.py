@@ -1,0 +1,107 @@
+"""Writes a pair in the released T5Gemma layout, which transformers and CTranslate2 load.
+
+Knows the files of such a folder. Leaves names and layouts to
+`keras_encdec.families.t5gemma`.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from keras_encdec.conversion.execute import export
+from keras_encdec.families import t5gemma
+from keras_encdec.files import atomic_folder
+
+_GB = 1024**3
+
+
+def export_to_transformers(lm, path, max_shard_size: float = 5.0) -> None:
+    """Writes config, tensors and tokenizer of a task to a folder, whole or not at all.
+
+    Args:
+        lm: `EncDecSeq2SeqLM`.
+        path: the folder; new, empty, or a preset to replace.
+        max_shard_size: of one file, in GiB; one tensor is never cut.
+
+    Raises:
+        ValueError: naming the field that the layout cannot hold.
+    """
+    backbone = lm.backbone
+    config = t5gemma.to_transformers(backbone.spec, backbone.variable_dtype)
+    with atomic_folder(path) as folder:
+        _write_json(folder / "config.json", config)
+        _write_json(folder / "generation_config.json", _generation_config(lm.preprocessor))
+        shards = Shards(folder, int(max_shard_size * _GB))
+        export(backbone, t5gemma.TRANSFORMERS, shards.add)
+        shards.close()
+        if lm.preprocessor is not None:
+            _write_tokenizer(folder, lm.preprocessor.tokenizer)
+
+
+class Shards:
+    """Safetensors files of limited size, and their index where there are several."""
+
+    def __init__(self, folder: Path, max_bytes: int):
+        self._folder, self._max_bytes = folder, max_bytes
+        self._pending: dict[str, np.ndarray] = {}
+        self._written: list[list[str]] = []
+        self._total = 0
+
+    def add(self, name: str, array: np.ndarray) -> None:
+        pending = sum(a.nbytes for a in self._pending.values())
+        if self._pending and pending + array.nbytes > self._max_bytes:
+            self._flush()
+        self._pending[name] = array
+        self._total += array.nbytes
+
+    def close(self) -> None:
+        self._flush()
+        count = len(self._written)
+        if count == 1:
+            self._part(0).rename(self._folder / "model.safetensors")
+            return
+        weight_map = {}
+        for i, names in enumerate(self._written):
+            file = f"model-{i + 1:05d}-of-{count:05d}.safetensors"
+            self._part(i).rename(self._folder / file)
+            weight_map |= dict.fromkeys(names, file)
+        index = {"metadata": {"total_size": self._total}, "weight_map": weight_map}
+        _write_json(self._folder / "model.safetensors.index.json", index)
+
+    def _flush(self) -> None:
+        save_file(self._pending, self._part(len(self._written)), metadata={"format": "pt"})
+        self._written.append(list(self._pending))
+        self._pending = {}
+
+    def _part(self, i: int) -> Path:
+        return self._folder / f"part-{i}"
+
+
+def _generation_config(preprocessor) -> dict:
+    stops = list(preprocessor.stop_token_ids) if preprocessor else 1
+    return {
+        "bos_token_id": 2,
+        "decoder_start_token_id": 2,
+        "eos_token_id": stops,
+        "pad_token_id": 0,
+    }
+
+
+def _write_tokenizer(folder: Path, tokenizer) -> None:
+    (folder / "tokenizer.model").write_bytes(tokenizer.proto)
+    config = {
+        "tokenizer_class": "GemmaTokenizer",
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+    }
+    _write_json(folder / "tokenizer_config.json", config)
+
+
+def _write_json(path: Path, data: dict) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n")

@@ -1,0 +1,69 @@
+"""Tiny models with every weight drawn by name, and inputs for them, for the tests beside it."""
+
+import zlib
+
+import numpy as np
+
+from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
+from keras_encdec.testing.specs import tiny_pair
+
+VOCABULARY = 96
+SIDES = ("encoder", "decoder")
+
+
+def draw(name, shape):
+    """Values that depend on the name and the shape only, and are far from Keras's initial ones."""
+    rng = np.random.default_rng(zlib.crc32(f"{name} {shape}".encode()))
+    if name.endswith("scale"):
+        return rng.normal(0.0, 0.3, shape).astype("float32")
+    if name.endswith("embeddings"):
+        return rng.normal(0.0, 0.4, shape).astype("float32")
+    fan_in = np.prod(shape[:-1]) if "attention_output" in name else shape[0]
+    return rng.normal(0.0, 1.8 * fan_in**-0.5, shape).astype("float32")
+
+
+def tiny_backbone(pair=None, **kwargs):
+    """A backbone of `pair` (by default the tiny one) with all weights drawn."""
+    pair = pair or tiny_pair()
+    model = EncDecBackbone(pair.encoder, pair.decoder, pair.encoder_attention, **kwargs)
+    for weight in model.weights:
+        weight.assign(draw(weight.path, tuple(weight.shape)))
+    return model
+
+
+def tiny_lm(**kwargs):
+    return EncDecSeq2SeqLM(tiny_backbone(**kwargs))
+
+
+def make_inputs(source=(20, 13, 1), target=(16, 9, 1), seed=0):
+    """Right-padded model inputs; a row for each pair of lengths, ids from 3 up, padding 0."""
+    rng, inputs = np.random.default_rng(seed), {}
+    for side, lengths in zip(SIDES, (source, target), strict=True):
+        shape = (len(lengths), max(lengths))
+        mask = (np.arange(shape[1]) < np.array(lengths)[:, None]).astype("int32")
+        inputs[f"{side}_padding_mask"] = mask
+        inputs[f"{side}_token_ids"] = rng.integers(3, VOCABULARY, shape).astype("int32") * mask
+    return inputs
+
+
+def pad(inputs, side, *, left=0, right=0, token=0):
+    """The inputs with padding added to one side; `token` is what stands there."""
+    width, padded = ((0, 0), (left, right)), dict(inputs)
+    padded[f"{side}_token_ids"] = np.pad(inputs[f"{side}_token_ids"], width, constant_values=token)
+    padded[f"{side}_padding_mask"] = np.pad(inputs[f"{side}_padding_mask"], width)
+    return padded
+
+
+def run(model, inputs):
+    """Outputs of a backbone, or logits of a task, as numpy."""
+    outputs = model(inputs)
+    if isinstance(outputs, dict):
+        return {key: np.asarray(value, "float32") for key, value in outputs.items()}
+    return np.asarray(outputs, "float32")
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+    """Within `tolerance`, absolute up to size 1 and relative above it."""
+    np.testing.assert_array_less(
+        np.abs(actual - expected), tolerance * np.maximum(1, np.abs(expected))
+    )
