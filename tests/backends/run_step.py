@@ -1,0 +1,58 @@
+"""Run in a process per backend: logits and weights before and after one training step.
+
+    KERAS_BACKEND=torch python run_step.py weights.npz result.npz
+
+Writes weights.npz if it does not exist yet; otherwise starts from it.
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
+from keras_encdec.testing.specs import tiny_pair
+
+
+def main(weights_file: str, result_file: str) -> None:
+    pair = tiny_pair()
+    lm = EncDecSeq2SeqLM(EncDecBackbone(pair.encoder, pair.decoder))
+    set_weights(lm, Path(weights_file))
+    x, y, weight = inputs()
+    result = {"logits": keras.ops.convert_to_numpy(lm(x))}
+    lm.compile(optimizer=keras.optimizers.SGD(0.01), sampler="greedy")
+    result["loss"] = np.array(lm.train_on_batch(x, y, sample_weight=weight))
+    result |= {f"after/{v.path}": keras.ops.convert_to_numpy(v.value) for v in lm.weights}
+    result["generated"] = np.asarray(lm.generate(x, stop_token_ids=(1,))["decoder_token_ids"])
+    np.savez(result_file, **result)
+
+
+def set_weights(lm, path: Path) -> None:
+    if not path.exists():
+        rng = np.random.default_rng(0)
+        arrays = {v.path: rng.normal(0, 0.3, v.shape).astype("float32") for v in lm.weights}
+        np.savez(path, **arrays)
+    with np.load(path) as arrays:
+        for variable in lm.weights:
+            variable.assign(arrays[variable.path])
+
+
+def inputs():
+    rng = np.random.default_rng(1)
+    ids = rng.integers(3, 96, (2, 43)).astype("int32")
+    mask = np.ones((2, 24), "int32")
+    mask[1, 17:] = 0
+    target_mask = np.ones((2, 18), "int32")
+    target_mask[1, 11:] = 0
+    x = {
+        "encoder_token_ids": ids[:, :24] * mask,
+        "encoder_padding_mask": mask,
+        "decoder_token_ids": ids[:, 24:42] * target_mask,
+        "decoder_padding_mask": target_mask,
+    }
+    return x, ids[:, 25:43] * target_mask, target_mask.astype("float32")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

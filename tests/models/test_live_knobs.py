@@ -1,0 +1,108 @@
+"""Each field of each spec changes the parameters or the output, or is named here as exempt."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+from tiny_models import SIDES, make_inputs, tiny_backbone
+
+from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
+from keras_encdec.testing.specs import tiny_pair
+
+# For each field the values to try, each as a function of the value it has.
+CHANGES = {
+    AttentionSpec: {
+        "num_heads": [lambda old: 2 * old],
+        "num_kv_heads": [lambda old: old // 2],
+        "head_dim": [lambda old: old // 2],
+        "query_pre_attn_scalar": [lambda old: 2 * old],
+        "logit_soft_cap": [lambda old: 2 * old, lambda old: None],
+        "rope_base": [lambda old: 100.0, lambda old: None],
+    },
+    StackSpec: {
+        "vocabulary_size": [lambda old: old + 8],
+        "width": [lambda old: old + 8],
+        "feedforward_dim": [lambda old: old + 8],
+        "windows": [lambda old: tuple(w and w + 1 for w in old), lambda old: (*old, None)],
+        "post_norm": [lambda old: not old],
+        "norm_epsilon": [lambda old: 0.1],
+        "final_logit_soft_cap": [lambda old: 2 * old, lambda old: None],
+        "dropout": [lambda old: 0.5],
+    },
+    PairSpec: {"encoder_attention": [lambda old: "causal"]},
+}
+EXEMPT = {
+    (StackSpec, "attention"): "its own fields are changed one by one",
+    (PairSpec, "encoder"): "its own fields are changed one by one",
+    (PairSpec, "decoder"): "its own fields are changed one by one",
+    ("encoder", "final_logit_soft_cap"): "an encoder writes no logits; kept for its source model",
+}
+
+
+def changed(pair, side, spec_class, field, change):
+    """The pair with one field of one class changed, on one side."""
+
+    def replaced(spec):
+        return dataclasses.replace(spec, **{field: change(getattr(spec, field))})
+
+    if spec_class is PairSpec:
+        return replaced(pair)
+    stack = getattr(pair, side)
+    if spec_class is StackSpec:
+        return dataclasses.replace(pair, **{side: replaced(stack)})
+    stack = dataclasses.replace(stack, attention=replaced(stack.attention))
+    return dataclasses.replace(pair, **{side: stack})
+
+
+def cases():
+    for spec_class, fields in CHANGES.items():
+        for side in ("pair",) if spec_class is PairSpec else SIDES:
+            for field, changes in fields.items():
+                for i, change in enumerate(changes):
+                    if (side, field) not in EXEMPT:
+                        name = f"{side}-{field}-{i}"
+                        yield pytest.param(side, spec_class, field, change, id=name)
+
+
+def shapes(model):
+    return {weight.path: tuple(weight.shape) for weight in model.weights}
+
+
+def logits(model):
+    """Logits in training mode, at real target tokens; without dropout they are those of use."""
+    inputs = make_inputs()
+    states = model(inputs, training=True)["decoder_sequence_output"]
+    found = np.asarray(model.decoder.logits(states))
+    return found[inputs["decoder_padding_mask"] == 1]
+
+
+@functools.cache
+def baseline():
+    model = tiny_backbone()
+    return shapes(model), logits(model)
+
+
+@pytest.mark.parametrize("spec_class", CHANGES)
+def test_every_field_is_changed_or_exempt(spec_class):
+    fields = {field.name for field in dataclasses.fields(spec_class)}
+    exempt = {name for owner, name in EXEMPT if owner is spec_class}
+    assert fields == CHANGES[spec_class].keys() | exempt
+    assert not CHANGES[spec_class].keys() & exempt
+
+
+@pytest.mark.parametrize(("side", "spec_class", "field", "change"), list(cases()))
+def test_knob_is_live(side, spec_class, field, change):
+    pair = changed(tiny_pair(), side, spec_class, field, change)
+    model = tiny_backbone(pair)
+    assert shapes(model) == pair.weights()
+    if shapes(model) == baseline()[0]:
+        assert np.abs(logits(model) - baseline()[1]).max() > 1e-2
+
+
+def test_dropout_acts_in_training_only():
+    pair = changed(tiny_pair(), "decoder", StackSpec, "dropout", lambda old: 0.5)
+    pair = changed(pair, "encoder", StackSpec, "dropout", lambda old: 0.5)
+    inputs, before = make_inputs(), tiny_backbone()(make_inputs())
+    for key, states in tiny_backbone(pair)(inputs, training=False).items():
+        np.testing.assert_array_equal(states, before[key])

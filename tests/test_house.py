@@ -1,0 +1,73 @@
+"""The house holds its plan: who imports whom, and rooms that fit in the head."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "keras_encdec"
+
+# What each room may import at the top of its files, itself aside.
+MAY_IMPORT = {
+    "spec": set(),
+    "files": set(),
+    "progress": set(),
+    "layers": {"spec"},
+    "objectives": set(),
+    "data": {"objectives"},
+    "models": {"spec", "layers", "files", "objectives"},
+    "families": {"spec"},
+    "conversion": {"spec", "families", "models", "progress"},
+    "sharing": {"spec", "files", "families", "models", "conversion"},
+    "testing": {"spec"},
+    "cli": {"", "spec", "files", "progress", "data", "models", "sharing"},
+    "": {"models", "objectives", "sharing"},
+}
+# One method hands over to a later room: `lm.export_to_transformers` is a name of the door.
+LATE = {("models", "sharing")}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return "" if parts == ("__init__",) else parts[0]
+
+
+def imported_rooms(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            if name.split(".")[0] == "keras_encdec":
+                rooms = name.split(".")[1:2]
+                yield rooms[0] if rooms and rooms[0] in MAY_IMPORT else "", node.col_offset > 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    room = room_of(path)
+    for imported, late in imported_rooms(path):
+        allowed = imported == room or imported in MAY_IMPORT[room]
+        assert allowed or (late and (room, imported) in LATE), f"{room} imports {imported}"
+
+
+def test_every_room_is_in_the_plan():
+    assert {room_of(path) for path in FILES} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_and_functions_fit_in_the_head(path):
+    source = path.read_text()
+    assert source.count("\n") <= 450
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno <= 60, node.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_modules_say_what_they_know(path):
+    assert ast.get_docstring(ast.parse(path.read_text())) or not path.read_text().strip()
