@@ -31,32 +31,32 @@ WINDOW = 256  # tokens of one training example; documents are joined, then cut
 BATCH = 16
 
 # Gemma 2 in small: every switch of the family is on, and K < N.
-COMMON = dict(
-    vocabulary_size=VOCABULARY,
-    head_dim=64,
-    query_head_dim_normalize=True,
-    use_post_ffw_norm=True,
-    use_post_attention_norm=True,
-    attention_logit_soft_cap=50.0,
-    final_logit_soft_cap=30.0,
-    use_sliding_window_attention=True,
-    sliding_window_size=128,
-)
+COMMON = {
+    "vocabulary_size": VOCABULARY,
+    "head_dim": 64,
+    "query_head_dim_normalize": True,
+    "use_post_ffw_norm": True,
+    "use_post_attention_norm": True,
+    "attention_logit_soft_cap": 50.0,
+    "final_logit_soft_cap": 30.0,
+    "use_sliding_window_attention": True,
+    "sliding_window_size": 128,
+}
 SIZES = {
-    "tiny": dict(
-        num_layers=6,
-        hidden_dim=256,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        intermediate_dim=2 * 768,
-    ),
-    "mini": dict(
-        num_layers=4,
-        hidden_dim=128,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        intermediate_dim=2 * 384,
-    ),
+    "tiny": {
+        "num_layers": 6,
+        "hidden_dim": 256,
+        "num_query_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_dim": 2 * 768,
+    },
+    "mini": {
+        "num_layers": 4,
+        "hidden_dim": 128,
+        "num_query_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_dim": 2 * 384,
+    },
 }
 PEAK_RATE = {"tiny": 2e-3, "mini": 4e-3}
 

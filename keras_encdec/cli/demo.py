@@ -168,10 +168,13 @@ def _adapt(lm, texts, examples, settings: Settings, rate: float, name: str) -> d
     _compile(lm, keras.optimizers.AdamW(schedule, beta_2=0.98, global_clipnorm=1.0))
     curve = Curve(examples, max(1, settings.steps // settings.evaluations), settings.steps, name)
     x, y, weight = texts
-    lm.fit(
-        x, y, sample_weight=weight, batch_size=settings.batch_size, verbose=0, callbacks=[curve]
-    )
-    return {"before": curve.losses[0], "after": curve.losses[-1], "steps": curve.steps, "losses": curve.losses}
+    lm.fit(x, y, sample_weight=weight, batch_size=settings.batch_size, verbose=0, callbacks=[curve])
+    return {
+        "before": curve.losses[0],
+        "after": curve.losses[-1],
+        "steps": curve.steps,
+        "losses": curve.losses,
+    }
 
 
 def _compile(lm, optimizer) -> None:
@@ -195,7 +198,12 @@ class Curve(keras.callbacks.Callback):
         self.examples, self.every, self.total = examples, every, total
         self.steps: list[int] = []
         self.losses: list[float] = []
-        columns = (TextColumn("{task.description:44}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description:44}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         self.bar = Progress(*columns)
         self.name = name
 
@@ -222,7 +230,9 @@ class Curve(keras.callbacks.Callback):
 
 def _print_losses(results: dict, console: Console) -> None:
     table = Table("held-out loss per target token", "nats", box=None, title_justify="left")
-    table.add_row("source model, with the input before the target", f"{results['source_with_input']:.3f}")
+    table.add_row(
+        "source model, with the input before the target", f"{results['source_with_input']:.3f}"
+    )
     table.add_row("source model, without the input", f"{results['source_without_input']:.3f}")
     for name, key in (("adapted pair", "adapted"), ("pair from random weights", "from_scratch")):
         run = results[key]
@@ -256,9 +266,7 @@ def _summarise(lm, training, held_out, settings: Settings, console: Console) -> 
         {"encoder_text": [b for _, b in chosen[:64]], "decoder_text": [s for s, _ in chosen[:64]]}
     )
     curve = Curve(examples, max(1, steps // 2), steps, "Fine-tuning to summarise")
-    lm.fit(
-        x, y, sample_weight=weight, batch_size=settings.batch_size, verbose=0, callbacks=[curve]
-    )
+    lm.fit(x, y, sample_weight=weight, batch_size=settings.batch_size, verbose=0, callbacks=[curve])
     written = lm.generate([body for _, body in chosen[:3]])
     shown = []
     for (summary, body), text in zip(chosen, written, strict=False):

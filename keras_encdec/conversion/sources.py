@@ -80,7 +80,7 @@ class SafetensorsSource:
             return locate(name)
         except FileNotFoundError as error:
             raise ValueError(
-                f"Expected {name} in {self._known}. Received: no such file. The folder is incomplete."
+                f"Expected {name} in {self._known}. Received: no such file. Download it again."
             ) from error
 
     def tensors(self) -> dict[str, tuple[Shape, str]]:

@@ -107,8 +107,8 @@ class Attention(keras.layers.Layer):
             keys_values = self.keys_and_values(x, positions)
         if cache is not None:
             keys_values = cache = caches.write(cache, keys_values, index)
-        s = self.spec
-        output = attend(query, *keys_values, mask, scale=s.query_scale, soft_cap=s.logit_soft_cap)
+        (key, value), s = keys_values, self.spec
+        output = attend(query, key, value, mask, scale=s.query_scale, soft_cap=s.logit_soft_cap)
         return self.output_dense(output), cache
 
     def _rotate(self, x, positions):

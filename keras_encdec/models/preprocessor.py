@@ -108,7 +108,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         source, target = self._lengths(decoder_sequence_length=sequence_length, **lengths)
         prompts = x if isinstance(x, dict) else {"encoder_text": x}
         encoder = self._encoder_ids(strings(prompts["encoder_text"], "encoder_text"), source)
-        starts = [[]] * len(encoder)
+        starts: list[list[int]] = [[]] * len(encoder)
         if "decoder_text" in prompts:
             starts = self._tokenize(strings(prompts["decoder_text"], "decoder_text"))
         decoder = [[self.tokenizer.start_token_id, *ids][:target] for ids in starts]

@@ -62,7 +62,7 @@ class Shards:
         if count == 1:
             self._part(0).rename(self._folder / "model.safetensors")
             return
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for i, names in enumerate(self._written):
             file = f"model-{i + 1:05d}-of-{count:05d}.safetensors"
             self._part(i).rename(self._folder / file)
