@@ -76,7 +76,8 @@ class StackSpec:
             its own included, or None for all. Its length is the depth, L.
         post_norm: normalise the output of each sublayer too (Gemma 2).
         norm_epsilon: of every RMS norm in the stack.
-        final_logit_soft_cap: `cap * tanh(x / cap)` on the output logits.
+        final_logit_soft_cap: `cap * tanh(x / cap)` on the output logits; an encoder
+            keeps its source's, which nothing computes with.
         dropout: rate on embeddings, sublayer outputs and the final norm's output.
     """
 
@@ -98,8 +99,13 @@ class StackSpec:
     def num_layers(self) -> int:
         return len(self.windows)
 
+    @property
+    def cross_attention(self) -> AttentionSpec:
+        """Of a decoder: its own heads, scale and soft cap, without positions."""
+        return dataclasses.replace(self.attention, rope_base=None)
+
     def weights(self, context_width: int | None = None) -> dict[str, Shape]:
-        """Name and shape of each weight, in the order they are computed with.
+        """Name and shape of each weight.
 
         Args:
             context_width: with a number, every block has a cross-attention whose
@@ -152,10 +158,6 @@ class PairSpec:
     def __post_init__(self):
         expected = "encoder_attention 'bidirectional' or 'causal'"
         _require(self.encoder_attention in ("bidirectional", "causal"), expected, self)
-
-    @property
-    def cross_attention(self) -> AttentionSpec:
-        return dataclasses.replace(self.decoder.attention, rope_base=None)
 
     def weights(self) -> dict[str, Shape]:
         """Name and shape of each weight of the pair; names are variable paths."""

@@ -32,17 +32,17 @@ class Settings:
     """Sizes of the demo; `steps` is what `--minutes` scales.
 
     Chosen so that the default shows the encoder in use: short halves, where the
-    input says most about the target, and many small steps.
+    input says most about the target.
     """
 
-    steps: int = 640
+    steps: int = 180
     batch_size: int = 16
     half: int = 64
     rate: float = 1e-3
     scratch_rate: float = 3e-3
-    held_out_windows: int = 320
-    evaluations: int = 8
-    summary_steps: int = 240
+    held_out_windows: int = 256
+    evaluations: int = 6
+    summary_steps: int = 110
     body_length: int = 128
     summary_length: int = 32
     packages: tuple[str, ...] = docstrings.PACKAGES

@@ -128,7 +128,7 @@ class Decoder(Stack):
 
     def __init__(self, spec, context_width, **kwargs):
         spec = stack_from_json(spec)
-        super().__init__(spec, dataclasses.replace(spec.attention, rope_base=None), **kwargs)
+        super().__init__(spec, spec.cross_attention, **kwargs)
         self.context_width = context_width
 
     def build(self, *input_shapes):

@@ -110,7 +110,8 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         encoder = self._encoder_ids(strings(prompts["encoder_text"], "encoder_text"), source)
         starts: list[list[int]] = [[]] * len(encoder)
         if "decoder_text" in prompts:
-            starts = self._tokenize(strings(prompts["decoder_text"], "decoder_text"))
+            texts = strings(prompts["decoder_text"], "decoder_text", may_be_empty=True)
+            starts = self._tokenize(texts)
         decoder = [[self.tokenizer.start_token_id, *ids][:target] for ids in starts]
         return self._model_inputs(encoder, decoder, source, target)
 

@@ -64,33 +64,37 @@ class EncDecSeq2SeqLM(keras_hub.models.Seq2SeqLM):
 
     def fit(self, x=None, y=None, *, batch_size=None, validation_data=None, **kwargs):
         """Trains; see the class for what `x` may be, and `keras.Model.fit`."""
+        if is_text(validation_data):
+            validation_data = self._examples(validation_data, batch_size)
         if not is_text(x):
             return super().fit(
                 x, y, batch_size=batch_size, validation_data=validation_data, **kwargs
             )
-        if validation_data is not None:
-            validation_data = self._examples(validation_data, batch_size)
-            kwargs["validation_data"] = (
-                validation_data.get("x")
-                if len(validation_data) == 1
-                else tuple(validation_data.values())[:3]
-            )
-        return keras.Model.fit(self, **self._examples(x, batch_size), **kwargs)
+        return keras.Model.fit(
+            self, **self._arguments(x, batch_size), validation_data=validation_data, **kwargs
+        )
 
     def evaluate(self, x=None, y=None, *, batch_size=None, **kwargs):
         """Evaluates; takes what `fit` takes."""
         if not is_text(x):
             return super().evaluate(x, y, batch_size=batch_size, **kwargs)
-        return keras.Model.evaluate(self, **self._examples(x, batch_size), **kwargs)
+        return keras.Model.evaluate(self, **self._arguments(x, batch_size), **kwargs)
+
+    def _arguments(self, texts, batch_size):
+        """Plain texts as keyword arguments of `keras.Model.fit`."""
+        examples = self._examples(texts, batch_size)
+        if not isinstance(examples, tuple):
+            return {"x": examples}
+        names = ("x", "y", "sample_weight")
+        return {**dict(zip(names, examples, strict=True)), "batch_size": batch_size}
 
     def _examples(self, texts, batch_size):
-        """Plain texts as keyword arguments of `keras.Model.fit`."""
+        """Plain texts as `(x, y, sample_weight)`, or as a dataset of such batches."""
         if self.preprocessor is None:
             raise ValueError("Expected token ids, as there is no preprocessor. Received: text.")
         if hasattr(texts, "element_spec"):
-            return {"x": self.preprocessor.dataset(texts, batch_size or 32)}
-        x, y, sample_weight = self.preprocessor(texts)
-        return {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": batch_size}
+            return self.preprocessor.dataset(texts, batch_size or 32)
+        return self.preprocessor(texts)
 
     def preprocess_samples(self, x, y=None, sample_weight=None):
         if isinstance(x, dict) and "encoder_token_ids" in x:

@@ -15,12 +15,13 @@ def is_text(x) -> bool:
     return getattr(spec, "dtype", None) == "string" or getattr(x, "dtype", None) == "string"
 
 
-def strings(x, what: str) -> list[str]:
-    """`x` as a list of non-empty Python strings.
+def strings(x, what: str, may_be_empty: bool = False) -> list[str]:
+    """`x` as a list of Python strings.
 
     Args:
         x: a string or a batch of them: list, tuple, array or eager string tensor.
         what: the name to use in errors.
+        may_be_empty: accept empty strings.
 
     Raises:
         ValueError: if there is nothing, or something empty or not text.
@@ -32,7 +33,7 @@ def strings(x, what: str) -> list[str]:
     batch = list(x) if isinstance(x, (list, tuple)) else [x]
     if not batch:
         raise ValueError(f"Expected at least one string for {what}. Received: an empty batch.")
-    return [_string(item, what) for item in batch]
+    return [_string(item, what, may_be_empty) for item in batch]
 
 
 def is_single(x) -> bool:
@@ -41,7 +42,7 @@ def is_single(x) -> bool:
     return isinstance(x, (str, bytes)) or (shape is not None and len(shape) == 0)
 
 
-def _string(x, what: str) -> str:
+def _string(x, what: str, may_be_empty: bool) -> str:
     if isinstance(x, bytes):
         x = x.decode("utf-8")
     if not isinstance(x, str):
@@ -49,7 +50,7 @@ def _string(x, what: str) -> str:
             f"Expected text (str) for {what}. Received: {x!r} of type {type(x).__name__}. "
             "Convert it to a string first."
         )
-    if not x.strip():
+    if not x.strip() and not may_be_empty:
         raise ValueError(
             f"Expected text for {what}. Received: {x!r}, which is empty. Leave such rows out."
         )

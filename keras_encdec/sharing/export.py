@@ -80,7 +80,8 @@ class Shards:
 
 
 def _generation_config(preprocessor) -> dict:
-    stops = list(preprocessor.stop_token_ids) if preprocessor else 1
+    # Instruction-tuned releases stop at a list of ids, the others at <eos> alone.
+    stops = list(preprocessor.stop_token_ids) if preprocessor and preprocessor.chat else 1
     return {
         "bos_token_id": 2,
         "decoder_start_token_id": 2,

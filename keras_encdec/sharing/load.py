@@ -244,10 +244,8 @@ def _load_t5gemma(preset, config, dtype, preprocessor, options) -> EncDecSeq2Seq
     source = SafetensorsSource(lambda name: get_file(preset, name), preset)
     pair = t5gemma.from_transformers(config)
     backbone = load(pair, source, t5gemma.TRANSFORMERS, t5gemma.TRANSFORMERS_DROPPED, dtype)
-    tokenizer = None
-    if preprocessor == _AUTO:
-        tokenizer = _t5gemma_tokenizer(preset)
-    return _task(backbone, tokenizer, False, preprocessor)
+    tokenizer = _t5gemma_tokenizer(preset) if preprocessor == _AUTO else None
+    return _task(backbone, tokenizer, _t5gemma_chats(preset), preprocessor)
 
 
 def _t5gemma_tokenizer(preset):
@@ -256,6 +254,15 @@ def _t5gemma_tokenizer(preset):
     except FileNotFoundError:
         return None
     return keras_hub.tokenizers.GemmaTokenizer(proto)
+
+
+def _t5gemma_chats(preset) -> bool:
+    """Whether a release is instruction-tuned: it then stops at a list of ids."""
+    try:
+        config = json.loads(Path(get_file(preset, "generation_config.json")).read_text())
+    except FileNotFoundError:
+        return False
+    return isinstance(config.get("eos_token_id"), list)
 
 
 def _check_no_options(options) -> None:
