@@ -23,8 +23,11 @@ def show_plan(pair: str, dtype: str) -> None:
         raise ValueError(f"Expected dtype float32, bfloat16 or float16. Received: {dtype!r}.")
     result = plan(pair)
     console = Console()
-    console = Console(width=max(console.width, 100))
-    console.print(result.table())
+    console.print(str(result))
     weights = count_parameters({s.target: s.shape for s in result.steps}) * size_bytes
-    console.print(f"\nweights in {dtype}: {weights / 1e9:.1f} GB")
-    console.print(f"with gradients and Adam's two moments: {4 * weights / 1e9:.1f} GB")
+    console.print(f"weights in {dtype}: {_readable(weights)}")
+    console.print(f"with gradients and Adam's two moments: {_readable(4 * weights)}")
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

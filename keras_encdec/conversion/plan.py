@@ -8,6 +8,7 @@ import dataclasses
 from collections import Counter
 from typing import Literal
 
+from rich.console import Console
 from rich.table import Table
 
 from keras_encdec.spec import EncoderAttention, PairSpec, Shape, StackSpec, count_parameters
@@ -56,6 +57,12 @@ class Plan:
         for (target, shape, origin), layers in self._rows().items():
             table.add_row(target, " x ".join(map(str, shape)), str(layers), origin)
         return table
+
+    def __str__(self) -> str:
+        console = Console(width=110)
+        with console.capture() as text:
+            console.print(self.table())
+        return text.get()
 
     def summary(self) -> str:
         total = count_parameters({step.target: step.shape for step in self.steps})
