@@ -1,4 +1,7 @@
-"""Folders that appear whole or not at all. Standard library only."""
+"""Folders that appear whole or not at all, and names that stay inside them.
+
+Standard library only.
+"""
 
 import contextlib
 import os
@@ -62,3 +65,17 @@ def _replace(folder: Path, final: Path) -> None:
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def check_inside(name: str, folder: str) -> None:
+    """Refuses a file name that would leave its folder.
+
+    Raises:
+        ValueError: if `name` is absolute or climbs with `..`.
+    """
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise ValueError(
+            f"Expected a file name inside {folder}. Received: {name!r}, which leads out of it. "
+            "Do not use this preset."
+        )

@@ -17,9 +17,9 @@ MAY_IMPORT = {
     "data": {"objectives"},
     "models": {"spec", "layers", "files", "objectives"},
     "families": {"spec"},
-    "conversion": {"spec", "families", "models", "progress"},
+    "conversion": {"spec", "files", "families", "models", "progress"},
     "sharing": {"spec", "files", "families", "models", "conversion"},
-    "testing": {"spec"},
+    "testing": {"spec", "models"},
     "cli": {"", "spec", "files", "progress", "data", "models", "sharing"},
     "": {"models", "objectives", "sharing"},
 }

@@ -23,7 +23,7 @@ def show_plan(pair: str, dtype: str) -> None:
         raise ValueError(f"Expected dtype float32, bfloat16 or float16. Received: {dtype!r}.")
     result = plan(pair)
     console = Console()
-    console.print(str(result))
+    console.print(str(result), soft_wrap=True)
     weights = count_parameters({s.target: s.shape for s in result.steps}) * size_bytes
     console.print(f"weights in {dtype}: {_readable(weights)}")
     console.print(f"with gradients and Adam's two moments: {_readable(4 * weights)}")

@@ -59,7 +59,7 @@ class Plan:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=110)
+        console = Console(width=120)
         with console.capture() as text:
             console.print(self.table())
         return text.get()
@@ -153,7 +153,7 @@ def _origin(step: Step, uses: int) -> str:
         return "fresh"
     side, name = step.source
     origin = f"{side} model"
-    if not step.target.endswith(f"/{name}") or name.split("/")[0] != step.target.split("/")[1]:
+    if step.target.partition("/")[2] != name:
         origin += f": {_fold(name)}"
     origin += f", heads x {step.repeat}" if step.repeat > 1 else ""
     return origin + (" (shared)" if uses > 1 else "")

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from safetensors import safe_open
 
+from keras_encdec.files import check_inside
 from keras_encdec.spec import Shape
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
@@ -95,17 +96,3 @@ class SafetensorsSource:
 
     def release(self, name: str) -> None:
         """Nothing to let go of: `read` maps the file."""
-
-
-def check_inside(name: str, folder: str) -> None:
-    """Refuses a file name that would leave its folder.
-
-    Raises:
-        ValueError: if `name` is absolute or climbs with `..`.
-    """
-    path = Path(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name:
-        raise ValueError(
-            f"Expected a file name inside {folder}. Received: {name!r}, which leads out of it. "
-            "Do not use this preset."
-        )

@@ -1,11 +1,14 @@
 """The encoder-decoder as a KerasHub backbone. Knows inputs, outputs and config."""
 
 import dataclasses
+import json
+from pathlib import Path
 
+import h5py
 import keras
 import keras_hub
 
-from keras_encdec.files import atomic_folder
+from keras_encdec.files import atomic_folder, check_inside
 from keras_encdec.layers.stack import Decoder, Encoder
 from keras_encdec.spec import PairSpec, stack_from_json
 
@@ -68,5 +71,40 @@ class EncDecBackbone(keras_hub.models.Backbone):
         with atomic_folder(preset_dir) as folder:
             super().save_to_preset(str(folder), max_shard_size)
 
+    def load_weights(self, filepath, *args, **kwargs):
+        """As in Keras, but refuses damaged files, of which Keras skips what it cannot read.
+
+        Raises:
+            ValueError: if a file is missing, truncated or lies outside the folder.
+        """
+        _check_readable(Path(filepath))
+        super().load_weights(filepath, *args, **kwargs)
+
     def get_config(self):
         return {**super().get_config(), **dataclasses.asdict(self.spec)}
+
+
+def weight_files(path: Path) -> list[str]:
+    """Names of the HDF5 files behind `path`: itself, or the shards that an index names.
+
+    Raises:
+        ValueError: if one lies outside the folder.
+    """
+    if path.suffix != ".json":
+        return [path.name]
+    groups = json.loads(path.read_text())["weight_map"].values()
+    names = {name for group in groups for name in ([group] if isinstance(group, str) else group)}
+    for name in names:
+        check_inside(name, str(path.parent))
+    return sorted(names)
+
+
+def _check_readable(path: Path) -> None:
+    for name in weight_files(path):
+        try:
+            h5py.File(path.with_name(name)).close()
+        except OSError as error:
+            raise ValueError(
+                f"Expected a whole weights file. Received: {path.with_name(name)}, which cannot "
+                f"be read ({error}). Download or save it again."
+            ) from error

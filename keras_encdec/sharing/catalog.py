@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import keras_hub
+from kagglehub.cache import Cache
+from kagglehub.handle import parse_model_handle
 from rich.console import Console
 from rich.table import Table
 
@@ -87,6 +89,21 @@ def embedded(name: str) -> str | None:
     """The folder of an embedded decoder-only model, or None."""
     path = folder() / "models" / name
     return str(path) if "/" not in name and (path / "config.json").exists() else None
+
+
+def on_this_machine(preset: str) -> str:
+    """The local folder of an embedded model or of a finished Kaggle download, or `preset`.
+
+    KerasHub asks Kaggle for each optional file even where a whole version lies in the
+    cache; a folder needs no network.
+    """
+    if path := embedded(preset):
+        return path
+    handle = keras_hub.models.GemmaBackbone.presets.get(preset, {}).get("kaggle_handle", preset)
+    if not handle.startswith("kaggle://"):
+        return preset
+    parsed = parse_model_handle(handle.removeprefix("kaggle://"))
+    return (Cache().load_from_cache(parsed) if parsed.is_versioned() else None) or preset
 
 
 @functools.cache

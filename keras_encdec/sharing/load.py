@@ -4,6 +4,7 @@ Finds out what a name, handle, folder or object is, and hands it to the room tha
 can read it: KerasHub, the T5Gemma layout, or conversion.
 """
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -14,9 +15,10 @@ from keras_hub.src.utils.preset_utils import get_file
 
 from keras_encdec.conversion.execute import convert, load
 from keras_encdec.conversion.plan import Plan, make_plan
-from keras_encdec.conversion.sources import ModelSource, SafetensorsSource, check_inside
+from keras_encdec.conversion.sources import ModelSource, SafetensorsSource
 from keras_encdec.families import gemma, t5gemma
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
+from keras_encdec.models.backbone import weight_files
 from keras_encdec.sharing import catalog
 
 _AUTO = "auto"
@@ -59,8 +61,7 @@ def from_preset(preset, *, dtype=None, preprocessor=_AUTO, **options) -> EncDecS
     catalog.check_known(preset)
     if preset in catalog.presets:
         return _from_recipe(catalog.presets[preset], dtype, preprocessor, options)
-    if path := catalog.embedded(preset):
-        return adapt(path, dtype=dtype, preprocessor=preprocessor, **options)
+    preset = catalog.on_this_machine(preset)
     config = _config(preset)
     if config.get("registered_name") == "keras_encdec>EncDecBackbone":
         return _load_ours(preset, dtype, preprocessor, options)
@@ -154,8 +155,8 @@ def _from_recipe(recipe: catalog.Recipe, dtype, preprocessor, options) -> EncDec
 def _source(model, dtype) -> Source:
     loaded = isinstance(model, (str, Path))
     if loaded:
-        model = catalog.embedded(str(model)) or str(model)
-        catalog.check_known(model)
+        catalog.check_known(str(model))
+        model = catalog.on_this_machine(str(model))
         tokenizer = keras_hub.models.Tokenizer.from_preset(model)
         model = keras_hub.models.Backbone.from_preset(model, dtype=dtype)
     else:
@@ -217,8 +218,9 @@ def _config(preset) -> dict:
 
 def _load_ours(preset, dtype, preprocessor, options) -> EncDecSeq2SeqLM:
     _check_no_options(options)
-    check_shards(preset)
     kwargs = {} if preprocessor == _AUTO else {"preprocessor": preprocessor}
+    with contextlib.suppress(FileNotFoundError):  # not sharded
+        weight_files(Path(get_file(preset, "model.weights.json")))
     try:
         return EncDecSeq2SeqLM.from_preset(preset, dtype=dtype, **kwargs)
     except (OSError, KeyError) as error:
@@ -226,17 +228,6 @@ def _load_ours(preset, dtype, preprocessor, options) -> EncDecSeq2SeqLM:
             f"Expected a whole preset. Received: {preset!r}, which cannot be read ({error}). "
             "Download or save it again."
         ) from error
-
-
-def check_shards(preset) -> None:
-    """Refuses a sharded preset that names files outside its folder, or missing ones."""
-    try:
-        index = json.loads(Path(get_file(preset, "model.weights.json")).read_text())
-    except FileNotFoundError:
-        return
-    names = index["weight_map"].values()
-    for name in {n for names in names for n in ([names] if isinstance(names, str) else names)}:
-        check_inside(name, preset)
 
 
 def _load_t5gemma(preset, config, dtype, preprocessor, options) -> EncDecSeq2SeqLM:

@@ -3,8 +3,17 @@
 import keras_hub
 import numpy as np
 import pytest
-from tiny_models import VOCABULARY, assert_close, make_inputs, pad, run, tiny_backbone, tiny_lm
 
+from keras_encdec.testing.models import (
+    VOCABULARY,
+    assert_close,
+    make_inputs,
+    pad,
+    run,
+    tiny_backbone,
+    tiny_lm,
+    to_numpy,
+)
 from keras_encdec.testing.specs import tiny_pair
 
 PADDED = {
@@ -59,7 +68,7 @@ def decode_in_steps(backbone, inputs, sizes):
     for size in sizes:
         chunk = tokens[:, index : index + size]
         output, cache = decoder.step(chunk, index, cache, context, mask)
-        states.append(np.asarray(output))
+        states.append(to_numpy(output))
         index += size
     assert index == tokens.shape[1]
     return np.concatenate(states, axis=1)
@@ -110,7 +119,7 @@ def test_only_a_bidirectional_encoder_sees_the_future(backbone, inputs, attentio
     tokens, mask = inputs["encoder_token_ids"], inputs["encoder_padding_mask"]
     changed = tokens.copy()
     changed[0, 19] = 3 + changed[0, 19] % 90
-    difference = np.asarray(model.encoder(changed, mask)) - np.asarray(model.encoder(tokens, mask))
+    difference = to_numpy(model.encoder(changed, mask)) - to_numpy(model.encoder(tokens, mask))
     moved = np.abs(difference[0]).max(axis=-1)
     assert moved[19] > 0.1
     assert np.all((moved[:19] > 1e-3) == (attention == "bidirectional"))
@@ -177,7 +186,7 @@ def test_stop_token_ends_its_row_and_only_after_the_prompt(lm, greedy):
 def test_generate_step_uncompiled_is_the_same(lm, greedy):
     found = lm.generate_step(prompts())
     np.testing.assert_array_equal(found["decoder_token_ids"], greedy["decoder_token_ids"])
-    assert np.asarray(found["decoder_token_ids"]).max() < VOCABULARY
+    assert to_numpy(found["decoder_token_ids"]).max() < VOCABULARY
 
 
 def test_one_beam_is_greedy(greedy):

@@ -5,13 +5,13 @@ import json
 import keras
 import numpy as np
 import pytest
-from tiny_models import assert_close, make_inputs, run, tiny_lm
 
 from keras_encdec.layers.attention import Attention
 from keras_encdec.layers.feedforward import GatedFeedForward
 from keras_encdec.layers.norm import RMSNorm
 from keras_encdec.layers.stack import Decoder, Encoder
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
+from keras_encdec.testing.models import assert_close, make_inputs, run, tiny_lm
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
 
 INPUTS = make_inputs()

@@ -5,9 +5,9 @@ import functools
 
 import numpy as np
 import pytest
-from tiny_models import SIDES, make_inputs, tiny_backbone
 
 from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
+from keras_encdec.testing.models import SIDES, make_inputs, tiny_backbone, to_numpy
 from keras_encdec.testing.specs import tiny_pair
 
 # For each field the values to try, each as a function of the value it has.
@@ -73,7 +73,7 @@ def logits(model):
     """Logits in training mode, at real target tokens; without dropout they are those of use."""
     inputs = make_inputs()
     states = model(inputs, training=True)["decoder_sequence_output"]
-    found = np.asarray(model.decoder.logits(states))
+    found = to_numpy(model.decoder.logits(states))
     return found[inputs["decoder_padding_mask"] == 1]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from keras_encdec.models import EncDecBackbone
 from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
+from keras_encdec.testing.models import to_numpy
 
 HERE = Path(__file__).parent
 SIDES = ("encoder", "decoder")
@@ -124,10 +125,10 @@ def outputs(case, backbone):
     encoder = backbone.encoder.all_states(source, source != 0)
     decoder = backbone.decoder(target, target != 0, encoder[-1], source != 0)
     return {
-        "encoder": [np.asarray(x) for x in encoder],
-        "decoder_embedding": np.asarray(backbone.decoder.embed(target)),
-        "decoder": np.asarray(decoder),
-        "logits": np.asarray(backbone.decoder.logits(decoder)),
+        "encoder": [to_numpy(x) for x in encoder],
+        "decoder_embedding": to_numpy(backbone.decoder.embed(target)),
+        "decoder": to_numpy(decoder),
+        "logits": to_numpy(backbone.decoder.logits(decoder)),
     }
 
 

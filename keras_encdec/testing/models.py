@@ -1,8 +1,12 @@
-"""Tiny models with every weight drawn by name, and inputs for them, for the tests beside it."""
+"""Tiny models with every weight drawn by name, and inputs for them.
+
+Stands on `keras_encdec.models`; nothing but tests imports it.
+"""
 
 import zlib
 
 import numpy as np
+from keras import ops
 
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
 from keras_encdec.testing.specs import tiny_pair
@@ -32,6 +36,7 @@ def tiny_backbone(pair=None, **kwargs):
 
 
 def tiny_lm(**kwargs):
+    """A task of `tiny_backbone`, without preprocessor."""
     return EncDecSeq2SeqLM(tiny_backbone(**kwargs))
 
 
@@ -58,8 +63,13 @@ def run(model, inputs):
     """Outputs of a backbone, or logits of a task, as numpy."""
     outputs = model(inputs)
     if isinstance(outputs, dict):
-        return {key: np.asarray(value, "float32") for key, value in outputs.items()}
-    return np.asarray(outputs, "float32")
+        return {key: to_numpy(value) for key, value in outputs.items()}
+    return to_numpy(outputs)
+
+
+def to_numpy(x):
+    """A backend tensor as a float32 array."""
+    return np.asarray(ops.convert_to_numpy(x), "float32")
 
 
 def assert_close(actual, expected, tolerance=1e-5):

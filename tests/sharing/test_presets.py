@@ -1,0 +1,122 @@
+"""Saving and loading: bit for bit, whole or not at all, and without a network."""
+
+import errno
+import socket
+from pathlib import Path
+
+import keras_hub
+import numpy as np
+import pytest
+
+import keras_encdec
+from keras_encdec.models import EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
+from keras_encdec.sharing import catalog
+from keras_encdec.testing.models import tiny_backbone, to_numpy
+
+
+@pytest.fixture
+def lm():
+    return EncDecSeq2SeqLM(tiny_backbone(), preprocessor())
+
+
+def preprocessor():
+    tokenizer = keras_hub.models.Tokenizer.from_preset(catalog.embedded("gemma2_tiny_docs"))
+    return EncDecSeq2SeqLMPreprocessor(tokenizer, 24, 20, chat=True)
+
+
+def assert_same(first, second):
+    for ours, theirs in zip(first.backbone.weights, second.backbone.weights, strict=True):
+        assert ours.path == theirs.path
+        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
+
+
+LOADERS = {
+    "keras_encdec": keras_encdec.from_preset,
+    "keras_hub": keras_hub.models.Seq2SeqLM.from_preset,
+}
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("shard_size", [10, 2e-4])
+def test_round_trip(lm, tmp_path, loader, shard_size):
+    folder = str(tmp_path / "model")
+    lm.save_to_preset(folder, max_shard_size=shard_size)
+    assert (len(list(Path(folder).glob("*.weights.h5"))) > 1) == (shard_size < 1)
+    again = LOADERS[loader](folder)
+    assert type(again) is EncDecSeq2SeqLM
+    assert_same(lm, again)
+    assert again.backbone.spec == lm.backbone.spec
+    settings = ("encoder_sequence_length", "decoder_sequence_length", "chat", "stop_token_ids")
+    for name in settings:
+        assert getattr(again.preprocessor, name) == getattr(lm.preprocessor, name)
+
+
+def test_bfloat16_round_trip(tmp_path):
+    lm = EncDecSeq2SeqLM(tiny_backbone(dtype="bfloat16"))
+    lm.save_to_preset(tmp_path / "model")
+    assert_same(lm, keras_encdec.from_preset(tmp_path / "model", dtype="bfloat16"))
+
+
+def test_a_cached_kaggle_handle_needs_no_network(lm, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was used")
+
+    version = tmp_path / "models" / "me" / "pair" / "keras" / "tiny" / "1"
+    lm.save_to_preset(version)
+    version.with_name("1.complete").touch()  # kagglehub's mark of a finished download
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert_same(lm, keras_encdec.from_preset("kaggle://me/pair/keras/tiny/1"))
+
+
+@pytest.mark.parametrize("write", ["save_to_preset", "export_to_transformers"])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_full_disk_leaves_nothing_behind(lm, tmp_path, monkeypatch, write, before):
+    folder = tmp_path / "model"
+    if before:
+        getattr(lm, write)(folder)
+    names = sorted(path.name for path in folder.rglob("*")) if before else []
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("keras.src.saving.saving_lib.save_weights_only", full)
+    monkeypatch.setattr("keras.src.models.model.saving_api.save_weights", full)
+    monkeypatch.setattr("keras_encdec.sharing.export.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        getattr(lm, write)(folder)
+    assert sorted(path.name for path in folder.rglob("*")) == names
+    assert [path.name for path in tmp_path.iterdir()] == (["model"] if before else [])
+
+
+def test_a_folder_with_something_else_is_left_alone(lm, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for write in (lm.save_to_preset, lm.export_to_transformers, lm.backbone.save_to_preset):
+        with pytest.raises(ValueError, match="holds something else"):
+            write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_saving_again_replaces(lm, tmp_path):
+    lm.save_to_preset(tmp_path / "model")
+    (tmp_path / "model" / "stale.txt").touch()
+    lm.save_to_preset(tmp_path / "model")
+    assert not (tmp_path / "model" / "stale.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_architecture_starts_from_random_weights(monkeypatch):
+    recipe = catalog.presets["gemma2_tiny_mini"]
+    monkeypatch.setattr(
+        catalog,
+        "_recipes",
+        lambda: {"arch": catalog.Recipe(None, None, *[recipe.encoder_spec] * 2, False, "")},
+    )
+    lm = keras_encdec.from_preset("arch", preprocessor=None)
+    assert lm.backbone.count_params() == catalog.presets["arch"].parameters
+
+
+def test_the_list_of_presets():
+    assert keras_encdec.presets["gemma2_9b_2b"].parameters == 12_292_375_296
+    assert "gemma2_instruct_27b_27b" in repr(keras_encdec.presets)
+    assert keras_encdec.presets["gemma2_instruct_9b_2b"].chat
