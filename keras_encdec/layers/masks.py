@@ -39,7 +39,7 @@ def self_attention(padding_mask, *, causal, window=None, query_index=None):
         (B, T, S) bool, true where the query may see the key.
     """
     key_index = ops.arange(ops.shape(padding_mask)[-1], dtype="int32")
-    query_index = key_index if query_index is None else query_index
+    query_index = key_index if query_index is None else ops.convert_to_tensor(query_index)
     distance = query_index[:, None] - key_index[None, :]
     visible = ops.cast(padding_mask, "bool")[:, None, :]
     if causal:
