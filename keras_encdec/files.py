@@ -4,6 +4,7 @@ Standard library only.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -65,6 +66,40 @@ def _replace(folder: Path, final: Path) -> None:
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def read_json(path: str | os.PathLike) -> dict:
+    """The object in a JSON file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds something else.
+    """
+    try:
+        data = json.loads(Path(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"Expected JSON in {path}. Received: {error}. Download or save it again."
+        ) from error
+    if not isinstance(data, dict):
+        raise ValueError(f"Expected a JSON object in {path}. Received: {type(data).__name__}.")
+    return data
+
+
+def shard_names(path: str | os.PathLike) -> list[str]:
+    """The files that an index (`{"weight_map": ...}`) names, in order, each once.
+
+    Raises:
+        FileNotFoundError: if there is no such index.
+        ValueError: if it is no index, or a file lies outside its folder.
+    """
+    groups = read_json(path).get("weight_map")
+    if not isinstance(groups, dict):
+        raise ValueError(f"Expected a weight_map in {path}. Received: {groups!r}.")
+    names = {n for group in groups.values() for n in ([group] if isinstance(group, str) else group)}
+    for name in names:
+        check_inside(name, str(Path(path).parent))
+    return sorted(names)
 
 
 def check_inside(name: str, folder: str) -> None:

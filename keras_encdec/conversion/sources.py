@@ -4,15 +4,13 @@ A source gives names with shapes and dtypes first, so that everything can be che
 before anything is changed, and then one array at a time.
 """
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
 import numpy as np
 from safetensors import safe_open
 
-from keras_encdec.files import check_inside
+from keras_encdec.files import shard_names
 from keras_encdec.spec import Shape
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
@@ -70,13 +68,12 @@ class SafetensorsSource:
 
     def _shards(self, locate) -> list[str]:
         try:
-            index = json.loads(Path(locate("model.safetensors.index.json")).read_text())
+            names = shard_names(locate("model.safetensors.index.json"))
         except FileNotFoundError:
-            return [self._locate(locate, "model.safetensors")]
-        return [self._locate(locate, name) for name in sorted(set(index["weight_map"].values()))]
+            names = ["model.safetensors"]
+        return [self._locate(locate, name) for name in names]
 
     def _locate(self, locate, name: str) -> str:
-        check_inside(name, self._known)
         try:
             return locate(name)
         except FileNotFoundError as error:

@@ -13,7 +13,7 @@ from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
 KERAS_HUB_CLASS = "T5GemmaBackbone"
 
 # Our sublayer, then theirs in transformers and in KerasHub.
-_NORMS = (
+_SUBLAYERS = (
     ("attention", "self_attn", "self_attention"),
     ("cross_attention", "cross_attn", "cross_attention"),
     ("feedforward", "feedforward", "feedforward"),
@@ -31,13 +31,17 @@ _FEEDFORWARD = (
 )
 
 
+def _sublayers(side: str) -> list[tuple[str, str, str]]:
+    return [row for row in _SUBLAYERS if side == "decoder" or row[0] != "cross_attention"]
+
+
 def _transformers_rules(side: str) -> list[Rule]:
     ours, theirs = f"{side}/block_{{i}}", f"model.{side}.layers.{{i}}"
     rules = [
         Rule(f"{side}/embedding/embeddings", f"model.{side}.embed_tokens.weight", "v d -> v d"),
         Rule(f"{side}/final_norm/scale", f"model.{side}.norm.weight", "d -> d"),
     ]
-    for name, theirs_name, _ in _NORMS:
+    for name, theirs_name, _ in _sublayers(side):
         rules += [
             Rule(
                 f"{ours}/{p}_{name}_norm/scale",
@@ -46,7 +50,7 @@ def _transformers_rules(side: str) -> list[Rule]:
             )
             for p in ("pre", "post")
         ]
-    for name, theirs_name, _ in _NORMS[:2]:
+    for name, theirs_name, _ in _sublayers(side)[:-1]:
         rules += [
             Rule(
                 f"{ours}/{name}/{k}/kernel", f"{theirs}.{theirs_name}.{proj}.weight", f"{b} -> {a}"
@@ -67,7 +71,7 @@ def _keras_hub_rules(side: str) -> list[Rule]:
         Rule(f"{side}/embedding/embeddings", f"{side}_token_embedding/embeddings", "v d -> v d"),
         Rule(f"{side}/final_norm/scale", f"{side}_norm/scale", "d -> d"),
     ]
-    for name, _, theirs_name in _NORMS:
+    for name, _, theirs_name in _sublayers(side):
         rules += [
             Rule(
                 f"{ours}/{p}_{name}_norm/scale",
@@ -76,7 +80,7 @@ def _keras_hub_rules(side: str) -> list[Rule]:
             )
             for p in ("pre", "post")
         ]
-    for name, _, theirs_name in _NORMS[:2]:
+    for name, _, theirs_name in _sublayers(side)[:-1]:
         rules += [
             Rule(f"{ours}/{name}/{k}/kernel", f"{theirs}/{theirs_name}/{k}/kernel", f"{a} -> {a}")
             for k, _, a, _ in _KERNELS
@@ -103,7 +107,12 @@ def from_transformers(config: dict[str, Any]) -> PairSpec:
     """
     if not config.get("tie_word_embeddings", True):
         raise ValueError("Expected tie_word_embeddings=true. Received: false.")
-    return PairSpec(_stack(config["encoder"]), _stack(config["decoder"]))
+    try:
+        return PairSpec(_stack(config["encoder"]), _stack(config["decoder"]))
+    except KeyError as error:
+        raise ValueError(
+            f"Expected a T5Gemma config. Received: one without, or with an unknown, {error}."
+        ) from error
 
 
 def _stack(config: dict[str, Any]) -> StackSpec:
@@ -212,14 +221,20 @@ def _module(spec: StackSpec, dtype: str) -> dict[str, Any]:
 
 
 def from_keras_hub(config: dict[str, Any]) -> PairSpec:
-    """The pair behind a `T5GemmaBackbone` config."""
+    """The pair behind a `T5GemmaBackbone` config.
+
+    Raises:
+        ValueError: if a field asks for what a T5Gemma release never has.
+    """
+    if not config["tie_word_embeddings"]:
+        raise ValueError("Expected tie_word_embeddings=True. Received: False.")
     return PairSpec(_keras_hub_stack(config, "encoder"), _keras_hub_stack(config, "decoder"))
 
 
 def _keras_hub_stack(config: dict[str, Any], side: str) -> StackSpec:
     shared = {
         "vocab_size": config["vocabulary_size"],
-        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_activation": _activation(config["hidden_activation"]),
         "attn_logit_softcapping": config["attn_logit_softcapping"],
         "final_logit_softcapping": config["final_logit_softcapping"],
         "rope_theta": config["rope_max_wavelength"],
@@ -237,3 +252,8 @@ def _keras_hub_stack(config: dict[str, Any], side: str) -> StackSpec:
     sided = {theirs: config[f"{side}_{ours}"] for theirs, ours in names.items()}
     same = ("query_pre_attn_scalar", "sliding_window", "rms_norm_eps", "dropout_rate")
     return _stack({**shared, **sided, **{name: config[name] for name in same}})
+
+
+def _activation(name: str) -> str:
+    """KerasHub's name for the activation as transformers has it."""
+    return {"gelu_approximate": "gelu_pytorch_tanh"}.get(name, name)

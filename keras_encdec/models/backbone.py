@@ -1,14 +1,13 @@
 """The encoder-decoder as a KerasHub backbone. Knows inputs, outputs and config."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import h5py
 import keras
 import keras_hub
 
-from keras_encdec.files import atomic_folder, check_inside
+from keras_encdec.files import atomic_folder, shard_names
 from keras_encdec.layers.stack import Decoder, Encoder
 from keras_encdec.spec import PairSpec, stack_from_json
 
@@ -84,23 +83,8 @@ class EncDecBackbone(keras_hub.models.Backbone):
         return {**super().get_config(), **dataclasses.asdict(self.spec)}
 
 
-def weight_files(path: Path) -> list[str]:
-    """Names of the HDF5 files behind `path`: itself, or the shards that an index names.
-
-    Raises:
-        ValueError: if one lies outside the folder.
-    """
-    if path.suffix != ".json":
-        return [path.name]
-    groups = json.loads(path.read_text())["weight_map"].values()
-    names = {name for group in groups for name in ([group] if isinstance(group, str) else group)}
-    for name in names:
-        check_inside(name, str(path.parent))
-    return sorted(names)
-
-
 def _check_readable(path: Path) -> None:
-    for name in weight_files(path):
+    for name in shard_names(path) if path.suffix == ".json" else [path.name]:
         try:
             h5py.File(path.with_name(name)).close()
         except OSError as error:

@@ -7,7 +7,6 @@ weights.
 import dataclasses
 import difflib
 import functools
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_encdec.families import gemma
+from keras_encdec.files import read_json
 from keras_encdec.spec import PairSpec, StackSpec, count_parameters, stack_from_json
 
 
@@ -110,7 +110,7 @@ def on_this_machine(preset: str) -> str:
 def known_spec(name: str) -> StackSpec:
     """The spec of a source by name, without its weights."""
     if path := embedded(name):
-        return gemma.from_keras_hub(json.loads((Path(path) / "config.json").read_text())["config"])
+        return gemma.from_keras_hub(read_json(Path(path) / "config.json")["config"])
     return stack_from_json(_read("specs.json")[name]["spec"])
 
 
@@ -137,4 +137,4 @@ def _recipes() -> dict[str, Recipe]:
 
 
 def _read(name: str) -> dict:
-    return json.loads((folder() / name).read_text())
+    return read_json(folder() / name)

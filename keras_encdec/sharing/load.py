@@ -6,7 +6,6 @@ can read it: KerasHub, the T5Gemma layout, or conversion.
 
 import contextlib
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from keras_encdec.conversion.execute import convert, load
 from keras_encdec.conversion.plan import Plan, make_plan
 from keras_encdec.conversion.sources import ModelSource, SafetensorsSource
 from keras_encdec.families import gemma, t5gemma
+from keras_encdec.files import read_json, shard_names
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
-from keras_encdec.models.backbone import weight_files
 from keras_encdec.sharing import catalog
 
 _AUTO = "auto"
@@ -67,6 +66,11 @@ def from_preset(preset, *, dtype=None, preprocessor=_AUTO, **options) -> EncDecS
         return _load_ours(preset, dtype, preprocessor, options)
     if config.get("model_type") == "t5gemma":
         return _load_t5gemma(preset, config, dtype, preprocessor, options)
+    if not {"registered_name", "model_type"} & set(config):
+        raise ValueError(
+            "Expected a config.json of KerasHub (registered_name) or of transformers "
+            f"(model_type). Received: {preset!r}, whose config has neither."
+        )
     return adapt(preset, dtype=dtype, preprocessor=preprocessor, **options)
 
 
@@ -209,7 +213,7 @@ def _take_over(backbone, dtype) -> EncDecBackbone:
 
 def _config(preset) -> dict:
     try:
-        return json.loads(Path(get_file(preset, "config.json")).read_text())
+        return read_json(get_file(preset, "config.json"))
     except FileNotFoundError as error:
         raise ValueError(
             f"Expected a preset with a config.json. Received: {preset!r}, which has none."
@@ -220,10 +224,12 @@ def _load_ours(preset, dtype, preprocessor, options) -> EncDecSeq2SeqLM:
     _check_no_options(options)
     kwargs = {} if preprocessor == _AUTO else {"preprocessor": preprocessor}
     with contextlib.suppress(FileNotFoundError):  # not sharded
-        weight_files(Path(get_file(preset, "model.weights.json")))
+        shard_names(get_file(preset, "model.weights.json"))
     try:
         return EncDecSeq2SeqLM.from_preset(preset, dtype=dtype, **kwargs)
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, ValueError) as error:
+        if "Expected" in str(error):
+            raise
         raise ValueError(
             f"Expected a whole preset. Received: {preset!r}, which cannot be read ({error}). "
             "Download or save it again."
@@ -250,7 +256,7 @@ def _t5gemma_tokenizer(preset):
 def _t5gemma_chats(preset) -> bool:
     """Whether a release is instruction-tuned: it then stops at a list of ids."""
     try:
-        config = json.loads(Path(get_file(preset, "generation_config.json")).read_text())
+        config = read_json(get_file(preset, "generation_config.json"))
     except FileNotFoundError:
         return False
     return isinstance(config.get("eos_token_id"), list)

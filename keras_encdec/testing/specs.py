@@ -25,10 +25,10 @@ def tiny_encoder(**changes) -> StackSpec:
 
 
 def tiny_decoder(**changes) -> StackSpec:
-    """Two layers of width 40; `changes` replace fields."""
+    """Two layers of width 42; `changes` replace fields."""
     spec = StackSpec(
         vocabulary_size=96,
-        width=40,
+        width=42,
         feedforward_dim=72,
         attention=AttentionSpec(
             num_heads=6, num_kv_heads=2, head_dim=12, query_pre_attn_scalar=6, logit_soft_cap=4.0

@@ -89,7 +89,7 @@ def test_random_overrules_equal_specs():
 
 
 def test_self_attention_needs_one_width():
-    with pytest.raises(ValueError, match=r"Expected .*one width.*Received: 48 and 40"):
+    with pytest.raises(ValueError, match=r"Expected .*one width.*Received: 48 and 42"):
         make_plan(tiny_encoder(), OTHER_WIDTH, cross_attention_init="self_attention")
 
 
@@ -126,7 +126,7 @@ def test_27b_keeps_its_query_scale():
     plan = plan_of("gemma2_27b_2b")
     assert plan.pair.encoder.attention.query_pre_attn_scalar == 144
     assert plan.pair.decoder.attention.query_pre_attn_scalar == 256
-    assert plan_of("gemma2_27b_27b").pair.cross_attention.query_pre_attn_scalar == 144
+    assert plan_of("gemma2_27b_27b").pair.decoder.cross_attention.query_pre_attn_scalar == 144
 
 
 def test_vocabularies_that_differ_are_refused():
@@ -147,8 +147,8 @@ def test_the_table_says_fresh_and_counts_it():
     rows = [line for line in text.splitlines() if line.rstrip().endswith(" fresh")]
     assert any("cross_attention/query" in row for row in rows)
     assert "(shared)" not in text
-    # Two layers of query, output (40 x 6 x 12), key and value (48 x 2 x 12), two norms of 40.
-    assert f"{2 * (2 * 40 * 72 + 2 * 48 * 24 + 2 * 40):,} fresh" in plan.summary()
+    # Two layers of query, output (42 x 6 x 12), key and value (48 x 2 x 12), two norms of 42.
+    assert f"{2 * (2 * 42 * 72 + 2 * 48 * 24 + 2 * 42):,} fresh" in plan.summary()
 
 
 def test_a_plan_of_a_real_recipe_allocates_nothing():

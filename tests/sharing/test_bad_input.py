@@ -109,6 +109,25 @@ def test_our_own_weights_damaged(ours, damage):
         keras_encdec.from_preset(ours)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_json_that_is_none_or_something_else(release, name, text):
+    (release / name).write_text(text)
+    with pytest.raises(ValueError, match=CLEAR):
+        keras_encdec.from_preset(release)
+
+
+@pytest.mark.parametrize(("field", "value"), [("head_dim", None), ("layer_types", ["chunked"] * 2)])
+def test_a_config_that_is_no_t5gemma(release, field, value):
+    config = json.loads((release / "config.json").read_text())
+    config["decoder"].pop(field)
+    if value:
+        config["decoder"][field] = value
+    (release / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=CLEAR):
+        keras_encdec.from_preset(release)
+
+
 def test_a_folder_without_config(tmp_path):
     with pytest.raises(ValueError, match=r"config\.json"):
         keras_encdec.from_preset(tmp_path)

@@ -1,6 +1,5 @@
 """The released T5Gemma layout, read and written; transformers is the judge."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from safetensors.numpy import load_file
 import keras_encdec
 from keras_encdec.models import EncDecSeq2SeqLM
 from keras_encdec.testing.models import assert_close, make_inputs, run, tiny_backbone, to_numpy
-from keras_encdec.testing.specs import tiny_decoder, tiny_pair
+from keras_encdec.testing.specs import tiny_pair
 
 PARITY = Path(__file__).parents[1] / "parity"
 
@@ -98,17 +97,11 @@ def keras_hub_t5gemma():
     )
 
 
-def transformers_pair():
-    """The tiny pair with heads that divide the width, which transformers insists on."""
-    attention = dataclasses.replace(tiny_decoder().attention, num_heads=4)
-    return tiny_pair(decoder=tiny_decoder(attention=attention))
-
-
 @pytest.mark.transformers
 def test_transformers_loads_our_export(tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    lm = EncDecSeq2SeqLM(tiny_backbone(transformers_pair()))
+    lm = EncDecSeq2SeqLM(tiny_backbone())
     lm.export_to_transformers(tmp_path / "out")
     theirs, info = transformers.T5GemmaForConditionalGeneration.from_pretrained(
         tmp_path / "out", output_loading_info=True, attn_implementation="eager"
