@@ -12,88 +12,59 @@ from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
 
 KERAS_HUB_CLASS = "T5GemmaBackbone"
 
-# Our sublayer, then theirs in transformers and in KerasHub.
-_SUBLAYERS = (
-    ("attention", "self_attn", "self_attention"),
-    ("cross_attention", "cross_attn", "cross_attention"),
-    ("feedforward", "feedforward", "feedforward"),
+# One row per weight of a block: ours with its axes, theirs in transformers with its
+# axes, and theirs in KerasHub, whose axes are ours.
+_BLOCK = (
+    ("pre_attention_norm/scale", "d", "pre_self_attn_layernorm", "d", "pre_self_attention_layernorm/scale"),
+    ("attention/query/kernel", "d n h", "self_attn.q_proj", "(n h) d", "self_attention/query/kernel"),
+    ("attention/key/kernel", "d k h", "self_attn.k_proj", "(k h) d", "self_attention/key/kernel"),
+    ("attention/value/kernel", "d k h", "self_attn.v_proj", "(k h) d", "self_attention/value/kernel"),
+    ("attention/attention_output/kernel", "n h d", "self_attn.o_proj", "d (n h)", "self_attention/attention_output/kernel"),
+    ("post_attention_norm/scale", "d", "post_self_attn_layernorm", "d", "post_self_attention_layernorm/scale"),
+    ("pre_feedforward_norm/scale", "d", "pre_feedforward_layernorm", "d", "pre_feedforward_layernorm/scale"),
+    ("feedforward/gate/kernel", "d f", "mlp.gate_proj", "f d", "mlp/gate_proj/kernel"),
+    ("feedforward/up/kernel", "d f", "mlp.up_proj", "f d", "mlp/up_proj/kernel"),
+    ("feedforward/down/kernel", "f d", "mlp.down_proj", "d f", "mlp/down_proj/kernel"),
+    ("post_feedforward_norm/scale", "d", "post_feedforward_layernorm", "d", "post_feedforward_layernorm/scale"),
+)  # fmt: skip
+_CROSS_ATTENTION = tuple(
+    (
+        ours.replace("attention", "cross_attention", 1),
+        our_axes,
+        theirs.replace("self_attn", "cross_attn"),
+        their_axes,
+        keras_hub.replace("self_attention", "cross_attention"),
+    )
+    for ours, our_axes, theirs, their_axes, keras_hub in _BLOCK
+    if "attention" in ours
 )
-_KERNELS = (
-    ("query", "q_proj", "d n h", "(n h) d"),
-    ("key", "k_proj", "d k h", "(k h) d"),
-    ("value", "v_proj", "d k h", "(k h) d"),
-    ("attention_output", "o_proj", "n h d", "d (n h)"),
-)
-_FEEDFORWARD = (
-    ("gate", "gate_proj", "d f", "f d"),
-    ("up", "up_proj", "d f", "f d"),
-    ("down", "down_proj", "f d", "d f"),
-)
 
 
-def _sublayers(side: str) -> list[tuple[str, str, str]]:
-    return [row for row in _SUBLAYERS if side == "decoder" or row[0] != "cross_attention"]
-
-
-def _transformers_rules(side: str) -> list[Rule]:
-    ours, theirs = f"{side}/block_{{i}}", f"model.{side}.layers.{{i}}"
-    rules = [
+def _rules(side: str, rows) -> tuple[list[Rule], list[Rule]]:
+    """The rules of one side, for transformers and for KerasHub."""
+    norm_prefix = "decoder_" if side == "decoder" else ""  # KerasHub's, on norms alone
+    transformers = [
         Rule(f"{side}/embedding/embeddings", f"model.{side}.embed_tokens.weight", "v d -> v d"),
         Rule(f"{side}/final_norm/scale", f"model.{side}.norm.weight", "d -> d"),
     ]
-    for name, theirs_name, _ in _sublayers(side):
-        rules += [
-            Rule(
-                f"{ours}/{p}_{name}_norm/scale",
-                f"{theirs}.{p}_{theirs_name}_layernorm.weight",
-                "d -> d",
-            )
-            for p in ("pre", "post")
-        ]
-    for name, theirs_name, _ in _sublayers(side)[:-1]:
-        rules += [
-            Rule(
-                f"{ours}/{name}/{k}/kernel", f"{theirs}.{theirs_name}.{proj}.weight", f"{b} -> {a}"
-            )
-            for k, proj, a, b in _KERNELS
-        ]
-    rules += [
-        Rule(f"{ours}/feedforward/{k}/kernel", f"{theirs}.mlp.{proj}.weight", f"{b} -> {a}")
-        for k, proj, a, b in _FEEDFORWARD
-    ]
-    return rules
-
-
-def _keras_hub_rules(side: str) -> list[Rule]:
-    ours, theirs = f"{side}/block_{{i}}", f"{side}_layer_{{i}}"
-    prefix = "decoder_" if side == "decoder" else ""
-    rules = [
+    keras_hub = [
         Rule(f"{side}/embedding/embeddings", f"{side}_token_embedding/embeddings", "v d -> v d"),
         Rule(f"{side}/final_norm/scale", f"{side}_norm/scale", "d -> d"),
     ]
-    for name, _, theirs_name in _sublayers(side):
-        rules += [
-            Rule(
-                f"{ours}/{p}_{name}_norm/scale",
-                f"{theirs}/{prefix}{p}_{theirs_name}_layernorm/scale",
-                "d -> d",
-            )
-            for p in ("pre", "post")
-        ]
-    for name, _, theirs_name in _sublayers(side)[:-1]:
-        rules += [
-            Rule(f"{ours}/{name}/{k}/kernel", f"{theirs}/{theirs_name}/{k}/kernel", f"{a} -> {a}")
-            for k, _, a, _ in _KERNELS
-        ]
-    rules += [
-        Rule(f"{ours}/feedforward/{k}/kernel", f"{theirs}/mlp/{proj}/kernel", f"{a} -> {a}")
-        for k, proj, a, _ in _FEEDFORWARD
-    ]
-    return rules
+    for name, axes, theirs, their_axes, in_keras_hub in rows:
+        ours, prefix = f"{side}/block_{{i}}/{name}", norm_prefix if "layernorm" in theirs else ""
+        layers = f"model.{side}.layers.{{i}}.{theirs}.weight"
+        transformers.append(Rule(ours, layers, f"{their_axes} -> {axes}"))
+        keras_hub.append(
+            Rule(ours, f"{side}_layer_{{i}}/{prefix}{in_keras_hub}", f"{axes} -> {axes}")
+        )
+    return transformers, keras_hub
 
 
-TRANSFORMERS = (*_transformers_rules("encoder"), *_transformers_rules("decoder"))
-KERAS_HUB = (*_keras_hub_rules("encoder"), *_keras_hub_rules("decoder"))
+_ENCODER = _rules("encoder", _BLOCK)
+_DECODER = _rules("decoder", _BLOCK + _CROSS_ATTENTION)
+TRANSFORMERS = (*_ENCODER[0], *_DECODER[0])
+KERAS_HUB = (*_ENCODER[1], *_DECODER[1])
 
 # Tied to the decoder's embedding; some writers store the tie as a copy.
 TRANSFORMERS_DROPPED = ("lm_head.out_proj.weight",)
