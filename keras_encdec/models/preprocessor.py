@@ -56,11 +56,8 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         objective=None,
         **kwargs,
     ):
-        for name, length in (
-            ("encoder_sequence_length", encoder_sequence_length),
-            ("decoder_sequence_length", decoder_sequence_length),
-        ):
-            _check_length(name, length)
+        _check_length("encoder_sequence_length", encoder_sequence_length)
+        _check_length("decoder_sequence_length", decoder_sequence_length)
         super().__init__(tokenizer, encoder_sequence_length, decoder_sequence_length, **kwargs)
         self.chat = chat
         self.objective = objective or PrefixLM()
@@ -199,9 +196,15 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
     def _lengths(
         self, encoder_sequence_length=None, decoder_sequence_length=None, sequence_length=None
     ):
-        source = encoder_sequence_length or self.encoder_sequence_length
-        target = decoder_sequence_length or sequence_length or self.decoder_sequence_length
-        return source, target
+        if encoder_sequence_length is None:
+            encoder_sequence_length = self.encoder_sequence_length
+        if decoder_sequence_length is None:
+            decoder_sequence_length = sequence_length
+        if decoder_sequence_length is None:
+            decoder_sequence_length = self.decoder_sequence_length
+        _check_length("encoder_sequence_length", encoder_sequence_length)
+        _check_length("decoder_sequence_length", decoder_sequence_length)
+        return encoder_sequence_length, decoder_sequence_length
 
     def _in_graph_or_eager(self, function, texts, source, target):
         """Runs `function` on texts; inside a tf.data pipeline, as a Python call."""

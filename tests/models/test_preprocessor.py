@@ -129,6 +129,14 @@ def test_an_empty_prompt(preprocessor):
         preprocessor.generate_preprocess("")
 
 
+def test_a_call_checks_its_lengths_too(preprocessor):
+    with pytest.raises(ValueError, match="Expected decoder_sequence_length of at least 2"):
+        preprocessor.generate_preprocess([TEXT], sequence_length=0)
+    preprocessor.encoder_sequence_length = 1
+    with pytest.raises(ValueError, match="Expected encoder_sequence_length of at least 2"):
+        preprocessor([TEXT])
+
+
 @pytest.mark.parametrize("side", ["encoder_sequence_length", "decoder_sequence_length"])
 @pytest.mark.parametrize("length", [1, 0, -3, None])
 def test_lengths_below_two(tokenizer, side, length):
