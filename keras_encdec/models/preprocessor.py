@@ -93,7 +93,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         source, target = self._lengths(**lengths)
         if not isinstance(x, dict):
             return self._in_graph_or_eager(self._windows, [x], source, target)
-        _check_keys(x)
+        _check_keys(x, {"encoder_text", "decoder_text"})
         texts = [x["encoder_text"], x["decoder_text"]]
         examples = self._in_graph_or_eager(self._pairs, texts, source, target)
         return (
@@ -104,6 +104,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         """Prompts to model inputs: a text, a batch, or a dict with a `decoder_text` too."""
         source, target = self._lengths(decoder_sequence_length=sequence_length, **lengths)
         prompts = x if isinstance(x, dict) else {"encoder_text": x}
+        _check_keys(prompts, {"encoder_text"})
         encoder = self._encoder_ids(strings(prompts["encoder_text"], "encoder_text"), source)
         starts: list[list[int]] = [[]] * len(encoder)
         if "decoder_text" in prompts:
@@ -145,6 +146,11 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
     def _pairs(self, encoder_text, decoder_text, source, target):
         encoder = self._encoder_ids(strings(encoder_text, "encoder_text"), source)
         answers = self._tokenize(strings(decoder_text, "decoder_text"))
+        if len(encoder) != len(answers):
+            raise ValueError(
+                "Expected as many encoder_text as decoder_text. "
+                f"Received: {len(encoder)} and {len(answers)}."
+            )
         end = self._end_of_turn_id() if self.chat else self.tokenizer.end_token_id
         sequences = [[self.tokenizer.start_token_id, *ids, end] for ids in answers]
         return self._example(encoder, sequences, source, target)
@@ -241,11 +247,10 @@ def _check_length(name, length):
         )
 
 
-def _check_keys(x):
-    missing = {"encoder_text", "decoder_text"} - set(x)
-    if missing:
+def _check_keys(x, expected):
+    if missing := expected - set(x):
         raise ValueError(
-            "Expected a dict with keys 'encoder_text' and 'decoder_text'. "
+            f"Expected a dict with keys {sorted(expected)}. "
             f"Received: keys {sorted(x)}, without {sorted(missing)}."
         )
 

@@ -113,6 +113,7 @@ def test_tf_data_gives_the_same_rows(preprocessor):
         ([3], "Received: 3 of type int"),
         ([None], "Received: None of"),
         ({"encoder_text": [TEXT]}, "decoder_text"),
+        ({"encoder_text": [TEXT] * 2, "decoder_text": [TEXT]}, "2 and 1"),
         ({"encoder_text": [TEXT], "target": [TEXT]}, "without ['decoder_text']"),
         ({"encoder_text": [TEXT], "decoder_text": [""]}, "empty"),
         ({"encoder_text": [1.5], "decoder_text": ["a"]}, "Received: 1.5 of"),
@@ -127,6 +128,8 @@ def test_bad_text(preprocessor, x, message):
 def test_an_empty_prompt(preprocessor):
     with pytest.raises(ValueError, match="empty"):
         preprocessor.generate_preprocess("")
+    with pytest.raises(ValueError, match="encoder_text"):
+        preprocessor.generate_preprocess({"decoder_text": TEXT})
 
 
 def test_a_call_checks_its_lengths_too(preprocessor):
