@@ -13,6 +13,7 @@ import keras
 import keras_hub
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -165,16 +166,23 @@ def _adapt(lm, texts, examples, settings: Settings, rate: float, name: str) -> d
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, settings.steps, alpha=0.05, warmup_target=rate, warmup_steps=min(30, settings.steps)
     )
-    _compile(lm, keras.optimizers.AdamW(schedule, beta_2=0.98, global_clipnorm=1.0))
-    curve = Curve(examples, max(1, settings.steps // settings.evaluations), settings.steps, name)
-    x, y, weight = texts
-    lm.fit(x, y, sample_weight=weight, batch_size=settings.batch_size, verbose=0, callbacks=[curve])
+    curve = _train(lm, texts, examples, settings, schedule, settings.evaluations, name)
     return {
         "before": curve.losses[0],
         "after": curve.losses[-1],
         "steps": curve.steps,
         "losses": curve.losses,
     }
+
+
+def _train(lm, texts, examples, settings: Settings, rate, evaluations: int, name: str) -> "Curve":
+    """One pass over `texts`, with held-out losses on `examples` along the way."""
+    x, y, weight = texts
+    steps = -(-len(y) // settings.batch_size)
+    curve = Curve(examples, max(1, steps // evaluations), steps, name)
+    _compile(lm, keras.optimizers.AdamW(rate, beta_2=0.98, global_clipnorm=1.0))
+    lm.fit(x, y, sample_weight=weight, batch_size=settings.batch_size, verbose=0, callbacks=[curve])
+    return curve
 
 
 def _compile(lm, optimizer) -> None:
@@ -248,7 +256,7 @@ def _print_losses(results: dict, console: Console) -> None:
     )
 
 
-def _summarise(lm, training, held_out, settings: Settings, console: Console) -> list[dict]:
+def _summarise(lm, training, held_out, settings: Settings, console: Console) -> dict:
     """Fine-tunes body -> summary and writes three summaries of held-out docstrings."""
     lm.preprocessor.encoder_sequence_length = settings.body_length
     lm.preprocessor.decoder_sequence_length = settings.summary_length
@@ -256,22 +264,26 @@ def _summarise(lm, training, held_out, settings: Settings, console: Console) -> 
     pairs = [pair for doc in training if (pair := doc.summary_and_body)]
     order = np.random.default_rng(1).permutation(len(pairs))[:count]
     summaries, bodies = zip(*(pairs[i] for i in order), strict=True)
-    x, y, weight = lm.preprocessor({"encoder_text": list(bodies), "decoder_text": list(summaries)})
-    steps = -(-len(bodies) // settings.batch_size)
-    rate = keras.optimizers.schedules.CosineDecay(settings.rate / 2, steps, alpha=0.05)
-    _compile(lm, keras.optimizers.AdamW(rate, global_clipnorm=1.0))
+    texts = lm.preprocessor({"encoder_text": list(bodies), "decoder_text": list(summaries)})
     held = [pair for doc in held_out if (pair := doc.summary_and_body)]
     chosen = [held[i] for i in np.random.default_rng(2).permutation(len(held))]
     examples = lm.preprocessor(
         {"encoder_text": [b for _, b in chosen[:64]], "decoder_text": [s for s, _ in chosen[:64]]}
     )
-    curve = Curve(examples, max(1, steps // 2), steps, "Fine-tuning to summarise")
-    lm.fit(x, y, sample_weight=weight, batch_size=settings.batch_size, verbose=0, callbacks=[curve])
+    rate = keras.optimizers.schedules.CosineDecay(
+        settings.rate / 2, settings.summary_steps, alpha=0.05
+    )
+    curve = _train(lm, texts, examples, settings, rate, 2, "Fine-tuning to summarise")
     written = lm.generate([body for _, body in chosen[:3]])
     shown = []
     for (summary, body), text in zip(chosen, written, strict=False):
-        console.print(f"[bold]docstring[/]  {' '.join(body.split())[:200]} ...", highlight=False)
-        console.print(f"[bold]its line[/]   {summary}", highlight=False)
-        console.print(f"[bold]the pair[/]   {text}\n", highlight=False)
+        rows = {
+            "docstring": f"{' '.join(body.split())[:200]} ...",
+            "its line": summary,
+            "the pair": text,
+        }
+        for name, value in rows.items():
+            console.print(f"[bold]{name:10}[/] {escape(value)}", highlight=False)
+        console.print()
         shown.append({"body": body, "summary": summary, "generated": text})
-    return shown
+    return {"before": curve.losses[0], "after": curve.losses[-1], "examples": shown}
