@@ -123,6 +123,11 @@ def make_plan(
     return Plan(pair, sources, tuple(steps))
 
 
+def random_plan(pair: PairSpec) -> Plan:
+    """The plan of an architecture without sources: every weight is fresh."""
+    return Plan(pair, {}, tuple(Step(name, shape, None) for name, shape in pair.weights().items()))
+
+
 def _step(target: str, shape: Shape, sides: dict[str, str], copies: bool, repeat: int) -> Step:
     side, name = target.split("/", 1)
     if "cross_attention" in name:

@@ -13,7 +13,7 @@ import keras_hub
 from keras_hub.src.utils.preset_utils import get_file
 
 from keras_encdec.conversion.execute import convert, load
-from keras_encdec.conversion.plan import Plan, make_plan
+from keras_encdec.conversion.plan import Plan, make_plan, random_plan
 from keras_encdec.conversion.sources import ModelSource, SafetensorsSource
 from keras_encdec.families import gemma, t5gemma
 from keras_encdec.files import read_json, shard_names
@@ -130,13 +130,19 @@ def adapt(
 
 
 def plan(preset, **options) -> Plan:
-    """The plan of a recipe, made from its known specs; no weight is loaded."""
+    """The plan of a recipe, made from its known specs; no weight is loaded.
+
+    Raises:
+        ValueError: if `preset` is no recipe.
+    """
     catalog.check_known(preset)
+    if preset not in catalog.presets:
+        raise ValueError(
+            f"Expected a recipe of keras_encdec.presets. Received: {preset!r}, which is one model."
+        )
     recipe = catalog.presets[preset]
-    return _plan_of(recipe, options)
-
-
-def _plan_of(recipe: catalog.Recipe, options) -> Plan:
+    if recipe.encoder is None:
+        return random_plan(recipe.spec)
     specs = [catalog.known_spec(recipe.encoder_spec)]
     if recipe.decoder != recipe.encoder:
         specs.append(catalog.known_spec(recipe.decoder_spec))

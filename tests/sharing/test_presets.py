@@ -11,6 +11,7 @@ import pytest
 import keras_encdec
 from keras_encdec.models import EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.sharing import catalog
+from keras_encdec.sharing.load import plan
 from keras_encdec.testing.models import tiny_backbone, to_numpy
 
 
@@ -120,3 +121,14 @@ def test_the_list_of_presets():
     assert keras_encdec.presets["gemma2_9b_2b"].parameters == 12_292_375_296
     assert "gemma2_instruct_27b_27b" in repr(keras_encdec.presets)
     assert keras_encdec.presets["gemma2_instruct_9b_2b"].chat
+
+
+def test_an_architecture_plans_every_weight_fresh():
+    result = plan("t5gemma_s_s")
+    assert len(result.fresh) == len(result.steps) > 0
+    assert "0 from the source, 312,517,632 fresh" in result.summary()
+
+
+def test_a_plan_needs_a_recipe():
+    with pytest.raises(ValueError, match=r"Expected a recipe.*Received: 'gemma2_2b_en'"):
+        plan("gemma2_2b_en")
