@@ -91,7 +91,10 @@ class Encoder(Stack):
         self._build_stack()
 
     def call(self, token_ids, padding_mask, training=None):
-        """(B, S) token ids and mask to (B, S, D) normalised states."""
+        """(B, S) token ids and mask to (B, S, D) normalised states.
+
+        With several examples in a row, the mask holds each one's number.
+        """
         return self.all_states(token_ids, padding_mask, training)[-1]
 
     def all_states(self, token_ids, padding_mask, training=None):
@@ -139,7 +142,8 @@ class Decoder(Stack):
 
         Args:
             token_ids: (B, T) int.
-            padding_mask: (B, T), nonzero where there is a token.
+            padding_mask: (B, T), nonzero where there is a token; with several examples
+                in a row, each one's number, the same as in `encoder_padding_mask`.
             encoder_output: (B, S, D') states of the encoder.
             encoder_padding_mask: (B, S).
             training: whether dropout is on.
@@ -152,7 +156,7 @@ class Decoder(Stack):
             masks.positions(padding_mask),
             self._masks_by_window(padding_mask, causal=True),
             self.context(encoder_output),
-            encoder_padding_mask,
+            masks.cross_attention(encoder_padding_mask, padding_mask),
             training=training,
         )
         return x
@@ -181,7 +185,7 @@ class Decoder(Stack):
             query_index[None],
             self._masks_by_window(every_key, causal=True, query_index=query_index),
             context,
-            encoder_padding_mask,
+            masks.cross_attention(encoder_padding_mask),
             cache=cache,
             index=index,
         )
@@ -192,12 +196,11 @@ class Decoder(Stack):
         positions,
         mask,
         context,
-        encoder_padding_mask,
+        cross_mask,
         cache=None,
         index=None,
         training=None,
     ):
-        cross_mask = masks.cross_attention(encoder_padding_mask, ops.shape(token_ids)[1])
         x = self.embed(token_ids, training)
         old, new = cache or [None] * len(self.blocks), []
         for i, (block, window) in enumerate(zip(self.blocks, self.spec.windows, strict=True)):

@@ -21,6 +21,9 @@ class EncDecBackbone(keras_hub.models.Backbone):
     `encoder_sequence_output` (B, S, D') and `decoder_sequence_output` (B, T, D).
     `backbone.encoder` and `backbone.decoder` can each be called alone.
 
+    A padding mask is 0 for padding and 1 for tokens. Rows that hold several examples
+    number them 1, 2, 3, ... in both masks: each then sees only itself, from position 0.
+
     Args:
         encoder: `StackSpec`, or its fields as a dict.
         decoder: `StackSpec`, or its fields as a dict.

@@ -1,7 +1,7 @@
 """Text to model inputs and back, the same way in training and in generation.
 
-Knows special tokens, chat turns, padding and cutting. Leaves what is read and what
-is written to `keras_encdec.objectives`.
+Knows special tokens, chat turns and which seed belongs to which text. Leaves what is
+read and what is written to `keras_encdec.objectives`, padding to `rows`.
 """
 
 import keras
@@ -9,10 +9,17 @@ import keras_hub
 import numpy as np
 
 from keras_encdec.models.backbone import EncDecBackbone
+from keras_encdec.models.rows import Rows
 from keras_encdec.models.text import is_single, is_text, strings
-from keras_encdec.objectives.prefix_lm import PrefixLM, windows
+from keras_encdec.objectives import Example, Objective
+from keras_encdec.objectives.config import from_config, to_config
+from keras_encdec.objectives.draws import fold
+from keras_encdec.objectives.windows import Windows, cut
 
 _USER, _MODEL = "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"
+
+# Texts of a stream that are looked at together where they may share a row or a window.
+PACKED_TOGETHER = 256
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
@@ -25,7 +32,9 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
     T5Gemma, gemma/research/t5gemma/sampling.py). Generation tokenises the same way.
 
     Text longer than its window is cut at the end, and a target that was cut teaches
-    no end token. Plain text is cut into windows instead, and nothing is lost.
+    no end token. Plain text is cut into windows instead: all of it is used, save a
+    single token that is left over. What an objective leaves to chance follows from
+    `seed`, the number of the text and the epoch, never from the batch it is in.
 
     Args:
         tokenizer: `keras_hub.tokenizers.Tokenizer`, for both sides.
@@ -33,11 +42,17 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         decoder_sequence_length: T, tokens of a decoder input.
         chat: frame the encoder text as a user's turn and end answers with
             `<end_of_turn>`, as instruction-tuned models expect.
-        objective: makes examples of plain text; None for `PrefixLM()`.
+        objective: makes examples of plain text: one of `keras_encdec.objectives`, its
+            config, or the name of a mixture, such as `"ul2"`; None for `PrefixLM()`.
+            Ids that it needs are taken from the tokenizer.
+        seed: what chance follows from.
+        cross_documents: whether a window may go on into the next text, after `<eos>`.
+        packing: whether several examples share a row, which is then no longer than
+            needed; see `keras_encdec.objectives.packing`.
         **kwargs: of `keras_hub.models.Seq2SeqLMPreprocessor`.
 
     Raises:
-        ValueError: if a sequence length is below 2.
+        ValueError: if a sequence length is below 2, or `objective` is not known.
 
     Example:
         >>> x, y, sample_weight = preprocessor({"encoder_text": "a b", "decoder_text": "c"})
@@ -54,13 +69,34 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         decoder_sequence_length=512,
         chat=False,
         objective=None,
+        seed=0,
+        cross_documents=False,
+        packing=False,
         **kwargs,
     ):
         _check_length("encoder_sequence_length", encoder_sequence_length)
         _check_length("decoder_sequence_length", decoder_sequence_length)
         super().__init__(tokenizer, encoder_sequence_length, decoder_sequence_length, **kwargs)
         self.chat = chat
-        self.objective = objective or PrefixLM()
+        self.objective = objective
+        self.seed = seed
+        self.cross_documents = cross_documents
+        self.packing = packing
+
+    @property
+    def objective(self):
+        """What makes examples of plain text, with the tokenizer's ids; can be set.
+
+        Raises:
+            ValueError: if the tokenizer has no tokens for the objective's sentinels.
+        """
+        if self._bound is None:  # not before it is used: a preset loads the vocabulary late
+            self._bound = self._unbound.bind(self.tokenizer)
+        return self._bound
+
+    @objective.setter
+    def objective(self, objective):
+        self._unbound, self._bound = from_config(objective or "prefix_lm"), None
 
     def build(self, input_shape=None):
         self.built = True
@@ -73,7 +109,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
             ids.append(turn)
         return tuple(ids)
 
-    def call(self, x, y=None, sample_weight=None, **lengths):
+    def call(self, x, y=None, sample_weight=None, first=0, epoch=0, **lengths):
         """Text to `(x, y, sample_weight)`.
 
         Args:
@@ -81,37 +117,67 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
                 them; or plain text, of which each window becomes one row.
             y: must be None, the targets are made of `x`.
             sample_weight: must be None, padding is weighted here.
+            first: number of the first of the plain texts.
+            epoch: how often they have been seen.
             **lengths: `encoder_sequence_length`, `decoder_sequence_length`.
 
         Returns:
             `x` with the four model inputs (B, S) and (B, T) int32; `y` (B, T) int32,
             the next token at each position; `sample_weight` (B, T) float32, 1 on
-            tokens that count. Without B for a single pair.
+            tokens that count. Without B for a single pair that is not packed.
         """
         if y is not None or sample_weight is not None:
             raise ValueError("Expected targets inside `x`. Received: a `y` or `sample_weight`.")
-        source, target = self._lengths(**lengths)
+        rows = self.rows(**lengths)
         if not isinstance(x, dict):
-            return self._in_graph_or_eager(self._windows, [x], source, target)
+            return self._in_graph_or_eager(self._windows, [x, first, epoch], rows)
         _check_keys(x, {"encoder_text", "decoder_text"})
         texts = [x["encoder_text"], x["decoder_text"]]
-        examples = self._in_graph_or_eager(self._pairs, texts, source, target)
-        return (
-            keras.tree.map_structure(lambda a: a[0], examples) if is_single(texts[0]) else examples
+        batch = self._in_graph_or_eager(self._pairs, texts, rows)
+        if not is_single(texts[0]) or self.packing:
+            return batch
+        return keras.tree.map_structure(lambda a: a[0], batch)
+
+    def rows(self, **lengths) -> Rows:
+        """How examples are laid into rows of these lengths."""
+        source, target = self._lengths(**lengths)
+        ids = self.tokenizer
+        end = self._end_of_turn_id() if self.chat else ids.end_token_id
+        return Rows(source, target, ids.start_token_id, end, ids.pad_token_id)
+
+    def cut(self, document_lengths, objective=None, first=0, epoch=0, **lengths) -> Windows:
+        """Where documents are cut into windows, each of which makes an example.
+
+        Args:
+            document_lengths: (d,) tokens of each, with its end token.
+            objective: in place of the preprocessor's.
+            first: number of the first document.
+            epoch: how often they have been seen.
+            **lengths: as in `call`.
+        """
+        source, target = self._lengths(**lengths)
+        return cut(
+            document_lengths,
+            _callable(objective or self.objective),
+            source,
+            target,
+            seed=fold(self.seed, epoch),
+            cross_documents=self.cross_documents,
+            first=first,
         )
 
     def generate_preprocess(self, x, sequence_length=None, **lengths):
         """Prompts to model inputs: a text, a batch, or a dict with a `decoder_text` too."""
-        source, target = self._lengths(decoder_sequence_length=sequence_length, **lengths)
+        rows = self.rows(decoder_sequence_length=sequence_length, **lengths)
         prompts = x if isinstance(x, dict) else {"encoder_text": x}
         _check_keys(prompts, {"encoder_text"})
-        encoder = self._encoder_ids(strings(prompts["encoder_text"], "encoder_text"), source)
+        encoder = self._encoder_ids(strings(prompts["encoder_text"], "encoder_text"), rows.source)
         starts: list[list[int]] = [[]] * len(encoder)
         if "decoder_text" in prompts:
             texts = strings(prompts["decoder_text"], "decoder_text", may_be_empty=True)
             starts = self._tokenize(texts)
-        decoder = [[self.tokenizer.start_token_id, *ids][:target] for ids in starts]
-        return self._model_inputs(encoder, decoder, source, target)
+        decoder = [[rows.start, *ids][: rows.target] for ids in starts]
+        return rows.model_inputs([[ids] for ids in encoder], [[ids] for ids in decoder])
 
     def generate_postprocess(self, x):
         """Generated ids to strings, without special tokens."""
@@ -132,51 +198,46 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         """
         if texts.element_spec.shape.rank:
             texts = texts.unbatch()
-        return texts.map(self.call).unbatch().batch(batch_size)
+        together = PACKED_TOGETHER if self.packing or self.cross_documents else 1
+        examples = (
+            texts.batch(together)
+            .enumerate()
+            .map(lambda number, batch: self.call(batch, first=number * together))
+        )
+        return examples.unbatch().batch(batch_size)
 
-    def _windows(self, texts, source, target):
-        examples = []
-        for ids in self._tokenize(strings(texts, "training text")):
-            tokens = np.array([*ids, self.tokenizer.end_token_id], "int32")
-            examples += [self.objective(w) for w in windows(tokens, 2 * min(source, target))]
-        start = self.tokenizer.start_token_id
-        sequences = [[start, *example.targets] for example in examples]
-        return self._example([e.inputs for e in examples], sequences, source, target)
+    def _windows(self, texts, first, epoch, rows):
+        documents = [
+            [*ids, self.tokenizer.end_token_id]
+            for ids in self._tokenize(strings(texts, "training text"))
+        ]
+        tokens = np.concatenate(documents).astype("int32")
+        windows = self.cut(
+            [len(document) for document in documents],
+            first=int(first),
+            epoch=int(epoch),
+            encoder_sequence_length=rows.source,
+            decoder_sequence_length=rows.target,
+        )
+        objective = _callable(self.objective)
+        return self.batch([example for _, example in windows.examples(tokens, objective)], rows)
 
-    def _pairs(self, encoder_text, decoder_text, source, target):
-        encoder = self._encoder_ids(strings(encoder_text, "encoder_text"), source)
+    def _pairs(self, encoder_text, decoder_text, rows):
+        encoder = self._encoder_ids(strings(encoder_text, "encoder_text"), rows.source)
         answers = self._tokenize(strings(decoder_text, "decoder_text"))
         if len(encoder) != len(answers):
             raise ValueError(
                 "Expected as many encoder_text as decoder_text. "
                 f"Received: {len(encoder)} and {len(answers)}."
             )
-        end = self._end_of_turn_id() if self.chat else self.tokenizer.end_token_id
-        sequences = [[self.tokenizer.start_token_id, *ids, end] for ids in answers]
-        return self._example(encoder, sequences, source, target)
+        pairs = zip(encoder, answers, strict=True)
+        return self.batch([Example(ids, answer, ends=True) for ids, answer in pairs], rows)
 
-    def _example(self, encoder, sequences, source, target):
-        sequences = [row[: target + 1] for row in sequences]
-        x = self._model_inputs(encoder, [row[:-1] for row in sequences], source, target)
-        y, _ = self._pad([row[1:] for row in sequences], target)
-        return x, y, x["decoder_padding_mask"].astype("float32")
-
-    def _model_inputs(self, encoder, decoder, source, target):
-        rows = {"encoder": self._pad(encoder, source), "decoder": self._pad(decoder, target)}
-        names = ("token_ids", "padding_mask")
-        return {
-            f"{side}_{n}": a
-            for side, pair in rows.items()
-            for n, a in zip(names, pair, strict=True)
-        }
-
-    def _pad(self, rows, length):
-        ids = np.full((len(rows), length), self.tokenizer.pad_token_id, "int32")
-        mask = np.zeros((len(rows), length), "int32")
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = row
-            mask[i, : len(row)] = 1
-        return ids, mask
+    def batch(self, examples, rows=None):
+        """Examples as `(x, y, sample_weight)`, packed if `packing` says so."""
+        rows = rows or self.rows()
+        groups = rows.plan(examples) if self.packing else [[i] for i in range(len(examples))]
+        return rows.batch([[examples[i] for i in group] for group in groups])
 
     def _encoder_ids(self, texts, length):
         if not self.chat:
@@ -212,21 +273,21 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         _check_length("decoder_sequence_length", decoder_sequence_length)
         return encoder_sequence_length, decoder_sequence_length
 
-    def _in_graph_or_eager(self, function, texts, source, target):
+    def _in_graph_or_eager(self, function, arguments, rows):
         """Runs `function` on texts; inside a tf.data pipeline, as a Python call."""
-        if not _is_symbolic(texts[0]):
-            return function(*texts, source, target)
+        if not _is_symbolic(arguments[0]):
+            return function(*arguments, rows)
         import tensorflow as tf
 
         def flat(*tensors):
-            x, y, weight = function(*tensors, source, target)
+            x, y, weight = function(*tensors, rows)
             return *x.values(), y, weight
 
         names = ["encoder_token_ids", "encoder_padding_mask"]
         names += ["decoder_token_ids", "decoder_padding_mask"]
         dtypes = [tf.int32] * 5 + [tf.float32]
-        arrays = tf.numpy_function(flat, texts, dtypes)
-        for array, length in zip(arrays, [source] * 2 + [target] * 4, strict=True):
+        arrays = tf.numpy_function(flat, arguments, dtypes)
+        for array, length in zip(arrays, [rows.source] * 2 + [rows.target] * 4, strict=True):
             array.set_shape((None, length))
         return dict(zip(names, arrays[:4], strict=True)), arrays[4], arrays[5]
 
@@ -236,7 +297,20 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
             "encoder_sequence_length": self.encoder_sequence_length,
             "decoder_sequence_length": self.decoder_sequence_length,
             "chat": self.chat,
+            "objective": to_config(self._unbound),
+            "seed": self.seed,
+            "cross_documents": self.cross_documents,
+            "packing": self.packing,
         }
+
+
+def _callable(objective):
+    if isinstance(objective, Objective):
+        return objective
+    raise ValueError(
+        f"Expected an objective that is called. Received: {type(objective).__name__}, which needs "
+        "to know the number of steps. Use `lm.fit(texts)` or `keras_encdec.data.batches`."
+    )
 
 
 def _check_length(name, length):

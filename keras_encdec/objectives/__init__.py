@@ -1,5 +1,9 @@
 """Tokens to (encoder input, decoder target)."""
 
-from keras_encdec.objectives.prefix_lm import Example, PrefixLM
+from keras_encdec.objectives.mixture import Mixture, Stages
+from keras_encdec.objectives.objective import Example, Objective
+from keras_encdec.objectives.prefix_lm import PrefixLM
+from keras_encdec.objectives.span_corruption import SpanCorruption
+from keras_encdec.objectives.ul2 import UL2
 
-__all__ = ["Example", "PrefixLM"]
+__all__ = ["UL2", "Example", "Mixture", "Objective", "PrefixLM", "SpanCorruption", "Stages"]

@@ -1,56 +1,78 @@
-"""PrefixLM: the first half of a window is read, the second half is written.
+"""PrefixLM: the first part of a window is read, the rest is written.
 
-Tokens in, examples out. NumPy only; knows no model, no text and no padding.
+Knows where a window may be split. Needs no sentinels: the target follows the input.
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 
+from keras_encdec.objectives.draws import between
+from keras_encdec.objectives.objective import Example, Objective, check_tokens
+
 
 @dataclasses.dataclass(frozen=True)
-class Example:
-    """What an objective makes of a window of tokens.
+class PrefixLM(Objective):
+    """Splits a window in two.
 
     Args:
-        inputs: 1-D int32, what the encoder reads.
-        targets: 1-D int32, what the decoder must write.
-    """
+        split: `"half"` for two equal halves (arXiv 2504.06225, section 3.3; of an
+            odd number the target gets the larger), or `"random"`, the sequential
+            denoiser of UL2 (`random_prefix_noise_mask` in t5/data/preprocessors.py).
+        rate: mean share of the target in a random split. Up to 0.5 the target's
+            share is uniform from 0 to twice the rate; above, from `2 * rate - 1`
+            to 1, as T5Gemma 2 needs for its 0.75 (arXiv 2512.14856, section 3.1).
 
-    inputs: np.ndarray
-    targets: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class PrefixLM:
-    """Cuts a window into two equal halves (arXiv 2504.06225, section 3.3).
+    Raises:
+        ValueError: if `split` is unknown or `rate` not between 0 and 1.
 
     Example:
         >>> PrefixLM()(np.array([5, 6, 7, 8, 9], "int32"))
-        Example(inputs=array([5, 6]), targets=array([7, 8, 9]))
+        Example(inputs=array([5, 6]), targets=array([7, 8, 9]), denoiser='PrefixLM', mode=0)
     """
 
-    def __call__(self, tokens: np.ndarray, seed: int | None = None) -> Example:
-        """Splits `tokens`; of an odd number, the target gets the larger half.
+    split: str = "half"
+    rate: float = 0.5
 
-        Args:
-            tokens: 1-D int32, at least 2.
-            seed: unused, equal halves leave nothing to chance.
+    def __post_init__(self):
+        if self.split not in ("half", "random"):
+            raise ValueError(f"Expected split 'half' or 'random'. Received: {self.split!r}.")
+        if not 0 < self.rate < 1:
+            raise ValueError(f"Expected a rate between 0 and 1. Received: {self.rate!r}.")
 
-        Raises:
-            ValueError: if there are fewer than 2 tokens.
+    @property
+    def name(self):
+        return "PrefixLM" if self.split == "half" else f"S({self.rate:g})"
+
+    @property
+    def mode(self) -> str:
+        return "S"
+
+    def __call__(self, tokens, seed=0):
+        tokens = check_tokens(tokens)
+        shortest, longest = self.prefix_range(len(tokens))
+        prefix = shortest if shortest == longest else between(seed, shortest, longest)
+        return Example(tokens[:prefix], tokens[prefix:], self.name)
+
+    def prefix_range(self, length: int) -> tuple[int, int]:
+        """The shortest and the longest prefix of a window of `length` tokens."""
+        if self.split == "half":
+            return length // 2, length // 2
+        longest = length - 1
+        if self.rate > 0.5:
+            return 1, min(longest, max(1, round(2 * (1 - self.rate) * longest)))
+        return min(longest, max(1, round((1 - 2 * self.rate) * longest))), longest
+
+    def raw_lengths(self, inputs_length, targets_length, seeds):
+        """Two halves that fill the shorter side; a random split fills one input.
+
+        That is so in the published UL2: input and target together take one input's
+        length, less the end token (its `prefix_lm` task). Less where the longest
+        target would not fit.
         """
-        tokens = np.asarray(tokens, "int32")
-        if tokens.ndim != 1 or len(tokens) < 2:
-            raise ValueError(
-                f"Expected a 1-D array of at least 2 tokens. Received: shape {tokens.shape}."
-            )
-        middle = len(tokens) // 2
-        return Example(tokens[:middle], tokens[middle:])
-
-
-def windows(tokens: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Consecutive windows of `size` tokens; a last one of fewer than 2 is dropped."""
-    for start in range(0, len(tokens) - 1, size):
-        yield tokens[start : start + size]
+        if self.split == "half":
+            return super().raw_lengths(inputs_length, targets_length, seeds)
+        length = max(2, inputs_length - 1)
+        while length > 2 and length - self.prefix_range(length)[0] > targets_length - 1:
+            length -= 1
+        return np.full(len(seeds), length)

@@ -36,14 +36,14 @@ def test_padding_is_seen_by_none_and_differs_by_row():
     padding_mask = np.array([[1, 1, 1, 0], [0, 1, 1, 1]])
     causal = masks.self_attention(padding_mask, causal=True)
     bidirectional = masks.self_attention(padding_mask, causal=False, window=2)
-    assert drawn(causal[0]) == ["x...", "xx..", "xxx.", "xxx."]
+    assert drawn(causal[0]) == ["x...", "xx..", "xxx.", "...."]
     assert drawn(causal[1]) == ["....", ".x..", ".xx.", ".xxx"]
-    assert drawn(bidirectional[0]) == ["xx..", "xxx.", ".xx.", "..x."]
-    assert drawn(bidirectional[1]) == [".x..", ".xx.", ".xxx", "..xx"]
+    assert drawn(bidirectional[0]) == ["xx..", "xxx.", ".xx.", "...."]
+    assert drawn(bidirectional[1]) == ["....", ".xx.", ".xxx", "..xx"]
 
 
 def test_query_index_picks_rows_of_the_full_mask():
-    padding_mask = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 0, 0, 0, 0]])
+    padding_mask = np.array([[1, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 0]])
     for causal in (True, False):
         full = np.asarray(masks.self_attention(padding_mask, causal=causal, window=2))
         query_index = np.array([1, 3], "int32")
@@ -58,10 +58,30 @@ def test_query_index_with_a_window_written_out():
 
 
 def test_cross_attention_sees_every_token_and_no_padding():
-    mask = masks.cross_attention(np.array([[1, 1, 0], [0, 0, 0]]), 2)
+    padding_mask = np.array([[1, 1, 0], [0, 0, 0]])
+    mask = masks.cross_attention(padding_mask, np.array([[1, 0], [1, 1]]))
     assert np.asarray(mask).dtype == bool
-    assert drawn(mask[0]) == ["xx.", "xx."]
+    assert drawn(mask[0]) == ["xx.", "..."]
     assert drawn(mask[1]) == ["...", "..."]
+    assert drawn(masks.cross_attention(padding_mask)[0]) == ["xx."]
+
+
+def test_a_segment_sees_itself_only():
+    segments = np.array([[1, 1, 2, 2, 2, 0]])
+    causal = masks.self_attention(segments, causal=True)
+    assert drawn(causal[0]) == ["x.....", "xx....", "..x...", "..xx..", "..xxx.", "......"]
+    bidirectional = masks.self_attention(segments, causal=False, window=2)
+    assert drawn(bidirectional[0]) == ["xx....", "xx....", "..xx..", "..xxx.", "...xx.", "......"]
+    cross = masks.cross_attention(segments, np.array([[1, 2, 2, 3]]))
+    assert drawn(cross[0]) == ["xx....", "..xxx.", "..xxx.", "......"]
+
+
+def test_positions_start_again_in_each_segment():
+    segments = np.array([[1, 1, 2, 3, 3, 3, 0, 0], [0, 1, 1, 1, 0, 2, 2, 0]], "int32")
+    found = np.asarray(masks.positions(segments))
+    expected = np.array([[0, 1, 0, 0, 1, 2, 9, 9], [9, 0, 1, 2, 9, 0, 1, 9]])
+    np.testing.assert_array_equal(found[segments > 0], expected[segments > 0])
+    assert found.min() >= 0
 
 
 @pytest.mark.parametrize("dtype", ["int32", "bool"])

@@ -1,11 +1,15 @@
 """Text to model inputs: conventions, windows, and clear errors."""
 
+import json
+
+import keras
 import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_encdec.models import EncDecSeq2SeqLMPreprocessor
+from keras_encdec.objectives import UL2, Example, Mixture, PrefixLM, SpanCorruption, Stages
 from keras_encdec.sharing import catalog
 
 TEXT = "Returns the mean of an array along an axis."
@@ -60,6 +64,77 @@ def test_plain_text_is_cut_into_windows_and_nothing_is_lost(preprocessor, tokeni
     assert written == [t for text in texts for t in (*tokenizer(text), 1)]
 
 
+@pytest.mark.parametrize("objective", ["ul2", SpanCorruption(3, 0.5), PrefixLM("random")])
+def test_every_objective_reassembles_the_text(tokenizer, objective):
+    preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 32, 40, objective=objective)
+    texts = [TEXT * 5, "Short one.", TEXT]
+    x, y, weight = preprocessor(texts)
+    documents = [[*tokenizer(text), 1] for text in texts]
+    written = []
+    for i in range(len(y)):
+        inputs = x["encoder_token_ids"][i][x["encoder_padding_mask"][i] == 1]
+        targets = y[i][weight[i] == 1]
+        spans = targets.size and targets[0] in range(7, 106)
+        if spans:
+            assert targets[-1] == 1  # a whole answer ends
+            targets = targets[:-1]
+        sentinels = np.arange(7, 106) if spans else np.zeros(0, "int32")
+        written += Example(inputs, targets, sentinels=sentinels).reassemble().tolist()
+    assert written == [token for document in documents for token in document]
+
+
+def test_a_text_gives_the_same_rows_in_any_batch(tokenizer):
+    preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 16, 16, objective="ul2", seed=3)
+    texts = [TEXT * 3, TEXT, TEXT * 2]
+    together = preprocessor(texts)[0]["encoder_token_ids"]
+    apart = [preprocessor([t], first=i)[0]["encoder_token_ids"] for i, t in enumerate(texts)]
+    np.testing.assert_array_equal(together, np.concatenate(apart))
+    again = preprocessor(texts, epoch=1)[0]["encoder_token_ids"]
+    assert again.shape != together.shape or (again != together).any()
+
+
+def test_crossing_documents_and_packing_leave_little_padding(tokenizer):
+    texts = [TEXT * (1 + i % 3) for i in range(40)]
+    plain = EncDecSeq2SeqLMPreprocessor(tokenizer, 32, 32)
+    crossing = EncDecSeq2SeqLMPreprocessor(tokenizer, 32, 32, cross_documents=True)
+    packed = EncDecSeq2SeqLMPreprocessor(tokenizer, 32, 32, packing=True)
+    weights = [preprocessor(texts)[2] for preprocessor in (plain, crossing, packed)]
+    counted = sum(len(tokenizer(text)) + 1 for text in texts)
+    for weight in weights:
+        assert abs(2 * weight.sum() - counted) <= len(texts)
+    assert weights[0].mean() < 0.75
+    assert min(weight[:-1].mean() for weight in weights[1:]) > 0.9
+
+
+def test_pairs_are_packed_too(tokenizer):
+    pairs = {"encoder_text": [TEXT] * 6, "decoder_text": ["A mean.", "Mean."] * 3}
+    packed = EncDecSeq2SeqLMPreprocessor(tokenizer, 64, 32, packing=True)
+    x, y, weight = packed(pairs)
+    assert len(y) < 6
+    _, own_y, own_weight = EncDecSeq2SeqLMPreprocessor(tokenizer, 64, 32)(pairs)
+    assert sorted(y[weight == 1].tolist()) == sorted(own_y[own_weight == 1].tolist())
+    assert x["encoder_padding_mask"].max() == x["decoder_padding_mask"].max() > 1
+
+
+def test_the_config_holds_the_objective(tokenizer):
+    objective = Mixture([PrefixLM(), UL2(mode_tokens=True)], [3, 1])
+    preprocessor = EncDecSeq2SeqLMPreprocessor(
+        tokenizer, 32, 32, objective=objective, seed=4, cross_documents=True, packing=True
+    )
+    config = json.loads(json.dumps(preprocessor.get_config()))
+    again = EncDecSeq2SeqLMPreprocessor.from_config({**config, "tokenizer": tokenizer})
+    for one, other in zip(preprocessor([TEXT] * 3), again([TEXT] * 3), strict=True):
+        keras.tree.map_structure(np.testing.assert_array_equal, one, other)
+    assert again.get_config() == preprocessor.get_config()
+
+
+def test_stages_need_the_steps(tokenizer):
+    stages = Stages([UL2(), PrefixLM()], [9, 1])
+    preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 32, 32, objective=stages)
+    with pytest.raises(ValueError, match=r"Received: Stages.*number of steps"):
+        preprocessor([TEXT])
+
+
 def test_generation_tokenises_like_training(tokenizer):
     for chat in (False, True):
         preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 32, 12, chat=chat)
@@ -92,7 +167,9 @@ def test_postprocess_drops_special_tokens(preprocessor):
     assert preprocessor.generate_postprocess(x) == ["A mean."]
 
 
-def test_tf_data_gives_the_same_rows(preprocessor):
+@pytest.mark.parametrize("options", [{}, {"objective": "ul2"}, {"packing": True}])
+def test_tf_data_gives_the_same_rows(tokenizer, options):
+    preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 16, 12, **options)
     texts = [TEXT * 3, TEXT]
     x, y, weight = preprocessor(texts)
     for dataset in (tf.data.Dataset.from_tensor_slices(texts), tf.data.Dataset.from_tensors(texts)):
