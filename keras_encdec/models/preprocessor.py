@@ -8,10 +8,11 @@ import keras
 import keras_hub
 import numpy as np
 
+from keras_encdec.data.tokens import encode
 from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.models.rows import Rows
 from keras_encdec.models.text import is_single, is_text, strings
-from keras_encdec.objectives import Example, Objective
+from keras_encdec.objectives import Example, Objective, Stages
 from keras_encdec.objectives.config import from_config, to_config
 from keras_encdec.objectives.draws import fold
 from keras_encdec.objectives.windows import Windows, cut
@@ -61,6 +62,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
 
     backbone_cls = EncDecBackbone
     tokenizer_cls = keras_hub.tokenizers.GemmaTokenizer
+    _bound: Objective | Stages | None = None
 
     def __init__(
         self,
@@ -96,7 +98,8 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
 
     @objective.setter
     def objective(self, objective):
-        self._unbound, self._bound = from_config(objective or "prefix_lm"), None
+        self._unbound = from_config(objective or "prefix_lm")
+        self._bound = None
 
     def build(self, input_shape=None):
         self.built = True
@@ -128,13 +131,11 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         """
         if y is not None or sample_weight is not None:
             raise ValueError("Expected targets inside `x`. Received: a `y` or `sample_weight`.")
-        rows = self.rows(**lengths)
         if not isinstance(x, dict):
-            return self._in_graph_or_eager(self._windows, [x, first, epoch], rows)
+            return self._in_graph_or_eager(x, first, epoch, lengths=lengths)
         _check_keys(x, {"encoder_text", "decoder_text"})
-        texts = [x["encoder_text"], x["decoder_text"]]
-        batch = self._in_graph_or_eager(self._pairs, texts, rows)
-        if not is_single(texts[0]) or self.packing:
+        batch = self._in_graph_or_eager(x, lengths=lengths)
+        if not is_single(x["encoder_text"]) or self.packing:
             return batch
         return keras.tree.map_structure(lambda a: a[0], batch)
 
@@ -142,8 +143,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         """How examples are laid into rows of these lengths."""
         source, target = self._lengths(**lengths)
         ids = self.tokenizer
-        end = self._end_of_turn_id() if self.chat else ids.end_token_id
-        return Rows(source, target, ids.start_token_id, end, ids.pad_token_id)
+        return Rows(source, target, ids.start_token_id, ids.end_token_id, ids.pad_token_id)
 
     def cut(self, document_lengths, objective=None, first=0, epoch=0, **lengths) -> Windows:
         """Where documents are cut into windows, each of which makes an example.
@@ -175,7 +175,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         starts: list[list[int]] = [[]] * len(encoder)
         if "decoder_text" in prompts:
             texts = strings(prompts["decoder_text"], "decoder_text", may_be_empty=True)
-            starts = self._tokenize(texts)
+            starts = encode(self.tokenizer, texts)
         decoder = [[rows.start, *ids][: rows.target] for ids in starts]
         return rows.model_inputs([[ids] for ids in encoder], [[ids] for ids in decoder])
 
@@ -206,55 +206,55 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         )
         return examples.unbatch().batch(batch_size)
 
-    def _windows(self, texts, first, epoch, rows):
-        documents = [
-            [*ids, self.tokenizer.end_token_id]
-            for ids in self._tokenize(strings(texts, "training text"))
-        ]
-        tokens = np.concatenate(documents).astype("int32")
-        windows = self.cut(
-            [len(document) for document in documents],
-            first=int(first),
-            epoch=int(epoch),
-            encoder_sequence_length=rows.source,
-            decoder_sequence_length=rows.target,
-        )
-        objective = _callable(self.objective)
-        return self.batch([example for _, example in windows.examples(tokens, objective)], rows)
+    def examples(self, x, first=0, epoch=0, **lengths) -> list[Example]:
+        """The examples of plain texts or pairs, before they are laid into rows.
 
-    def _pairs(self, encoder_text, decoder_text, rows):
-        encoder = self._encoder_ids(strings(encoder_text, "encoder_text"), rows.source)
-        answers = self._tokenize(strings(decoder_text, "decoder_text"))
+        Args:
+            x: as in `call`.
+            first: number of the first of the plain texts.
+            epoch: how often they have been seen.
+            **lengths: as in `call`.
+        """
+        if isinstance(x, dict):
+            return self._pairs(x["encoder_text"], x["decoder_text"], self._lengths(**lengths)[0])
+        end = self.tokenizer.end_token_id
+        texts = strings(x, "training text")
+        documents = [[*ids, end] for ids in encode(self.tokenizer, texts)]
+        tokens = np.concatenate(documents).astype("int32")
+        sizes = [len(document) for document in documents]
+        windows = self.cut(sizes, first=int(first), epoch=int(epoch), **lengths)
+        objective = _callable(self.objective)
+        return [windows.example(i, tokens, objective)[1] for i in range(len(windows))]
+
+    def grouped(self, examples, rows) -> list[list[Example]]:
+        """Examples by the row that they are laid into: several, if `packing` says so."""
+        if not self.packing:
+            return [[example] for example in examples]
+        return [[examples[i] for i in group] for group in rows.plan(examples)]
+
+    def _pairs(self, encoder_text, decoder_text, source):
+        encoder = self._encoder_ids(strings(encoder_text, "encoder_text"), source)
+        answers = encode(self.tokenizer, strings(decoder_text, "decoder_text"))
         if len(encoder) != len(answers):
             raise ValueError(
                 "Expected as many encoder_text as decoder_text. "
                 f"Received: {len(encoder)} and {len(answers)}."
             )
+        end = self._end_of_turn_id() if self.chat else self.tokenizer.end_token_id
         pairs = zip(encoder, answers, strict=True)
-        return self.batch([Example(ids, answer, ends=True) for ids, answer in pairs], rows)
-
-    def batch(self, examples, rows=None):
-        """Examples as `(x, y, sample_weight)`, packed if `packing` says so."""
-        rows = rows or self.rows()
-        groups = rows.plan(examples) if self.packing else [[i] for i in range(len(examples))]
-        return rows.batch([[examples[i] for i in group] for group in groups])
+        return [Example(np.array(ids), np.array([*answer, end])) for ids, answer in pairs]
 
     def _encoder_ids(self, texts, length):
         if not self.chat:
-            return [ids[:length] for ids in self._tokenize(texts)]
+            return [ids[:length] for ids in encode(self.tokenizer, texts)]
         return [self._turn_ids(text, length) for text in texts]
 
     def _turn_ids(self, text, length):
-        (ids,) = self._tokenize([_USER + text + _MODEL])
+        (ids,) = encode(self.tokenizer, [_USER + text + _MODEL])
         if len(ids) > length:  # cut what the user said, not the frame
-            opening, body, closing = self._tokenize([_USER, text, _MODEL])
+            opening, body, closing = encode(self.tokenizer, [_USER, text, _MODEL])
             ids = [*opening, *body[: max(0, length - len(opening) - len(closing))], *closing]
         return ids[:length]
-
-    def _tokenize(self, texts):
-        rows = self.tokenizer(texts)
-        rows = rows.to_list() if hasattr(rows, "to_list") else rows
-        return [[int(i) for i in row] for row in rows]
 
     def _end_of_turn_id(self):
         vocabulary = self.tokenizer.get_vocabulary()
@@ -273,21 +273,28 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         _check_length("decoder_sequence_length", decoder_sequence_length)
         return encoder_sequence_length, decoder_sequence_length
 
-    def _in_graph_or_eager(self, function, arguments, rows):
-        """Runs `function` on texts; inside a tf.data pipeline, as a Python call."""
-        if not _is_symbolic(arguments[0]):
-            return function(*arguments, rows)
+    def _batch(self, x, *number, lengths):
+        rows = self.rows(**lengths)
+        grouped = self.grouped(self.examples(x, *number, **lengths), rows)
+        return rows.batch(grouped)
+
+    def _in_graph_or_eager(self, x, *number, lengths):
+        """Makes a batch of texts; inside a tf.data pipeline, by a Python call."""
+        texts = list(x.values()) if isinstance(x, dict) else [x]
+        if not _is_symbolic(texts[0]):
+            return self._batch(x, *number, lengths=lengths)
         import tensorflow as tf
 
-        def flat(*tensors):
-            x, y, weight = function(*tensors, rows)
-            return *x.values(), y, weight
+        def flat(*arguments):
+            some = dict(zip(x, arguments, strict=True)) if isinstance(x, dict) else arguments[0]
+            inputs, y, weight = self._batch(some, *arguments[len(texts) :], lengths=lengths)
+            return *inputs.values(), y, weight
 
         names = ["encoder_token_ids", "encoder_padding_mask"]
         names += ["decoder_token_ids", "decoder_padding_mask"]
-        dtypes = [tf.int32] * 5 + [tf.float32]
-        arrays = tf.numpy_function(flat, arguments, dtypes)
-        for array, length in zip(arrays, [rows.source] * 2 + [rows.target] * 4, strict=True):
+        arrays = tf.numpy_function(flat, [*texts, *number], [tf.int32] * 5 + [tf.float32])
+        source, target = self._lengths(**lengths)
+        for array, length in zip(arrays, [source] * 2 + [target] * 4, strict=True):
             array.set_shape((None, length))
         return dict(zip(names, arrays[:4], strict=True)), arrays[4], arrays[5]
 

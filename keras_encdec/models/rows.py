@@ -4,7 +4,7 @@ Knows start and end tokens, padding and the numbers of segments. NumPy only.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -40,27 +40,51 @@ class Rows:
         decoder = np.concatenate([[self.start], example.targets, end]).astype("int32")
         return np.asarray(example.inputs, "int32")[: self.source], decoder[: self.target + 1]
 
-    def plan(self, examples: Sequence[Example]) -> list[list[int]]:
+    def plan(self, examples: Iterable[Example]) -> list[list[int]]:
         """Which examples share a row; see `keras_encdec.objectives.packing`."""
         sizes = [[len(source), len(target) - 1] for source, target in map(self.sides, examples)]
         return list(pack(np.array(sizes).reshape(-1, 2), (self.source, self.target)))
 
-    def batch(self, rows: Sequence[Sequence[Example]]):
+    def batch(self, rows: Sequence[Sequence[Example]], size: int = 0):
         """Lays each row's examples side by side.
+
+        Args:
+            rows: the examples of each row.
+            size: empty rows, which count nothing, are added up to this many.
 
         Returns:
             `(x, y, sample_weight)` as `EncDecSeq2SeqLMPreprocessor.call`. The padding
-            masks hold 1 for a row's first example, 2 for its second, and so on.
+            masks hold 1 for a row's first example, 2 for its second, and so on. With a
+            teacher, `y` is a dict of `labels` and of `teacher_ids` and
+            `teacher_log_probs`, (B, T, k) each.
         """
-        sources, targets, labels = [], [], []
-        for row in rows:
-            encoder, decoder = zip(*map(self.sides, row), strict=True)
-            sources.append(encoder)
-            targets.append([sequence[:-1] for sequence in decoder])
-            labels.append([sequence[1:] for sequence in decoder])
+        rows = [*rows, *([()] * (size - len(rows)))]
+        sides = [[self.sides(example) for example in row] for row in rows]
+        sources = [[encoder for encoder, _ in row] for row in sides]
+        targets = [[decoder[:-1] for _, decoder in row] for row in sides]
+        labels = [[decoder[1:] for _, decoder in row] for row in sides]
         x = self.model_inputs(sources, targets)
         y, _ = self._fill(labels, self.target)
-        return x, y, (x["decoder_padding_mask"] > 0).astype("float32")
+        weight = (x["decoder_padding_mask"] > 0).astype("float32")
+        teachers = [[example.teacher for example in row] for row in rows]
+        if all(teacher is None for row in teachers for teacher in row):
+            return x, y, weight
+        ids, log_probs = self._fill_teachers(teachers)
+        return x, {"labels": y, "teacher_ids": ids, "teacher_log_probs": log_probs}, weight
+
+    def _fill_teachers(self, rows):
+        """(B, T, k) ids and log-probabilities; padding has all probability on `pad`."""
+        k = next(ids.shape[1] for row in rows for ids, _ in row)
+        ids = np.full((len(rows), self.target, k), self.pad, "int32")
+        log_probs = np.full((len(rows), self.target, k), -np.inf, "float32")
+        log_probs[:, :, 0] = 0
+        for i, teachers in enumerate(rows):
+            at = 0
+            for some_ids, some_log_probs in teachers:
+                n = min(len(some_ids), self.target - at)
+                ids[i, at : at + n], log_probs[i, at : at + n] = some_ids[:n], some_log_probs[:n]
+                at += n
+        return ids, log_probs
 
     def model_inputs(self, sources, targets) -> dict[str, np.ndarray]:
         """The four inputs of the model, from the token ids of each segment of each row."""

@@ -9,9 +9,9 @@ import keras_hub
 from keras import ops
 
 from keras_encdec.files import atomic_folder
+from keras_encdec.models import feed
 from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor
-from keras_encdec.models.text import is_text
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
@@ -19,9 +19,10 @@ class EncDecSeq2SeqLM(keras_hub.models.Seq2SeqLM):
     """An encoder-decoder language model with its preprocessor.
 
     Called on model inputs it returns logits (B, T, V). `fit` takes pairs of texts
-    (`{"encoder_text": [...], "decoder_text": [...]}`), plain texts (a list or a
-    `tf.data.Dataset`), which the preprocessor's objective makes into examples, or
-    ready model inputs.
+    (`{"encoder_text": [...], "decoder_text": [...]}`), plain texts (a list, files by
+    `keras_encdec.data.read`, a tf.data, Grain or Hugging Face dataset), which the
+    preprocessor's objective makes into examples, `keras_encdec.data.Tokens`, or ready
+    model inputs.
 
     Args:
         backbone: `EncDecBackbone`.
@@ -62,38 +63,50 @@ class EncDecSeq2SeqLM(keras_hub.models.Seq2SeqLM):
             )
         super().compile(optimizer, loss, weighted_metrics=weighted_metrics, **kwargs)
 
-    def fit(self, x=None, y=None, *, batch_size=None, validation_data=None, **kwargs):
-        """Trains; see the class for what `x` may be, and `keras.Model.fit`."""
-        if is_text(validation_data):
+    def fit(self, x=None, y=None, *, batch_size=None, epochs=1, validation_data=None, **kwargs):
+        """Trains; see the class for what `x` may be, and `keras.Model.fit`.
+
+        The order of texts follows from the preprocessor's seed and the epoch, and
+        what an objective leaves to chance is drawn anew in each epoch.
+        """
+        x = feed.pairs(x)
+        if feed.is_text(validation_data):
             validation_data = self._examples(validation_data, batch_size)
-        if not is_text(x):
-            return super().fit(
-                x, y, batch_size=batch_size, validation_data=validation_data, **kwargs
-            )
-        return keras.Model.fit(
-            self, **self._arguments(x, batch_size), validation_data=validation_data, **kwargs
-        )
+        first = kwargs.get("initial_epoch", 0)
+        given = feed.arguments(x, self.preprocessor, batch_size, epochs, first)
+        kwargs = {"epochs": epochs, "validation_data": validation_data, **kwargs}
+        if given:
+            return keras.Model.fit(self, **{**given, **kwargs})
+        if self._packs(x):
+            return keras.Model.fit(self, *self.preprocessor(x), batch_size=batch_size, **kwargs)
+        return super().fit(x, y, batch_size=batch_size, **kwargs)
 
     def evaluate(self, x=None, y=None, *, batch_size=None, **kwargs):
         """Evaluates; takes what `fit` takes."""
-        if not is_text(x):
-            return super().evaluate(x, y, batch_size=batch_size, **kwargs)
-        return keras.Model.evaluate(self, **self._arguments(x, batch_size), **kwargs)
+        x = feed.pairs(x)
+        if feed.is_text(x) or self._packs(x):
+            examples = self._examples(x, batch_size)
+            if not isinstance(examples, tuple):
+                return keras.Model.evaluate(self, examples, **kwargs)
+            x, y, weight = examples
+            kwargs = {"sample_weight": weight, "batch_size": batch_size, **kwargs}
+            return keras.Model.evaluate(self, x, y, **kwargs)
+        if given := feed.arguments(x, self.preprocessor, batch_size, epochs=1):
+            kwargs = {"steps": given.get("steps_per_epoch"), **kwargs}
+            return keras.Model.evaluate(self, given["x"], **kwargs)
+        return super().evaluate(x, y, batch_size=batch_size, **kwargs)
 
-    def _arguments(self, texts, batch_size):
-        """Plain texts as keyword arguments of `keras.Model.fit`."""
-        examples = self._examples(texts, batch_size)
-        if not isinstance(examples, tuple):
-            return {"x": examples}
-        names = ("x", "y", "sample_weight")
-        return {**dict(zip(names, examples, strict=True)), "batch_size": batch_size}
+    def _packs(self, x):
+        """Whether `x` are pairs of which several are to share a row."""
+        packing = self.preprocessor is not None and self.preprocessor.packing
+        return packing and isinstance(x, dict) and "encoder_text" in x
 
     def _examples(self, texts, batch_size):
         """Plain texts as `(x, y, sample_weight)`, or as a dataset of such batches."""
         if self.preprocessor is None:
             raise ValueError("Expected token ids, as there is no preprocessor. Received: text.")
         if hasattr(texts, "element_spec"):
-            return self.preprocessor.dataset(texts, batch_size or 32)
+            return self.preprocessor.dataset(texts, batch_size or feed.BATCH_SIZE)
         return self.preprocessor(texts)
 
     def preprocess_samples(self, x, y=None, sample_weight=None):

@@ -23,6 +23,8 @@ class Example:
         mode: how many tokens at the start of `inputs` name the denoiser.
         ends: whether the target is a whole answer, after which the decoder must stop.
             A continuation is not: where its window was cut, the text went on.
+        teacher: ids and log-probabilities, (n, k) each, of a teacher's distribution at
+            each target, its end token included; None without one.
     """
 
     inputs: np.ndarray
@@ -31,6 +33,7 @@ class Example:
     sentinels: np.ndarray = dataclasses.field(default_factory=lambda: _NO_SENTINELS, repr=False)
     mode: int = 0
     ends: bool = False
+    teacher: tuple[np.ndarray, np.ndarray] | None = dataclasses.field(default=None, repr=False)
 
     def positions(self) -> tuple[np.ndarray, np.ndarray]:
         """Where in the window the tokens of `inputs` and of `targets` stood.

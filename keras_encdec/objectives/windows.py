@@ -5,7 +5,6 @@ reading the ones before it.
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -37,10 +36,6 @@ class Windows:
         start = int(self.starts[index])
         window = tokens[start : start + int(self.lengths[index])]
         return window, objective(window, int(self.seeds[index]))
-
-    def examples(self, tokens, objective: Objective) -> Iterator[tuple[np.ndarray, Example]]:
-        """All windows with their examples, in order."""
-        return (self.example(index, tokens, objective) for index in range(len(self)))
 
 
 def cut(

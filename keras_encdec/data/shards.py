@@ -1,0 +1,144 @@
+"""A folder of array shards with checksums, which grows shard by shard.
+
+Knows files, digests and how to go on after a kill. Leaves what the arrays mean to
+`tokens` and `teacher`.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_encdec.files import check_inside, read_json
+
+_INDEX = "shards.json"
+
+
+class ShardWriter:
+    """Appends shards to a folder. A shard is in the index when all of it is on disk.
+
+    Args:
+        folder: new, empty, or begun by a writer with the same `kind` and `about`.
+        kind: what the shards hold.
+        about: JSON types; settings that every shard depends on.
+
+    Raises:
+        ValueError: if the folder holds something else, or is finished.
+    """
+
+    def __init__(self, folder: str | os.PathLike, kind: str, about: dict):
+        self.folder = Path(folder)
+        self.index: dict[str, Any] = {"kind": kind, "about": about, "shards": [], "finished": None}
+        if (self.folder / _INDEX).exists():
+            begun = read_json(self.folder / _INDEX)
+            if begun.get("finished") is not None:
+                raise ValueError(
+                    f"Expected a new folder or one to go on with. Received: {folder}, which is "
+                    "finished. Load it, or choose another name."
+                )
+            if (begun.get("kind"), begun.get("about")) != (kind, about):
+                raise ValueError(
+                    f"Expected {folder} to be begun with {kind} {about}. "
+                    f"Received: {begun.get('kind')} {begun.get('about')}. Choose another name."
+                )
+            self.index = begun
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise ValueError(f"Expected an empty folder. Received: {folder}, with other files.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def shards(self) -> list[dict]:
+        """The facts given with each shard that is written."""
+        return [shard["facts"] for shard in self.index["shards"]]
+
+    def write(self, arrays: dict[str, np.ndarray], facts: dict) -> None:
+        """Adds a shard of named arrays, with JSON facts about it."""
+        files = {}
+        for name, array in arrays.items():
+            file = f"{len(self.index['shards']):05d}.{name}.npy"
+            with open(self.folder / file, "wb") as stream:
+                np.save(stream, array)
+                stream.flush()
+                os.fsync(stream.fileno())
+            files[name] = {"file": file, "sha256": _digest(self.folder / file)}
+        self.index["shards"].append({"files": files, "facts": facts})
+        self._write_index()
+
+    def finish(self, facts: dict) -> None:
+        """Marks the folder as whole."""
+        self.index["finished"] = facts
+        self._write_index()
+
+    def _write_index(self):
+        unfinished = self.folder / f"{_INDEX}.incomplete"
+        unfinished.write_text(json.dumps(self.index, indent=1))
+        os.replace(unfinished, self.folder / _INDEX)
+
+
+class Shards:
+    """Reads what a `ShardWriter` has finished; arrays stay on disk.
+
+    Args:
+        folder: of a `ShardWriter`.
+        kind: what it must hold.
+
+    Raises:
+        ValueError: if it is of another kind or not finished.
+        FileNotFoundError: if there is none.
+    """
+
+    def __init__(self, folder: str | os.PathLike, kind: str):
+        self.folder = Path(folder)
+        if not (self.folder / _INDEX).is_file():
+            raise FileNotFoundError(f"Expected shards at {folder}. Received: no {_INDEX} in it.")
+        index = read_json(self.folder / _INDEX)
+        if index.get("kind") != kind or index.get("finished") is None:
+            state = "finished" if index.get("finished") is not None else "unfinished"
+            raise ValueError(
+                f"Expected a finished folder of {kind}. Received: {folder}, {state}, of "
+                f"{index.get('kind')}. Write it to its end first."
+            )
+        self.about, self.finished = index["about"], index["finished"]
+        self._shards = index["shards"]
+        self._arrays: dict[tuple[int, str], np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def facts(self, shard: int) -> dict:
+        """What the writer said of a shard."""
+        return self._shards[shard]["facts"]
+
+    def array(self, shard: int, name: str) -> np.ndarray:
+        """An array of a shard, memory-mapped; its checksum is compared at the first use.
+
+        Raises:
+            ValueError: if the file is missing or not as it was written.
+        """
+        if (shard, name) not in self._arrays:
+            self._arrays[shard, name] = self._checked(self._shards[shard]["files"][name])
+        return self._arrays[shard, name]
+
+    def _checked(self, entry):
+        check_inside(entry["file"], str(self.folder))
+        path = self.folder / entry["file"]
+        if not path.is_file():
+            raise ValueError(f"Expected the shard {path}. Received: no such file. Copy it again.")
+        if _digest(path) != entry["sha256"]:
+            raise ValueError(
+                f"Expected {path} as it was written. Received: a file with another checksum. "
+                "Copy it again, or write the folder anew."
+            )
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+    def __getstate__(self):
+        """For worker processes: they open the files themselves."""
+        return {**self.__dict__, "_arrays": {}}
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
