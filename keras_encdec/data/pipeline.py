@@ -33,6 +33,7 @@ class Examples:
         epoch: what is left to chance is drawn anew in each.
         objective: in place of the preprocessor's.
         teacher: `Teacher`, whose rows join the examples.
+        first: number of the first example in the teacher.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class Examples:
         epoch: int = 0,
         objective: Objective | None = None,
         teacher: Teacher | None = None,
+        first: int = 0,
     ):
-        self.tokens, self.teacher, self.epoch = tokens, teacher, epoch
+        self.tokens, self.teacher, self.first = tokens, teacher, first
         self.objective = objective or preprocessor.objective
         self.windows: Windows = preprocessor.cut(tokens.lengths, self.objective, epoch=epoch)
 
@@ -54,7 +56,7 @@ class Examples:
         window, example = self.windows.example(index, self.tokens, self.objective)
         if self.teacher is None:
             return example
-        rows = self.teacher.rows(self.epoch * len(self) + index, window, example)
+        rows = self.teacher.rows(self.first + index, window, example)
         return dataclasses.replace(example, teacher=rows)
 
 
@@ -98,6 +100,8 @@ def batches(
     objective = preprocessor.objective
     if not isinstance(objective, Stages):
         return plan.stage(objective, 0, epochs, steps)
+    if teacher is not None:
+        raise ValueError("Expected one objective with a teacher. Received: Stages. Fit each alone.")
     total = steps or len(plan.stage(objective.objectives[0], 0, epochs, None))
     stages = zip(objective.objectives, objective.steps(total), strict=True)
     parts = [plan.stage(stage, i, None, count) for i, (stage, count) in enumerate(stages) if count]
@@ -118,15 +122,20 @@ class _Plan:
     def stage(self, objective, number, epochs, steps):
         """`epochs` passes, or as many as `steps` batches need."""
         parts: list = []
+        seen = 0
         while (len(parts) < epochs) if steps is None else (sum(map(len, parts)) < steps):
-            parts.append(self.epoch(objective, number * _STAGE + len(parts)))
+            epoch = number * _STAGE + len(parts)
+            examples = Examples(
+                self.tokens, self.preprocessor, epoch, objective, self.teacher, seen
+            )
+            parts.append(self.epoch(examples, epoch))
+            seen += len(examples)
         whole = grain.MapDataset.concatenate(parts)
         return whole if steps is None else whole[:steps]
 
-    def epoch(self, objective, epoch):
+    def epoch(self, examples, epoch):
         """The batches of one pass over the tokens."""
         seed = fold(fold(self.preprocessor.seed, epoch), _SHUFFLE) >> 32
-        examples = Examples(self.tokens, self.preprocessor, epoch, objective, self.teacher)
         if not len(examples):
             raise ValueError(
                 "Expected text for at least one example of 2 tokens. "

@@ -72,14 +72,14 @@ class Teacher:
                 "those it was written with. Write it anew."
             )
         start, stop = (int(i) for i in self._shards.array(shard, "ends")[index : index + 2])
-        ids = np.zeros((len(positions) + example.ends, self._shards.about["k"]), "int32")
+        ending = (0, int(example.ends))
+        known = np.pad(positions, ending, constant_values=-1) >= 0
+        labels = np.pad(example.targets, ending, constant_values=self._shards.about["end"])
+        ids = np.zeros((len(known), self._shards.about["k"]), "int32")
         log_probs = np.full(ids.shape, -np.inf, "float32")
-        known = np.append(positions >= 0, [False] * example.ends)
         ids[known] = self._shards.array(shard, "ids")[start:stop]
         log_probs[known] = self._shards.array(shard, "log_probs")[start:stop]
-        ends = [self._shards.about["end"]] * example.ends
-        ids[~known, 0] = np.append(example.targets, ends)[~known]
-        log_probs[~known, 0] = 0
+        ids[~known, 0], log_probs[~known, 0] = labels[~known], 0
         return ids, log_probs
 
     def _where(self, shard):

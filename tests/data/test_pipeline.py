@@ -174,6 +174,7 @@ def test_tokens_of_another_tokenizer(tokenizer, tmp_path):
 
 WORKER = """
 import hashlib, sys
+import absl.flags
 import grain
 from keras_encdec.data import Tokens, batches
 from keras_encdec.models import EncDecSeq2SeqLMPreprocessor
@@ -186,6 +187,7 @@ if __name__ == "__main__":
     preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 32, 32, objective="ul2", seed=5)
     data = batches(Tokens.load(folder), preprocessor, 8, epochs=2)[step:].to_iter_dataset()
     if workers:
+        absl.flags.FLAGS.mark_as_parsed()  # Grain's workers read flags
         data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     for x, y, weight in data:
         arrays = [*x.values(), y, weight]
