@@ -78,7 +78,9 @@ class EncDecSeq2SeqLM(keras_hub.models.Seq2SeqLM):
         if given:
             return keras.Model.fit(self, **{**given, **kwargs})
         if self._packs(x):
-            return keras.Model.fit(self, *self.preprocessor(x), batch_size=batch_size, **kwargs)
+            x, y, weight = self.preprocessor(x)
+            kwargs = {"sample_weight": weight, "batch_size": batch_size, **kwargs}
+            return keras.Model.fit(self, x, y, **kwargs)
         return super().fit(x, y, batch_size=batch_size, **kwargs)
 
     def evaluate(self, x=None, y=None, *, batch_size=None, **kwargs):

@@ -190,7 +190,7 @@ if __name__ == "__main__":
         absl.flags.FLAGS.mark_as_parsed()  # Grain's workers read flags
         data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     for x, y, weight in data:
-        arrays = [*x.values(), y, weight]
+        arrays = [*(x[key] for key in sorted(x)), y, weight]
         print(hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest(), flush=True)
 """
 
