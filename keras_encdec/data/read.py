@@ -7,7 +7,7 @@ always the same. Leaves tokens to `keras_encdec.data.tokens`.
 import glob
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,13 +129,13 @@ def documents(texts, field: str = "text") -> Iterator[Document]:
     """
     if isinstance(texts, (str, bytes)):
         texts = [texts]
-    names = getattr(texts, "column_names", None)  # of a Hugging Face dataset
+    names = getattr(texts, "column_names", None)  # of a Hugging Face dataset, if it knows
     if names is not None and field not in names:
         raise ValueError(f"Expected a column {field!r}. Received: a dataset with columns {names}.")
     if hasattr(texts, "as_numpy_iterator"):  # of tf.data
         texts = texts.as_numpy_iterator()
     for number, item in enumerate(texts):
-        if names is not None:
+        if isinstance(item, Mapping) and field in item:
             item = item[field]
         where, text = item if isinstance(item, Document) else (f"text {number}", item)
         if isinstance(text, bytes):

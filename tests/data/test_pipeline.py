@@ -1,8 +1,11 @@
 """Batches: an order that can be taken up at any step, shared, and staged."""
 
+import hashlib
+import socket
 import subprocess
 import sys
 
+import keras
 import keras_hub
 import numpy as np
 import pytest
@@ -193,6 +196,47 @@ if __name__ == "__main__":
         arrays = [*(x[key] for key in sorted(x)), y, weight]
         print(hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest(), flush=True)
 """
+
+
+HOST = """
+import hashlib, sys
+import jax
+
+if __name__ == "__main__":
+    folder, port, rank = sys.argv[1:]
+    jax.distributed.initialize(f"localhost:{port}", 2, int(rank))
+    import keras_hub
+    from keras_encdec.data import Tokens, batches
+    from keras_encdec.models import EncDecSeq2SeqLMPreprocessor
+    from keras_encdec.sharing import catalog
+
+    tokenizer = keras_hub.models.Tokenizer.from_preset(catalog.embedded("gemma2_tiny_docs"))
+    preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 32, 32, objective="ul2", seed=5)
+    for x, y, weight in batches(Tokens.load(folder), preprocessor, 8):
+        print(*(hashlib.sha256(row.tobytes()).hexdigest() for row in y), flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="hosts are JAX processes")
+def test_two_processes_read_what_one_reads(tokens, tokenizer, tmp_path):
+    tokenize(TEXTS, tokenizer, tmp_path / "shards", shard_size=500)
+    (tmp_path / "host.py").write_text(HOST)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", tmp_path / "host.py", tmp_path / "shards", port]
+    hosts = [
+        subprocess.Popen([*map(str, command), str(rank)], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    shares = [host.communicate()[0].splitlines() for host in hosts]
+    preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 32, 32, objective="ul2", seed=5)
+    whole = list(batches(tokens, preprocessor, 8))
+    assert len(whole) == len(shares[0]) == len(shares[1])
+    for (_, y, _), *lines in zip(whole, *shares, strict=True):
+        digests = [hashlib.sha256(row.tobytes()).hexdigest() for row in y]
+        assert [digests[0::2], digests[1::2]] == [line.split() for line in lines]
 
 
 @pytest.mark.slow

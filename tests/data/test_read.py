@@ -55,6 +55,9 @@ def test_hugging_face_datasets():
     data = datasets.Dataset.from_dict({"text": TEXTS, "n": [1] * 4})
     assert [d.text for d in documents(data)] == TEXTS
     assert [d.text for d in documents(data.to_iterable_dataset())] == TEXTS
+    unknown = datasets.IterableDataset.from_generator(lambda: ({"text": t} for t in TEXTS))
+    assert unknown.column_names is None
+    assert [d.text for d in documents(unknown)] == TEXTS
     with pytest.raises(ValueError, match=r"Expected a column 'body'.*\['text', 'n'\]"):
         list(documents(data, field="body"))
 

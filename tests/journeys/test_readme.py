@@ -1,5 +1,6 @@
 """What README shows runs: its code blocks, at the size of the embedded models."""
 
+import json
 import re
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def world(tmp_path_factory):
     released = tmp_path_factory.mktemp("released") / "t5gemma"
     keras_encdec.from_preset("gemma2_tiny_mini").export_to_transformers(released)
     text = "Returns the sum of two arrays, element by element, as a new array."
-    names = {"texts": [text] * 4, "documents": [text] * 4, "summaries": ["Adds arrays."] * 4}
+    names = {"keras_hub": keras_hub, "step": 1}
+    names |= {"texts": [text] * 4, "documents": [text] * 4, "summaries": ["Adds arrays."] * 4}
     sizes = {
         "gemma2_2b_2b": "gemma2_tiny_tiny",
         "gemma2_9b_en": "gemma2_tiny_docs",
@@ -37,6 +39,9 @@ def world(tmp_path_factory):
 def test_every_block_runs(world, tmp_path, monkeypatch):
     names, sizes = world
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus").mkdir()
+    lines = [json.dumps({"text": text}) + "\n" for text in names["texts"]]
+    (tmp_path / "corpus" / "a.jsonl").write_text("".join(lines))
     for block in BLOCKS:
         for large, small in sizes.items():
             block = block.replace(f'"{large}"', f'"{small}"')
@@ -44,6 +49,7 @@ def test_every_block_runs(world, tmp_path, monkeypatch):
             exec(line, names)
             if line.startswith("lm = "):
                 exec(PREPARE, names)
+    assert set(names["y"]) == {"labels", "teacher_ids", "teacher_log_probs"}
     assert names["states"].shape[-1] == names["lm"].backbone.spec.encoder.width
     loaded = keras_hub.models.Seq2SeqLM.from_preset("./my_model")
     assert type(loaded) is keras_encdec.models.EncDecSeq2SeqLM
