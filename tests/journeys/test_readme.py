@@ -29,7 +29,7 @@ def world(tmp_path_factory):
     names |= {"texts": [text] * 4, "documents": [text] * 4, "summaries": ["Adds arrays."] * 4}
     sizes = {
         "gemma2_2b_2b": "gemma2_tiny_tiny",
-        "gemma2_9b_en": "gemma2_tiny_docs",
+        "gemma2_9b_en": str(catalog.embedded("gemma2_tiny_docs")),
         "gemma2_2b_en": "gemma2_mini_docs",
         "hf://google/t5gemma-2b-2b-ul2": str(released),
     }
