@@ -53,7 +53,11 @@ class Examples:
         return len(self.windows)
 
     def __getitem__(self, index: int) -> Example:
-        window, example = self.windows.example(index, self.tokens, self.objective)
+        try:
+            window, example = self.windows.example(index, self.tokens, self.objective)
+        except ValueError as error:
+            number = self.tokens.document_at(int(self.windows.starts[index]))
+            raise ValueError(f"In document {number} of the tokens: {error}") from error
         if self.teacher is None:
             return example
         rows = self.teacher.rows(self.first + index, window, example)
@@ -96,6 +100,9 @@ def batches(
     """
     host = host or _this_host()
     _check(tokens, preprocessor, batch_size, host)
+    for name, count in (("epochs", epochs), ("steps", 1 if steps is None else steps)):
+        if count < 1:
+            raise ValueError(f"Expected {name} of 1 or more. Received: {count}.")
     plan = _Plan(tokens, preprocessor, batch_size, shuffle, host, teacher)
     objective = preprocessor.objective
     if not isinstance(objective, Stages):
@@ -191,7 +198,9 @@ def _check(tokens, preprocessor, batch_size, host):
             f"Received: {batch_size!r}."
         )
     known = tokens.vocabulary
-    if known is not None and known != vocabulary_digest(preprocessor.tokenizer):
+    if known is None:
+        tokens.check_ids(preprocessor.tokenizer.vocabulary_size())
+    elif known != vocabulary_digest(preprocessor.tokenizer):
         raise ValueError(
             "Expected tokens of the preprocessor's tokenizer. Received: tokens of another "
             "vocabulary. Tokenise the texts again."

@@ -77,6 +77,27 @@ class Tokens:
     def __len__(self) -> int:
         return int(self.lengths.sum())
 
+    def document_at(self, position: int) -> int:
+        """The number of the document that holds a position of the stream."""
+        return int(np.searchsorted(np.cumsum(self.lengths), position, side="right"))
+
+    def check_ids(self, vocabulary_size: int) -> None:
+        """Refuses ids that a vocabulary does not have.
+
+        Raises:
+            ValueError: naming the document of the first.
+        """
+        start = 0
+        for chunk in self._chunks:
+            bad = np.flatnonzero(chunk() >= vocabulary_size)
+            if len(bad):
+                number, token = self.document_at(start + int(bad[0])), chunk()[bad[0]]
+                raise ValueError(
+                    f"Expected token ids below {vocabulary_size}, the tokenizer's pieces. "
+                    f"Received: {token} in document {number}. Was it tokenised by another?"
+                )
+            start += len(chunk())
+
     def __getitem__(self, stretch: slice) -> np.ndarray:
         start, stop, _ = stretch.indices(len(self))
         parts, chunk = [], int(np.searchsorted(self._ends, start, side="right"))

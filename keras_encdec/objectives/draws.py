@@ -18,24 +18,24 @@ def fold(seed, index):
         seed: int, or array of uint64.
         index: int, or array of uint64 for as many seeds.
     """
-    return _mix((_mix(seed & _ALL) + (index + 1) * _STEP) & _ALL)
+    return _mix((_mix(_word(seed)) + (_word(index) + 1) * _STEP) & _ALL)
 
 
 def uniform(seed):
     """A float in [0, 1) from an int, or as many from an array of uint64."""
-    return (_mix(seed & _ALL) >> 11) * 2.0**-53
+    return (_mix(_word(seed)) >> 11) * 2.0**-53
 
 
 def between(seed: int, low: int, high: int) -> int:
     """An integer from `low` to `high`, both included."""
-    return low + _mix(seed & _ALL) % (high - low + 1)
+    return low + _mix(_word(seed)) % (high - low + 1)
 
 
 def bits(seed: int, count: int) -> np.ndarray:
     """`count` different uint64."""
     steps = np.arange(1, count + 1, dtype="uint64")
     steps *= _STEP
-    steps += _mix(seed & _ALL)
+    steps += _mix(_word(seed))
     return _mix(steps)
 
 
@@ -57,6 +57,11 @@ def composition(keys: np.ndarray, parts: int) -> np.ndarray:
     ends[:-1] += 1
     ends[-1] = len(keys) + 1
     return ends
+
+
+def _word(seed):
+    """An integer of any type and sign as 64 bits; arrays hold such already."""
+    return seed if isinstance(seed, np.ndarray) else int(seed) & _ALL
 
 
 def _mix(z):

@@ -4,6 +4,7 @@ Knows how one is drawn by its rate, and when a stage ends.
 """
 
 import dataclasses
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,9 +34,8 @@ class Mixture(Objective):
 
     def __post_init__(self):
         object.__setattr__(self, "objectives", tuple(self.objectives))
-        rates = (1.0,) * len(self.objectives) if self.rates is None else tuple(self.rates)
-        object.__setattr__(self, "rates", rates)
-        check_rates(self.objectives, rates)
+        rates = [1.0] * len(self.objectives) if self.rates is None else self.rates
+        object.__setattr__(self, "rates", checked_rates(self.objectives, rates))
 
     def __call__(self, tokens, seed=0):
         objective, seed = self.draw(seed)
@@ -86,8 +86,7 @@ class Stages:
 
     def __post_init__(self):
         object.__setattr__(self, "objectives", tuple(self.objectives))
-        object.__setattr__(self, "rates", tuple(self.rates))
-        check_rates(self.objectives, self.rates)
+        object.__setattr__(self, "rates", checked_rates(self.objectives, self.rates))
 
     def steps(self, total: int) -> list[int]:
         """The steps of each stage; together `total`."""
@@ -99,14 +98,15 @@ class Stages:
         return dataclasses.replace(self, objectives=bound)
 
 
-def check_rates(objectives: Sequence[Objective], rates: Sequence[float]) -> None:
-    """Refuses what is no objective, and rates that leave nothing to draw."""
+def checked_rates(objectives: Sequence[Objective], rates: Sequence[float]) -> tuple[float, ...]:
+    """The rates as floats; refuses what is no objective, and rates that leave nothing to draw."""
     for objective in objectives:
         if not isinstance(objective, Objective):
             raise ValueError(f"Expected objectives. Received: {objective!r} among them.")
-    usable = all(isinstance(r, (int, float)) and 0 <= r < float("inf") for r in rates)
+    usable = all(isinstance(r, numbers.Real) and 0 <= r < float("inf") for r in rates)
     if len(rates) != len(objectives) or not usable or sum(rates) <= 0:
         raise ValueError(
             f"Expected a rate from 0 up for each of {len(objectives)} objectives, not all zero. "
-            f"Received: {rates}."
+            f"Received: {list(rates)}."
         )
+    return tuple(float(rate) for rate in rates)

@@ -13,7 +13,7 @@ import pytest
 from keras_encdec.data import Tokens, batches, tokenize
 from keras_encdec.data.pipeline import READ_AHEAD, Examples
 from keras_encdec.models import EncDecSeq2SeqLMPreprocessor
-from keras_encdec.objectives import UL2, Mixture, PrefixLM, Stages
+from keras_encdec.objectives import UL2, Mixture, PrefixLM, SpanCorruption, Stages
 from keras_encdec.sharing import catalog
 
 TEXTS = [f"Returns the mean of {i} numbers along an axis." * (1 + i % 9) for i in range(80)]
@@ -156,14 +156,20 @@ def test_bad_input(tokens, tokenizer):
         ({"batch_size": 0}, "Expected a batch_size of 1 or more"),
         ({"batch_size": 9, "host": (0, 2)}, "that 2 hosts can share. Received: 9"),
         ({"batch_size": 8, "host": (2, 2)}, "index below count"),
+        ({"batch_size": 8, "epochs": 0}, "Expected epochs of 1 or more. Received: 0"),
+        ({"batch_size": 8, "steps": -1}, "Expected steps of 1 or more. Received: -1"),
     ):
         with pytest.raises(ValueError, match=message):
             batches(tokens, preprocessor, **arguments)
     for empty in (Tokens.from_documents([]), Tokens.from_documents([[1], [1]])):
         with pytest.raises(ValueError, match="Expected text for at least one example"):
             batches(empty, preprocessor, 8)
-    with pytest.raises(ValueError, match="8, which stands for a hidden span"):
-        batches(Tokens.from_documents([[300] * 9 + [8] + [300] * 9]), preprocessor, 1, steps=7)[0]
+    spans = EncDecSeq2SeqLMPreprocessor(tokenizer, 32, 32, objective=SpanCorruption())
+    held = Tokens.from_documents([[300] * 9, [300] * 9 + [8]])
+    with pytest.raises(ValueError, match=r"In document 1 .*8, which stands for a hidden span"):
+        batches(held, spans, 2)[0]
+    with pytest.raises(ValueError, match=r"below 4096.*Received: 4096 in document 2"):
+        batches(Tokens.from_documents([[5, 6], [7], [8, 4096]]), preprocessor, 1)
 
 
 def test_tokens_of_another_tokenizer(tokenizer, tmp_path):

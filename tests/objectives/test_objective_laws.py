@@ -169,6 +169,14 @@ def test_the_same_seed_gives_these_bytes():
     )
 
 
+def test_a_seed_of_any_integer_type():
+    tokens = window(100)
+    expected = UL2()(tokens, 7).targets.tolist()
+    for seed in (np.int64(7), np.uint64(7), np.int32(7)):
+        assert UL2()(tokens, seed).targets.tolist() == expected
+    UL2()(tokens, -1)
+
+
 def test_sentinels_are_reused_in_order_and_nothing_else_is():
     objective = SpanCorruption(3, 0.15)
     example = objective(window(9101), 0)
