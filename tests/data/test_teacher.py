@@ -57,9 +57,17 @@ def direct(source, window):
     return log_probs[0, : len(window)]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_rows_equal_a_direct_forward(source, tokens, tmp_path, objective):
-    pre = preprocessor(source, objective)
+@pytest.fixture(scope="module")
+def llama():
+    """A teacher of another family, with an output layer of its own."""
+    backbone = keras_hub.models.LlamaBackbone(4096, 1, 2, 16, 24, num_key_value_heads=1)
+    return keras_hub.models.LlamaCausalLM(backbone)
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES, "llama"])
+def test_rows_equal_a_direct_forward(source, llama, tokens, tmp_path, objective):
+    pre = preprocessor(source, "ul2" if objective == "llama" else objective)
+    source = llama if objective == "llama" else source
     teacher = write(tmp_path, source, tokens, pre)
     examples = Examples(tokens, pre)
     assert len(teacher) == len(examples) > 8
