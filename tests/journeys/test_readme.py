@@ -25,8 +25,12 @@ def world(tmp_path_factory):
     released = tmp_path_factory.mktemp("released") / "t5gemma"
     keras_encdec.from_preset("gemma2_tiny_mini").export_to_transformers(released)
     text = "Returns the sum of two arrays, element by element, as a new array."
-    names = {"keras_hub": keras_hub, "step": 1}
-    names |= {"texts": [text] * 4, "documents": [text] * 4, "summaries": ["Adds arrays."] * 4}
+    names = {
+        "step": 1,
+        "texts": [text] * 4,
+        "documents": [text] * 4,
+        "summaries": ["Adds arrays."] * 4,
+    }
     sizes = {
         "gemma2_2b_2b": "gemma2_tiny_tiny",
         "gemma2_9b_en": str(catalog.embedded("gemma2_tiny_docs")),
