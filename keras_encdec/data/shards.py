@@ -7,6 +7,7 @@ Knows files, digests and how to go on after a kill. Leaves what the arrays mean 
 import hashlib
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ import numpy as np
 from keras_encdec.files import check_inside, read_json
 
 _INDEX = "shards.json"
+
+# Data is read in threads: a file is checked once, and NumPy reads the header of one file
+# at a time, as Python 3.11's parser, which it uses for that, breaks in several threads.
+_OPENING = threading.Lock()
 
 
 class ShardWriter:
@@ -118,8 +123,9 @@ class Shards:
         Raises:
             ValueError: if the file is missing or not as it was written.
         """
-        if (shard, name) not in self._arrays:
-            self._arrays[shard, name] = self._checked(self._shards[shard]["files"][name])
+        with _OPENING:
+            if (shard, name) not in self._arrays:
+                self._arrays[shard, name] = self._checked(self._shards[shard]["files"][name])
         return self._arrays[shard, name]
 
     def _checked(self, entry):

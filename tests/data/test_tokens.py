@@ -1,5 +1,8 @@
 """Documents to a stream of tokens: in memory, on disk, after a kill, and with bad records."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import keras_hub
 import numpy as np
 import pytest
@@ -107,6 +110,21 @@ def test_damaged_shards(tokenizer, tmp_path):
     path.unlink()
     with pytest.raises(ValueError, match=r"00001.tokens.npy. Received: no such file"):
         Tokens.load(tmp_path)[:]
+
+
+def test_many_threads_open_many_shards(tokenizer, tmp_path):
+    """Python 3.11 fails here in NumPy's reading of headers, if several are read at once."""
+    expected = tokenize(TEXTS, tokenizer, tmp_path, shard_size=1)[:].tolist()
+    stretches = [slice(i, i + 9) for i in range(0, len(expected), 9)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(10):
+            with ThreadPoolExecutor(16) as pool:
+                parts = list(pool.map(Tokens.load(tmp_path).__getitem__, stretches))
+            assert np.concatenate(parts).tolist() == expected
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_documents_that_are_tokenised_already():
