@@ -4,6 +4,7 @@ Knows epochs, stages, hosts and where a step stands in the data. Grain does the
 shuffling and batching; what an example is, `keras_encdec.objectives` says.
 """
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -151,7 +152,10 @@ class _Plan:
         layout = self.preprocessor.rows()
         data = self._shuffled(grain.MapDataset.source(examples), seed)
         if self.preprocessor.packing:
-            everything = track((data[i] for i in range(len(data))), "Packing")
+            bare = copy.copy(examples)
+            bare.teacher = None
+            in_order = self._shuffled(grain.MapDataset.source(bare), seed)
+            everything = track((in_order[i] for i in range(len(bare))), "Packing")
             groups = grain.MapDataset.source(layout.plan(everything))
             rows = self._shuffled(groups, seed).map(_Gather(data))
         else:

@@ -4,6 +4,7 @@ Knows how one is drawn by its rate, and when a stage ends.
 """
 
 import dataclasses
+import functools
 import numbers
 from collections.abc import Sequence
 
@@ -34,7 +35,8 @@ class Mixture(Objective):
 
     def __post_init__(self):
         object.__setattr__(self, "objectives", tuple(self.objectives))
-        rates = [1.0] * len(self.objectives) if self.rates is None else self.rates
+        given = () if self.rates is None else tuple(self.rates)
+        rates = given or (1.0,) * len(self.objectives)
         object.__setattr__(self, "rates", checked_rates(self.objectives, rates))
 
     def __call__(self, tokens, seed=0):
@@ -58,9 +60,12 @@ class Mixture(Objective):
         bound = tuple(objective.bind(tokenizer) for objective in self.objectives)
         return dataclasses.replace(self, objectives=bound)
 
+    @functools.cached_property
+    def _edges(self):
+        return np.cumsum(self.rates or ())[:-1] / np.sum(self.rates or ())
+
     def _indices(self, fractions):
-        edges = np.cumsum(self.rates or ()) / np.sum(self.rates or ())
-        return np.searchsorted(edges[:-1], fractions, side="right")
+        return np.searchsorted(self._edges, fractions, side="right")
 
 
 @dataclasses.dataclass(frozen=True)

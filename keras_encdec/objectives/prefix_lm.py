@@ -28,7 +28,7 @@ class PrefixLM(Objective):
 
     Example:
         >>> PrefixLM()(np.array([5, 6, 7, 8, 9], "int32"))
-        Example(inputs=array([5, 6]), targets=array([7, 8, 9]), denoiser='PrefixLM', mode=0)
+        Example(inputs=array([5, 6], dtype=int32), targets=array([7, 8, 9], dtype=int32), ...)
     """
 
     split: str = "half"

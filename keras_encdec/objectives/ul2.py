@@ -52,7 +52,7 @@ class UL2(Objective):
         ValueError: if the mixture is unknown or rates do not fit.
 
     Example:
-        >>> example = UL2()(tokens, seed=7)
+        >>> example = UL2()(tokens, seed=5)
         >>> example.denoiser
         'X(8,0.5)'
     """
@@ -79,9 +79,11 @@ class UL2(Objective):
     @functools.cached_property
     def mixture(self) -> Mixture:
         """The denoisers with their rates, each with its sentinels."""
-        denoisers, rates = self.denoisers, None
+        denoisers = self.denoisers
+        rates = () if self.rates is None else tuple(self.rates)
         if isinstance(denoisers, str):
-            denoisers, rates = MIXTURES[denoisers]
+            denoisers, own_rates = MIXTURES[denoisers]
+            rates = rates or own_rates
         ready: list[Objective] = []
         for denoiser in denoisers:
             if isinstance(denoiser, SpanCorruption):
@@ -91,7 +93,7 @@ class UL2(Objective):
                     overflow=self.overflow or denoiser.overflow,
                 )
             ready.append(denoiser)
-        return Mixture(ready, rates if self.rates is None else self.rates)
+        return Mixture(ready, rates)
 
     def __call__(self, tokens, seed=0):
         denoiser, seed = self.mixture.draw(seed)

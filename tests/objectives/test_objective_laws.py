@@ -169,6 +169,14 @@ def test_the_same_seed_gives_these_bytes():
     )
 
 
+def test_rates_of_any_type():
+    tokens = window(60)
+    for rates in ([3, 1], (0.75, 0.25), np.array([3, 1]), np.array([0.75, 0.25], "float32")):
+        mixture = Mixture([PrefixLM(), UL2()], rates)
+        assert mixture.rates[0] / mixture.rates[1] == 3
+        assert UL2([PrefixLM(), SpanCorruption()], rates)(tokens, 1).denoiser
+
+
 def test_a_seed_of_any_integer_type():
     tokens = window(100)
     expected = UL2()(tokens, 7).targets.tolist()
