@@ -6,6 +6,7 @@ call. Leaves tokens to the preprocessor and folders to `keras_encdec.sharing`.
 
 import keras
 import keras_hub
+import numpy as np
 from keras import ops
 
 from keras_encdec.files import atomic_folder
@@ -70,6 +71,10 @@ class EncDecSeq2SeqLM(keras_hub.models.Seq2SeqLM):
         what an objective leaves to chance is drawn anew in each epoch.
         """
         x = feed.pairs(x)
+        sliceable = isinstance(x, (list, tuple, np.ndarray))
+        if sliceable and feed.is_text(x) and kwargs.get("validation_split"):
+            kept = int(len(x) * (1 - kwargs.pop("validation_split")))
+            x, validation_data = x[:kept], x[kept:]  # the last ones, as in Keras
         if feed.is_text(validation_data):
             validation_data = self._examples(validation_data, batch_size)
         first = kwargs.get("initial_epoch", 0)

@@ -161,6 +161,9 @@ def test_a_small_set_makes_one_batch_of_its_size(tokenizer):
 def test_validation_on_texts(one_lm):
     history = one_lm.fit(TEXTS, batch_size=8, verbose=0, validation_data=TEXTS[:4])
     assert np.isfinite(history.history["val_loss"]).all()
+    split = one_lm.fit(TEXTS, batch_size=8, verbose=0, validation_split=0.25)
+    expected = one_lm.evaluate(TEXTS[9:], batch_size=8, verbose=0)[0]
+    np.testing.assert_allclose(split.history["val_loss"], [expected], rtol=1e-5)
 
 
 def test_saved_with_its_objective(tokenizer, tmp_path):
