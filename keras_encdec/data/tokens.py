@@ -14,6 +14,7 @@ import numpy as np
 from keras_encdec.data.read import Document, documents
 from keras_encdec.data.shards import Shards, ShardWriter
 from keras_encdec.objectives.sentinels import sentinel_ids
+from keras_encdec.objectives.tokenizer import encode
 from keras_encdec.progress import say, track
 
 KIND = "tokens"
@@ -173,12 +174,6 @@ def tokenize(
     writer.finish(log.facts())
     log.report()
     return Tokens.load(folder)
-
-
-def encode(tokenizer, texts: list[str]) -> list[list[int]]:
-    """The token ids of each text."""
-    rows = tokenizer(texts)
-    return rows.to_list() if hasattr(rows, "to_list") else [list(row) for row in rows]
 
 
 def vocabulary_digest(tokenizer) -> str:

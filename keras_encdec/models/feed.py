@@ -36,13 +36,13 @@ def arguments(x, preprocessor, batch_size, epochs, initial_epoch=0) -> dict:
     if isinstance(x, (grain.MapDataset, grain.IterDataset)):
         return _grain(x, preprocessor, batch_size or BATCH_SIZE, epochs)
     if is_text(x) and hasattr(x, "element_spec"):
-        return {"x": _required(preprocessor).dataset(x, batch_size or BATCH_SIZE)}
+        return {"x": required(preprocessor).dataset(x, batch_size or BATCH_SIZE)}
     if is_text(x) or isinstance(x, Documents) or hasattr(x, "column_names"):
-        x = tokenize(x, _required(preprocessor).tokenizer)
+        x = tokenize(x, required(preprocessor).tokenizer)
     if not isinstance(x, Tokens):
         return {}
-    batch_size = batch_size or min(BATCH_SIZE, _examples(x, _required(preprocessor)))
-    data = batches(x, _required(preprocessor), batch_size, epochs=epochs)
+    batch_size = batch_size or min(BATCH_SIZE, _examples(x, required(preprocessor)))
+    data = batches(x, required(preprocessor), batch_size, epochs=epochs)
     steps = len(data) // epochs
     rest = data[initial_epoch * steps :]
     return {"x": rest.to_iter_dataset(READ_AHEAD), "steps_per_epoch": steps}
@@ -64,7 +64,7 @@ def _grain(data, preprocessor, batch_size, epochs):
             return {"x": data}
         repeated = data.repeat(epochs).to_iter_dataset(READ_AHEAD)
         return {"x": repeated, "steps_per_epoch": len(data)}
-    return {"x": stream(data, _required(preprocessor), batch_size)}
+    return {"x": stream(data, required(preprocessor), batch_size)}
 
 
 def stream(data, preprocessor, batch_size):
@@ -129,7 +129,8 @@ def _examples(tokens, preprocessor):
     return max(1, len(preprocessor.cut(tokens.lengths, objective)))
 
 
-def _required(preprocessor):
+def required(preprocessor):
+    """The preprocessor, which text needs."""
     if preprocessor is None:
         raise ValueError("Expected token ids, as there is no preprocessor. Received: text.")
     return preprocessor

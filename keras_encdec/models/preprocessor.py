@@ -8,13 +8,13 @@ import keras
 import keras_hub
 import numpy as np
 
-from keras_encdec.data.tokens import encode
 from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.models.rows import Rows
 from keras_encdec.models.text import is_single, is_text, strings
 from keras_encdec.objectives import Example, Objective, Stages
 from keras_encdec.objectives.config import from_config, to_config
 from keras_encdec.objectives.draws import fold
+from keras_encdec.objectives.tokenizer import encode, piece_id
 from keras_encdec.objectives.windows import Windows, cut
 
 _USER, _MODEL = "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"
@@ -257,8 +257,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         return ids[:length]
 
     def _end_of_turn_id(self):
-        vocabulary = self.tokenizer.get_vocabulary()
-        return vocabulary.index("<end_of_turn>") if "<end_of_turn>" in vocabulary else None
+        return piece_id(self.tokenizer, "<end_of_turn>")
 
     def _lengths(
         self, encoder_sequence_length=None, decoder_sequence_length=None, sequence_length=None

@@ -110,11 +110,10 @@ class EncDecSeq2SeqLM(keras_hub.models.Seq2SeqLM):
 
     def _examples(self, texts, batch_size):
         """Plain texts as `(x, y, sample_weight)`, or as a dataset of such batches."""
-        if self.preprocessor is None:
-            raise ValueError("Expected token ids, as there is no preprocessor. Received: text.")
+        preprocessor = feed.required(self.preprocessor)
         if hasattr(texts, "element_spec"):
-            return self.preprocessor.dataset(texts, batch_size or feed.BATCH_SIZE)
-        return self.preprocessor(texts)
+            return preprocessor.dataset(texts, batch_size or feed.BATCH_SIZE)
+        return preprocessor(texts)
 
     def preprocess_samples(self, x, y=None, sample_weight=None):
         if isinstance(x, dict) and "encoder_token_ids" in x:

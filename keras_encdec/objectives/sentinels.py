@@ -1,5 +1,7 @@
 """Sentinels: the ids that stand for hidden spans, and what to do when they run out."""
 
+from keras_encdec.objectives.tokenizer import piece_id
+
 # <unused0> to <unused98> in every Gemma tokenizer (google-deepmind/gemma issue 29).
 GEMMA = tuple(range(7, 106))
 _PIECES = [f"<unused{i}>" for i in range(99)]
@@ -13,7 +15,7 @@ def sentinel_ids(tokenizer) -> tuple[int, ...]:
     Raises:
         ValueError: if it has none.
     """
-    ids = [i for piece in _PIECES if (i := _id_of(tokenizer, piece)) is not None]
+    ids = [i for piece in _PIECES if (i := piece_id(tokenizer, piece)) is not None]
     if not ids:
         raise ValueError(
             "Expected a tokenizer with pieces <unused0>, <unused1>, ... to stand for hidden spans. "
@@ -26,11 +28,3 @@ def sentinel_ids(tokenizer) -> tuple[int, ...]:
 def check_overflow(overflow: str) -> None:
     if overflow not in OVERFLOW:
         raise ValueError(f"Expected overflow to be one of {OVERFLOW}. Received: {overflow!r}.")
-
-
-def _id_of(tokenizer, piece: str) -> int | None:
-    try:  # an unknown piece has the id of <unk> with some tokenizers, and no id with others
-        token_id = int(tokenizer.token_to_id(piece))
-    except (KeyError, IndexError, ValueError, TypeError):
-        return None
-    return token_id if tokenizer.id_to_token(token_id) == piece else None

@@ -5,6 +5,8 @@ Knows colours and layout. Draws in a terminal, and as HTML in a notebook, by ric
 
 import numpy as np
 
+from keras_encdec.objectives.tokenizer import encode
+
 # Spans take turns in these, so that a span and its place in the input are found together.
 COLOURS = ("red", "green", "yellow", "blue", "magenta", "cyan")
 
@@ -26,8 +28,7 @@ def show(objective, text: str, tokenizer, seed: int = 0, console=None) -> None:
     from rich.panel import Panel
     from rich.table import Table
 
-    ids = tokenizer(text)
-    tokens = np.array(ids.numpy() if hasattr(ids, "numpy") else ids, "int32")
+    tokens = np.array(encode(tokenizer, [text])[0], "int32")
     example = objective.bind(tokenizer)(tokens, seed)
     places = Table.grid(padding=(0, 2))
     for sentinel, span, colour in _spans(example, tokenizer):

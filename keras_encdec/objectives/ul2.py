@@ -14,6 +14,7 @@ from keras_encdec.objectives.mixture import Mixture
 from keras_encdec.objectives.objective import Example, Objective
 from keras_encdec.objectives.prefix_lm import PrefixLM
 from keras_encdec.objectives.span_corruption import SpanCorruption
+from keras_encdec.objectives.tokenizer import encode
 
 _R = functools.partial(SpanCorruption, rate=0.15)
 _X = SpanCorruption
@@ -123,11 +124,6 @@ class UL2(Objective):
         denoisers, rates = self.mixture.bind(tokenizer).objectives, self.mixture.rates
         modes = self.mode_tokens
         if modes is True:
-            modes = {kind: ids_of(tokenizer, text) for kind, text in MODE_TEXTS.items()}
+            ids = encode(tokenizer, list(MODE_TEXTS.values()))
+            modes = dict(zip(MODE_TEXTS, map(tuple, ids), strict=True))
         return dataclasses.replace(self, denoisers=denoisers, rates=rates, mode_tokens=modes)
-
-
-def ids_of(tokenizer, text: str) -> tuple[int, ...]:
-    """The token ids of `text`."""
-    ids = tokenizer(text)
-    return tuple(int(i) for i in (ids.numpy() if hasattr(ids, "numpy") else ids))
