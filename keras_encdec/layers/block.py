@@ -53,36 +53,39 @@ class Block(keras.layers.Layer):
     def call(
         self,
         x,
-        mask,
+        visible,
         positions,
         context=None,
-        context_mask=None,
+        context_visible=None,
         cache=None,
         index=None,
+        path="auto",
         training=None,
     ):
         """Applies the block.
 
         Args:
             x: (B, T, D).
-            mask: (B, T, S) bool of the self-attention.
+            visible: `masks.Visible` of the self-attention.
             positions: (B, T) int.
-            context: keys and values for the cross-attention, each (B, S', K, H).
-            context_mask: (B, T, S') bool of the cross-attention.
+            context: what the cross-attention reads: (B, S', D') states, or their
+                `(keys, values)`, each (B, S', K, H).
+            context_visible: `masks.Visible` of the cross-attention.
             cache: keys and values of the self-attention, each (B, S, K, H).
             index: where in the cache the keys of `x` go.
+            path: of `keras_encdec.layers.attention.attend`.
             training: whether dropout is on.
 
         Returns:
             `(x, cache)`.
         """
         y, cache = self.attention(
-            self._pre("attention", x), mask, positions, cache=cache, index=index
+            self._pre("attention", x), visible, positions, cache=cache, index=index, path=path
         )
         x = self._add("attention", x, y, training)
         if self.cross_attention is not None:
             y, _ = self.cross_attention(
-                self._pre("cross_attention", x), context_mask, keys_values=context
+                self._pre("cross_attention", x), context_visible, context=context, path=path
             )
             x = self._add("cross_attention", x, y, training)
         y = self.feedforward(self._pre("feedforward", x))

@@ -1,10 +1,29 @@
-"""Who may see whom: boolean attention masks and the positions behind them.
+"""Who may see whom: for each query the interval of keys it sees, and positions.
 
-The one place that says what causal, window, padding and segment mean. Leaves what a mask
-does to the logits to `keras_encdec.layers.attention`.
+The one place that says what causal, window, padding and segment mean. All of them reduce
+to intervals, so a mask takes O(T) memory, because of one rule for padding masks:
+
+    The number of a segment stands in one run of the row. Padding may stand on both ends,
+    and between segments; padding inside a segment is seen by its other tokens.
+
+Leaves what a mask does to the logits to `keras_encdec.layers.attention`.
 """
 
+from typing import Any, NamedTuple
+
 from keras import ops
+
+
+class Visible(NamedTuple):
+    """The keys that each query may see: those from `start` up to, without, `end`.
+
+    Args:
+        start: (B or 1, T or 1) int32.
+        end: (B or 1, T or 1) int32; where it is not beyond `start`, nothing is seen.
+    """
+
+    start: Any
+    end: Any
 
 
 def positions(padding_mask):
@@ -31,7 +50,7 @@ def positions(padding_mask):
 
 
 def self_attention(padding_mask, *, causal, window=None, query_index=None):
-    """The mask of a self-attention.
+    """What each query of a self-attention sees.
 
     A window of W lets a query see the W nearest keys up to and with itself, and
     as many again ahead of it where the attention is not causal: |q - k| < W on
@@ -46,33 +65,57 @@ def self_attention(padding_mask, *, causal, window=None, query_index=None):
             of its own segment.
 
     Returns:
-        (B, T, S) bool, true where the query may see the key.
+        `Visible`, each part (B, T), or (B, 1) where it is the same for all queries.
     """
-    key_index = ops.arange(ops.shape(padding_mask)[-1], dtype="int32")
     if query_index is None:
-        query_index, visible = key_index, cross_attention(padding_mask, padding_mask)
+        query_index = ops.arange(ops.shape(padding_mask)[-1], dtype="int32")
+        start, end = cross_attention(padding_mask, padding_mask)
     else:
-        query_index, visible = ops.convert_to_tensor(query_index), cross_attention(padding_mask)
-    distance = query_index[:, None] - key_index[None, :]
-    if causal:
-        visible = ops.logical_and(visible, distance >= 0)
+        query_index = ops.convert_to_tensor(query_index)
+        start, end = cross_attention(padding_mask)
     if window is not None:
-        visible = ops.logical_and(visible, ops.abs(distance) < window)
-    return ops.logical_and(visible, (query_index >= 0)[:, None])
+        start = ops.maximum(start, query_index - window + 1)
+        end = ops.minimum(end, query_index + window)
+    if causal:
+        end = ops.minimum(end, query_index + 1)
+    return Visible(start, end)
 
 
 def cross_attention(padding_mask, query_mask=None):
-    """The mask of a cross-attention: a query sees every key of its segment.
+    """What each query of a cross-attention sees: every key of its segment.
 
     Args:
         padding_mask: (B, S) of the keys, 0 for padding, else the number of the segment.
         query_mask: (B, T) of the queries, likewise; None where there is one segment.
 
     Returns:
-        (B, T, S) bool, or (B, 1, S) without `query_mask`.
+        `Visible`, each part (B, T), or (B, 1) without `query_mask`.
     """
-    keys = ops.cast(padding_mask, "int32")[:, None, :]
-    visible = ops.not_equal(keys, 0)
+    segment = ops.cast(padding_mask, "int32")
+    length = ops.shape(segment)[-1]
+    token = ops.cast(ops.not_equal(segment, 0), "int32")
+    index = ops.arange(length, dtype="int32")
+    to_end, past_start = token * (length - index), token * (index + 1)  # both 0 at padding
     if query_mask is None:
-        return visible
-    return ops.logical_and(visible, ops.cast(query_mask, "int32")[:, :, None] == keys)
+        to_end, past_start = (ops.max(x, axis=-1, keepdims=True) for x in (to_end, past_start))
+    else:
+        query = ops.cast(query_mask, "int32")
+        to_end, past_start = (_largest(x, segment, query) for x in (to_end, past_start))
+    return Visible(length - to_end, past_start)
+
+
+def _largest(x, segment, query):
+    """The largest of `x` (B, S) in the segment of each query (B, T), 0 where it has none."""
+    batch, length = ops.shape(segment)
+    bins = length + ops.shape(query)[-1] + 1  # more than the numbers of either side
+    flat = ops.reshape(segment + bins * ops.arange(batch, dtype="int32")[:, None], (-1,))
+    largest = ops.segment_max(ops.reshape(x, (-1,)), flat, num_segments=batch * bins)
+    largest = ops.reshape(ops.maximum(largest, 0), (batch, bins))  # of nothing it is negative
+    return ops.take_along_axis(largest, query, axis=-1)
+
+
+def dense(visible, length):
+    """The same as booleans, in quadratic memory: (B or 1, T or 1, S), true where it sees."""
+    index = ops.arange(length, dtype="int32")
+    start, end = visible.start[..., None], visible.end[..., None]
+    return ops.logical_and(index >= start, index < end)

@@ -10,7 +10,8 @@ import keras
 from keras import ops
 
 from keras_encdec.layers import cache as caches
-from keras_encdec.layers import masks
+from keras_encdec.layers import masks, remat
+from keras_encdec.layers.attention import check_path
 from keras_encdec.layers.block import Block
 from keras_encdec.layers.norm import RMSNorm
 from keras_encdec.spec import stack_from_json
@@ -18,6 +19,10 @@ from keras_encdec.spec import stack_from_json
 
 class Stack(keras.layers.Layer):
     """Embedding, blocks and final norm, shared by `Encoder` and `Decoder`.
+
+    Two settings of the run, which change memory and speed and no number, can be set at any
+    time: `attention`, the path of `keras_encdec.layers.attention.attend`, and `remat`,
+    whether each block is computed again in the backward pass.
 
     Args:
         spec: `StackSpec`, or its fields as a dict.
@@ -28,6 +33,7 @@ class Stack(keras.layers.Layer):
     def __init__(self, spec, cross_attention=None, **kwargs):
         super().__init__(**kwargs)
         self.spec = spec = stack_from_json(spec)
+        self.attention, self.remat = "auto", False
         policy = {"dtype": self.dtype_policy}
         self.embedding = keras.layers.ReversibleEmbedding(
             spec.vocabulary_size,
@@ -44,6 +50,25 @@ class Stack(keras.layers.Layer):
         self.final_norm = RMSNorm(spec.norm_epsilon, name="final_norm", **policy)
         self.dropout = keras.layers.Dropout(spec.dropout, **policy)
 
+    @property
+    def attention(self):
+        return self._attention
+
+    @attention.setter
+    def attention(self, path):
+        check_path(path)
+        self._attention = path
+
+    @property
+    def remat(self):
+        return self._remat
+
+    @remat.setter
+    def remat(self, value):
+        if not isinstance(value, bool):
+            raise ValueError(f"Expected remat to be True or False. Received: {value!r}")
+        self._remat = value
+
     def _build_stack(self, context_shape=None):
         self.embedding.build()
         shape = (None, None, self.spec.width)
@@ -59,7 +84,14 @@ class Stack(keras.layers.Layer):
     def _finish(self, x, training):
         return self.dropout(self.final_norm(x), training=training)
 
-    def _masks_by_window(self, padding_mask, **kwargs):
+    def _run_block(self, block, *, training, cache=None, index=None, **tensors):
+        """A block by the settings; `(x, cache)`."""
+        static = {"path": self.attention, "training": training}
+        if self.remat and cache is None:
+            return remat.call(block, tensors, **static), None
+        return block(**tensors, cache=cache, index=index, **static)
+
+    def _visible_by_window(self, padding_mask, **kwargs):
         return {
             window: masks.self_attention(padding_mask, window=window, **kwargs)
             for window in set(self.spec.windows)
@@ -99,12 +131,12 @@ class Encoder(Stack):
 
     def all_states(self, token_ids, padding_mask, training=None):
         """The input of each block, then the normalised output: L + 1 of (B, S, D)."""
-        mask = self._masks_by_window(padding_mask, causal=self.causal)
+        visible = self._visible_by_window(padding_mask, causal=self.causal)
         positions = masks.positions(padding_mask)
         states = [self.embed(token_ids, training)]
         for block, window in zip(self.blocks, self.spec.windows, strict=True):
-            x, _ = block(states[-1], mask[window], positions, training=training)
-            states.append(x)
+            inputs = {"x": states[-1], "visible": visible[window], "positions": positions}
+            states.append(self._run_block(block, **inputs, training=training)[0])
         return [*states[:-1], self._finish(states[-1], training)]
 
     def compute_output_spec(self, token_ids, padding_mask, training=None):
@@ -154,8 +186,8 @@ class Decoder(Stack):
         x, _ = self._run(
             token_ids,
             masks.positions(padding_mask),
-            self._masks_by_window(padding_mask, causal=True),
-            self.context(encoder_output),
+            self._visible_by_window(padding_mask, causal=True),
+            [encoder_output] * len(self.blocks),
             masks.cross_attention(encoder_padding_mask, padding_mask),
             training=training,
         )
@@ -183,7 +215,7 @@ class Decoder(Stack):
         return self._run(
             token_ids,
             query_index[None],
-            self._masks_by_window(every_key, causal=True, query_index=query_index),
+            self._visible_by_window(every_key, causal=True, query_index=query_index),
             context,
             masks.cross_attention(encoder_padding_mask),
             cache=cache,
@@ -194,9 +226,9 @@ class Decoder(Stack):
         self,
         token_ids,
         positions,
-        mask,
+        visible,
         context,
-        cross_mask,
+        context_visible,
         cache=None,
         index=None,
         training=None,
@@ -204,12 +236,13 @@ class Decoder(Stack):
         x = self.embed(token_ids, training)
         old, new = cache or [None] * len(self.blocks), []
         for i, (block, window) in enumerate(zip(self.blocks, self.spec.windows, strict=True)):
-            x, layer_cache = block(
-                x,
-                mask[window],
-                positions,
+            x, layer_cache = self._run_block(
+                block,
+                x=x,
+                visible=visible[window],
+                positions=positions,
                 context=context[i],
-                context_mask=cross_mask,
+                context_visible=context_visible,
                 cache=old[i],
                 index=index,
                 training=training,

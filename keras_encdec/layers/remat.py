@@ -1,0 +1,36 @@
+"""Memory for time: what a block computes is computed again in the backward pass, not kept.
+
+Knows how the state of a block's random numbers goes in and comes out, so that both passes
+draw the same. Leaves which blocks to `keras_encdec.layers.stack`.
+"""
+
+import keras
+from keras.src.backend import AutocastScope
+
+
+def call(block, tensors, **static):
+    """`block(**tensors, **static)`, of which the backward pass needs `tensors` alone.
+
+    Args:
+        block: a built `keras_encdec.layers.block.Block`.
+        tensors: tensors and nested tensors, by argument; no None and no cache.
+        **static: all other arguments.
+
+    Returns:
+        (B, T, D), the block's output.
+    """
+    variables, weights = block.variables, {id(weight) for weight in block.weights}
+    seeds = [variable for variable in variables if id(variable) not in weights]
+
+    def run(values, tensors):
+        mapping = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(mapping) as scope:
+            output, _ = block(**tensors, **static)
+        return output, [scope.get_current_value(seed) for seed in seeds]
+
+    with AutocastScope(None):  # the weights are kept, not copies in the compute dtype
+        values = [variable.value for variable in variables]
+    output, state = keras.remat(run)(values, tensors)
+    for seed, value in zip(seeds, state, strict=True):
+        seed.assign(value)
+    return output

@@ -1,0 +1,50 @@
+"""Gradients by Keras variables, on any backend. Knows each backend's way to take them."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def value_and_gradients(function, variables):
+    """`function()` and its gradients.
+
+    Args:
+        function: takes nothing, returns a scalar tensor made of `variables`.
+        variables: Keras variables.
+
+    Returns:
+        A float, and an array for each variable; zeros where nothing depends on it.
+    """
+    take = {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}[keras.backend.backend()]
+    value, gradients = take(function, variables)
+    return float(ops.convert_to_numpy(value)), [
+        np.zeros(v.shape) if g is None else np.asarray(ops.convert_to_numpy(g), "float32")
+        for v, g in zip(variables, gradients, strict=True)
+    ]
+
+
+def _jax(function, variables):
+    import jax
+
+    def of(values):
+        with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            return function()
+
+    return jax.jit(jax.value_and_grad(of))([v.value for v in variables])
+
+
+def _tensorflow(function, variables):
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        value = function()
+    gradients = tape.gradient(value, [v.value for v in variables])
+    return value, [g if g is None else tf.convert_to_tensor(g) for g in gradients]
+
+
+def _torch(function, variables):
+    for variable in variables:
+        variable.value.grad = None
+    value = function()
+    value.backward()
+    return value, [v.value.grad for v in variables]

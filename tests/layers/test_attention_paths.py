@@ -1,0 +1,274 @@
+"""Every path of attention gives the numbers of the plain one, and takes the memory it says."""
+
+import builtins
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_encdec.layers import fused, masks
+from keras_encdec.layers.attention import attend
+from keras_encdec.testing.gradients import value_and_gradients
+from keras_encdec.testing.models import (
+    assert_close,
+    make_inputs,
+    tiny_backbone,
+    tiny_lm,
+    to_numpy,
+)
+from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
+
+on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="Tokamax is for JAX")
+
+
+def lengths_mask(length, *runs):
+    """(B, length): rows with their tokens at `start, end` pairs, each pair a segment."""
+    mask = np.zeros((len(runs), length), "int32")
+    for row, cuts in zip(mask, runs, strict=True):
+        for number, (start, end) in enumerate(zip(cuts[::2], cuts[1::2], strict=True), start=1):
+            row[start:end] = number
+    return mask
+
+
+# Whole rows, padding on either side and on both, several segments, and nothing at all.
+KEYS = lengths_mask(45, (0, 45), (0, 30), (9, 45), (4, 20, 20, 21, 24, 43), ())
+QUERIES = lengths_mask(37, (0, 37), (5, 37), (0, 11), (3, 9, 9, 33), (0, 37))
+VISIBLE = {
+    "causal": masks.self_attention(KEYS, causal=True),
+    "causal, window": masks.self_attention(KEYS, causal=True, window=7),
+    "both sides, window": masks.self_attention(KEYS, causal=False, window=7),
+    "cross": masks.cross_attention(KEYS, QUERIES),
+    "cross, one segment": masks.cross_attention(np.minimum(KEYS, 1)),
+}
+HEADS = {"grouped": (6, 2), "one for all": (3, 1), "own": (2, 2)}
+
+
+def qkv(queries, keys, heads=(6, 2), rows=5):
+    """Variables of heads that are 12 wide, large enough for the cap to bite."""
+    n, k = heads
+    rng = np.random.default_rng(0)
+    shapes = ((rows, queries, n, 12), (rows, keys, k, 12), (rows, keys, k, 12))
+    return [keras.Variable(rng.normal(0, 2, shape).astype("float32")) for shape in shapes]
+
+
+def value_and_output_gradients(path, variables, visible, soft_cap):
+    """The output, and the gradients of all its squares."""
+    spec = {"scale": 0.7, "soft_cap": soft_cap, "path": path}
+
+    def output():
+        return attend(*(ops.convert_to_tensor(v) for v in variables), visible, **spec)
+
+    gradients = value_and_gradients(lambda: ops.sum(ops.square(output())), variables)[1]
+    return to_numpy(output()), gradients
+
+
+def assert_paths_equal(variables, visible, soft_cap):
+    expected = value_and_output_gradients("plain", variables, visible, soft_cap)
+    found = value_and_output_gradients("fused", variables, visible, soft_cap)
+    assert_close(found[0], expected[0])
+    for gradient, reference in zip(found[1], expected[1], strict=True):
+        assert np.isfinite(reference).all()
+        assert np.abs(reference).max() > 0.1
+        assert_close(gradient / np.abs(reference).max(), reference / np.abs(reference).max())
+    return found
+
+
+@pytest.mark.parametrize("soft_cap", [None, 5.0])
+@pytest.mark.parametrize("kind", VISIBLE)
+def test_fused_equals_plain(kind, soft_cap, monkeypatch):
+    monkeypatch.setattr(fused, "_BLOCK", 16)
+    queries = QUERIES.shape[1] if "cross" in kind else KEYS.shape[1]
+    variables = qkv(queries, KEYS.shape[1])
+    output, gradients = assert_paths_equal(variables, VISIBLE[kind], soft_cap)
+    unseen = ops.convert_to_numpy(VISIBLE[kind].end <= VISIBLE[kind].start)
+    assert unseen.any()
+    unseen = np.broadcast_to(unseen, output.shape[:2])
+    assert not output[unseen].any()
+    assert not gradients[0][unseen].any()
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_fused_equals_plain_for_all_groupings(heads):
+    assert_paths_equal(qkv(45, 45, HEADS[heads]), VISIBLE["causal, window"], None)
+
+
+@on_jax
+def test_fused_equals_plain_over_several_chunks():
+    """Longer than a block of queries and Tokamax's 1024 keys, and no multiple of either."""
+    mask = lengths_mask(1100, (3, 1090))
+    visible = masks.self_attention(mask, causal=True, window=700)
+    visible = masks.Visible(visible.start[:, 500:1030], visible.end[:, 500:1030])
+    assert_paths_equal(qkv(530, 1100, (2, 1), rows=1), visible, 5.0)
+
+
+def test_auto_is_fused_where_texts_are_long(monkeypatch):
+    called = []
+    monkeypatch.setattr(fused, "attend", lambda q, *args, **kwargs: called.append(q.shape[1]) or q)
+    for queries, keys in ((64, 64), (511, 512), (512, 512), (1, 2**18)):
+        visible = masks.cross_attention(np.ones((1, keys), "int32"))
+        tensors = [ops.convert_to_tensor(v) for v in qkv(queries, keys, (1, 1), rows=1)]
+        attend(*tensors, visible, scale=1.0)
+    assert called == ([512, 1] if fused.takes(None) else [])
+
+
+@on_jax
+def test_without_tokamax(monkeypatch):
+    def no_tokamax(name, *args, imported=builtins.__import__, **kwargs):
+        if name.startswith("tokamax"):
+            raise ImportError(name)
+        return imported(name, *args, **kwargs)
+
+    fused._kernel.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", no_tokamax)
+    monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: None)
+    tensors = [ops.convert_to_tensor(v) for v in qkv(512, 512, (1, 1), rows=1)]
+    arguments = (*tensors, masks.cross_attention(np.ones((1, 512))))
+    with pytest.raises(ImportError, match=r'pip install "keras-encdec\[jax\]"'):
+        attend(*arguments, scale=1.0, path="fused")
+    found = attend(*arguments, scale=1.0, path="auto")
+    np.testing.assert_array_equal(found, attend(*arguments, scale=1.0, path="plain"))
+
+
+@on_jax
+def test_arguments_of_the_program_are_its_own(monkeypatch):
+    """Tokamax asks absl's flags, which would parse the command line of any script."""
+    from absl import flags
+
+    flags.FLAGS.unparse_flags()
+    monkeypatch.setattr("sys.argv", ["train.py", "--rate", "0.1"])
+    fused._kernel.cache_clear()
+    tensors = [ops.convert_to_tensor(v) for v in qkv(4, 4, (1, 1), rows=1)]
+    attend(*tensors, masks.cross_attention(np.ones((1, 4))), scale=1.0, path="fused")
+
+
+@on_jax
+def test_a_kernel_without_a_gradient_gives_way(monkeypatch):
+    """As Triton's does under a soft cap, which it refuses in the backward pass alone."""
+    import jax
+
+    def kernel(backward):
+        kernel = jax.custom_vjp(lambda query, *rest: query)
+        kernel.defvjp(lambda query, *rest: (query, rest), backward)
+        return kernel
+
+    def refuse(*args):
+        raise NotImplementedError
+
+    kernels = {
+        "refuses": kernel(refuse),
+        "takes": kernel(lambda rest, upstream: (upstream, *rest)),
+        "xla_chunked": kernel(None),
+    }
+    monkeypatch.setattr(fused, "_tokamax", lambda name, **spec: kernels[name])
+    choose = fused._kernel.__wrapped__  # without its memory
+    shapes = (jax.ShapeDtypeStruct((1, 4, 1, 2), "float32"),) * 5
+    assert choose(("refuses", "takes"), shapes) is kernels["takes"]
+    assert choose(("refuses",), shapes) is kernels["xla_chunked"]
+
+
+@on_jax
+def test_tokamax_kernels_fill_up_tiles():
+    def kernel(query, key, value, start, end):
+        assert query.shape[1] == start.shape[1] == end.shape[1] == 256
+        assert key.shape[1] == value.shape[1] == 512
+        return query
+
+    query, key = np.ones((1, 200, 1, 2)), np.ones((1, 300, 1, 2))
+    output = fused._aligned(kernel)(query, key, key, np.zeros((1, 200)), np.zeros((1, 200)))
+    assert output.shape == query.shape
+
+
+def temporary_bytes(path, length):
+    """What XLA sets aside for the gradient of one attention."""
+    import jax
+
+    def loss(query, key, value, visible):
+        return ops.sum(ops.square(attend(query, key, value, visible, scale=1.0, path=path)))
+
+    shape = jax.ShapeDtypeStruct((1, length, 2, 16), "float32")
+    interval = jax.ShapeDtypeStruct((1, length), "int32")
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
+    lowered = gradient.lower(shape, shape, shape, masks.Visible(interval, interval))
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+@on_jax
+def test_memory_grows_with_the_length_not_its_square():
+    assert temporary_bytes("plain", 4096) / temporary_bytes("plain", 1024) > 14
+    assert temporary_bytes("fused", 4096) / temporary_bytes("fused", 1024) < 5
+
+
+def packed_inputs():
+    """Three examples that share a row, the second of them alone, and one of a lone token."""
+    inputs = make_inputs(source=(20, 20, 20), target=(16, 16, 16))
+    masks = {
+        "encoder": lengths_mask(20, (0, 7, 7, 18, 18, 19), (0, 11), (0, 1)),
+        "decoder": lengths_mask(16, (0, 5, 5, 14, 14, 15), (0, 9), (0, 16)),
+    }
+    for side, start, end in (("encoder", 7, 18), ("decoder", 5, 14)):
+        inputs[f"{side}_padding_mask"] = masks[side]
+        tokens = inputs[f"{side}_token_ids"]
+        tokens[1, : end - start] = tokens[0, start:end]
+    return inputs
+
+
+def logits_and_gradients(backbone, inputs):
+    """Logits at tokens, and the gradient of their squares by each weight."""
+    real = ops.cast(inputs["decoder_padding_mask"][..., None] > 0, "float32")
+
+    def logits(outputs):
+        states = ops.convert_to_tensor(outputs["decoder_sequence_output"])
+        return backbone.decoder.logits(states) * real
+
+    def loss():
+        return ops.sum(ops.square(logits(backbone(inputs, training=True))))
+
+    backbone.compile()
+    found = to_numpy(logits(backbone.predict_on_batch(inputs)))
+    return [found, *value_and_gradients(loss, backbone.trainable_variables)[1]]
+
+
+@pytest.fixture(scope="module")
+def reference():
+    pair = tiny_pair(encoder=tiny_encoder(windows=(8,)), decoder=tiny_decoder(windows=(6,)))
+    backbone, inputs = tiny_backbone(pair), packed_inputs()
+    backbone.attention = "plain"
+    return backbone, inputs, logits_and_gradients(backbone, inputs)
+
+
+@pytest.mark.parametrize(("path", "remat"), [("plain", True), ("fused", True)])
+def test_settings_change_no_number_of_a_model(reference, path, remat):
+    backbone, inputs, expected = reference
+    backbone.attention, backbone.remat = path, remat
+    found = logits_and_gradients(backbone, inputs)
+    for array, value in zip(found, expected, strict=True):
+        scale = np.abs(value).max()
+        assert_close(array / scale, value / scale)
+    assert_close(found[0][0, 5:14], found[0][1, :9])  # packed as alone
+
+
+def trained_weights(remat):
+    """Weights after two steps of `fit` with dropout."""
+    keras.utils.set_random_seed(0)
+    changes = {"windows": (8,), "dropout": 0.3}
+    lm = tiny_lm(pair=tiny_pair(encoder=tiny_encoder(**changes), decoder=tiny_decoder(**changes)))
+    lm.compile(keras.optimizers.SGD(0.1))
+    lm.backbone.remat = remat
+    inputs = make_inputs()
+    labels, weights = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
+    lm.fit(inputs, labels, sample_weight=weights, epochs=2, verbose=0)
+    return {weight.path: to_numpy(weight) for weight in lm.weights}
+
+
+def test_remat_drops_out_the_same():
+    plain, again = trained_weights(remat=False), trained_weights(remat=True)
+    for name, weight in plain.items():
+        assert_close(again[name], weight, 1e-6)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("attention", "flash"), ("remat", "yes")])
+def test_a_setting_that_is_none(setting, value):
+    backbone = tiny_backbone()
+    with pytest.raises(ValueError, match=f"Expected {setting} .* Received: {value!r}"):
+        setattr(backbone, setting, value)
