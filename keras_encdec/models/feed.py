@@ -5,8 +5,11 @@ preprocessor.
 """
 
 import functools
+import itertools
 
 import grain
+import keras
+import numpy as np
 
 from keras_encdec.data.pipeline import READ_AHEAD, batches
 from keras_encdec.data.read import Documents
@@ -14,12 +17,13 @@ from keras_encdec.data.tokens import Tokens, tokenize
 from keras_encdec.models.preprocessor import PACKED_TOGETHER
 from keras_encdec.models.text import is_text
 from keras_encdec.objectives import Stages
+from keras_encdec.training.run import Feed
 
 BATCH_SIZE = 32  # as in Keras
 
 
-def arguments(x, preprocessor, batch_size, epochs, initial_epoch=0) -> dict:
-    """Keyword arguments of `keras.Model.fit` for an `x` that Keras does not take as it is.
+def feed(x, preprocessor, batch_size, epochs) -> Feed | None:
+    """Batches from an `x` that Keras does not take as it is.
 
     Args:
         x: texts (a list, an array, `keras_encdec.data.read(...)`, a Hugging Face dataset),
@@ -28,24 +32,74 @@ def arguments(x, preprocessor, batch_size, epochs, initial_epoch=0) -> dict:
         preprocessor: `EncDecSeq2SeqLMPreprocessor`.
         batch_size: B, or None.
         epochs: passes.
-        initial_epoch: passes that are over.
 
     Returns:
-        The arguments, or nothing where `x` is something else.
+        `Feed`, or None where `x` is something else.
     """
     if isinstance(x, (grain.MapDataset, grain.IterDataset)):
         return _grain(x, preprocessor, batch_size or BATCH_SIZE, epochs)
     if is_text(x) and hasattr(x, "element_spec"):
-        return {"x": required(preprocessor).dataset(x, batch_size or BATCH_SIZE)}
+        return again(required(preprocessor).dataset(x, batch_size or BATCH_SIZE))
     if is_text(x) or isinstance(x, Documents) or hasattr(x, "column_names"):
         x = tokenize(x, required(preprocessor).tokenizer)
     if not isinstance(x, Tokens):
-        return {}
+        return None
     batch_size = batch_size or min(BATCH_SIZE, _examples(x, required(preprocessor)))
     data = batches(x, required(preprocessor), batch_size, epochs=epochs)
-    steps = len(data) // epochs
-    rest = data[initial_epoch * steps :]
-    return {"x": rest.to_iter_dataset(READ_AHEAD), "steps_per_epoch": steps}
+    return _numbered(data, len(data) // epochs)
+
+
+def arrays(x, y, weight, batch_size, preprocessor) -> Feed:
+    """Model inputs or pairs in memory, in an order that follows from the preprocessor's seed.
+
+    Args:
+        x: dict of arrays or lists, N rows each.
+        y: labels, or None for pairs of texts.
+        weight: of the labels, or None.
+        batch_size: B, or None.
+        preprocessor: `EncDecSeq2SeqLMPreprocessor`, or None: the seed is 0.
+    """
+    if isinstance(x, dict) and "encoder_text" in x:
+        x, y, weight = required(preprocessor)(x)
+    given = tuple(part for part in (x, y, weight) if part is not None)
+    parts = tuple(
+        {key: np.asarray(rows) for key, rows in part.items()}
+        if isinstance(part, dict)
+        else np.asarray(part)
+        for part in given
+    )
+    count, batch_size = len(keras.tree.flatten(parts)[0]), batch_size or BATCH_SIZE
+    steps = -(-count // batch_size)
+    seed = preprocessor.seed if preprocessor is not None else 0
+
+    def at(epoch, batch):
+        for number in itertools.count(epoch):
+            order = np.random.default_rng((seed, number)).permutation(count)
+            for i in range(batch, steps):
+                some = order[i * batch_size : (i + 1) * batch_size]
+                yield keras.tree.map_structure(lambda rows, some=some: rows[some], parts)
+            batch = 0
+
+    return Feed(at, steps)
+
+
+def again(data) -> Feed:
+    """Batches in an order of their own: what is behind is gone through once more."""
+
+    def at(epoch, batch):
+        return _skipped(data, batch) if batch else data
+
+    return Feed(at)
+
+
+def _skipped(data, count):
+    yield from itertools.islice(data, count, None)
+
+
+def _numbered(data, steps) -> Feed:
+    return Feed(
+        lambda epoch, batch: data[epoch * steps + batch :].to_iter_dataset(READ_AHEAD), steps
+    )
 
 
 def pairs(x):
@@ -60,11 +114,8 @@ def _grain(data, preprocessor, batch_size, epochs):
     is_map = isinstance(data, grain.MapDataset)
     element = data[0] if is_map else next(iter(data))
     if not is_text(element) and not isinstance(element, dict):
-        if not is_map:
-            return {"x": data}
-        repeated = data.repeat(epochs).to_iter_dataset(READ_AHEAD)
-        return {"x": repeated, "steps_per_epoch": len(data)}
-    return {"x": stream(data, required(preprocessor), batch_size)}
+        return _numbered(data.repeat(epochs), len(data)) if is_map else again(data)
+    return again(stream(data, required(preprocessor), batch_size))
 
 
 def stream(data, preprocessor, batch_size):

@@ -64,7 +64,7 @@ def fit(lm, x, **kwargs):
 
 def given(lm, x, **kwargs):
     """The batches that `fit` hands to Keras."""
-    return list(feed.arguments(x, lm.preprocessor, 8, 1, **kwargs)["x"])
+    return list(feed.feed(x, lm.preprocessor, 8, 1, **kwargs).at(0, 0))
 
 
 def same(one, other):
@@ -141,9 +141,8 @@ def test_fit_on_batches_by_number_and_at_a_later_step(tokenizer):
 
 def test_a_later_first_epoch_goes_on_with_the_data(tokenizer):
     lm = make_lm(tokenizer, objective="ul2")
-    both = feed.arguments(TEXTS, lm.preprocessor, 8, epochs=2)
-    rest = feed.arguments(TEXTS, lm.preprocessor, 8, epochs=2, initial_epoch=1)
-    same(list(both["x"])[both["steps_per_epoch"] :], list(rest["x"]))
+    both = feed.feed(TEXTS, lm.preprocessor, 8, epochs=2)
+    same(list(both.at(0, 0))[both.steps :], list(both.at(1, 0)))
     assert len(fit(lm, TEXTS, epochs=3, initial_epoch=2)) == 1
 
 
@@ -154,7 +153,7 @@ def test_two_stages_in_one_fit(tokenizer):
 
 def test_a_small_set_makes_one_batch_of_its_size(tokenizer):
     lm = make_lm(tokenizer)
-    (batch,) = feed.arguments(TEXTS[:2], lm.preprocessor, None, 1)["x"]
+    (batch,) = feed.feed(TEXTS[:2], lm.preprocessor, None, 1).at(0, 0)
     assert len(batch[1]) == len(lm.preprocessor(TEXTS[:2])[1])
 
 

@@ -1,0 +1,8 @@
+"""What is handed to `compile` and `fit`: losses, teachers, warm-up, checkpoints."""
+
+from keras_encdec.training.checkpoint import Checkpoint
+from keras_encdec.training.distillation import Distillation
+from keras_encdec.training.loss import FusedCrossEntropy
+from keras_encdec.training.warmup import CrossAttentionWarmup
+
+__all__ = ["Checkpoint", "CrossAttentionWarmup", "Distillation", "FusedCrossEntropy"]

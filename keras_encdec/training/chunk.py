@@ -1,0 +1,89 @@
+"""The mathematics of the output loss on a few tokens, value and gradient by hand.
+
+Knows softmax, soft cap, z-loss, label smoothing and how a teacher is mixed in. Leaves
+loops and memory to `keras_encdec.training.loss`.
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+from keras import ops
+
+
+def dot(equation, a, b):
+    """`einsum` whose sums are float32, whatever the dtype of `a` and `b`."""
+    if keras.backend.backend() == "jax":
+        import jax.numpy as jnp
+
+        return jnp.einsum(equation, a, b, preferred_element_type="float32")
+    return ops.cast(ops.einsum(equation, a, b), "float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Loss of t tokens in each of B rows.
+
+    Args:
+        soft_cap: cap of the logits, or None.
+        z_loss: times the squared log of the softmax's denominator.
+        label_smoothing: share of a label's probability that all words divide.
+        teacher: `Advice`, or None.
+    """
+
+    soft_cap: float | None
+    z_loss: float
+    label_smoothing: float
+    teacher: Any = None
+
+    def __call__(self, states, matrix, labels, weights, *advice, gradient):
+        """Sums and, with `gradient`, what the loss says to each logit.
+
+        Args:
+            states: (B, t, D).
+            matrix: (V, D).
+            labels: (B, t) int32.
+            weights: (B, t) float32.
+            *advice: of the teacher, (B, t, ...) each.
+            gradient: whether the second result is wanted.
+
+        Returns:
+            (4,) float32 sums of loss, nll, correct and weight; and the gradient of the
+            first of them by the logits before their cap, (B, t, V) float32, or None.
+        """
+        logits = dot("btd,vd->btv", states, matrix)
+        if self.soft_cap is not None:
+            logits = self.soft_cap * ops.tanh(logits / self.soft_cap)
+        peak = ops.max(logits, axis=-1)
+        log_norm = peak + ops.log(ops.sum(ops.exp(logits - peak[..., None]), axis=-1))
+        gold = ops.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+        loss = log_norm - gold
+        if self.label_smoothing:
+            loss = loss + self.label_smoothing * (gold - ops.mean(logits, axis=-1))
+        share, divergence = 0.0, None
+        if self.teacher is not None:
+            share = self.teacher.weight
+            divergence, d_divergence = self.teacher.divergence(logits, *advice)
+            loss = (1 - share) * loss + share * divergence
+        loss = loss + self.z_loss * ops.square(log_norm)
+        correct = ops.cast(gold >= peak, "float32")
+        tokens = ops.stack([loss, log_norm - gold, correct, ops.ones_like(loss)])
+        sums = ops.sum(tokens * weights, axis=(1, 2))
+        if not gradient:
+            return sums, None
+        hard = (1 - share) * weights  # (B, t) factors from here on
+        of_softmax = hard + 2 * self.z_loss * log_norm * weights
+        d_logits = of_softmax[..., None] * ops.exp(logits - log_norm[..., None])
+        d_logits = d_logits - hard[..., None] * self._target(labels, logits.shape[-1])
+        if divergence is not None:
+            d_logits = d_logits + share * weights[..., None] * d_divergence()
+        if self.soft_cap is not None:
+            d_logits = d_logits * (1 - ops.square(logits / self.soft_cap))
+        return sums, d_logits
+
+    def _target(self, labels, size):
+        """(B, t, V): the distribution that the labels ask for."""
+        target = ops.one_hot(labels, size, dtype="float32")
+        if not self.label_smoothing:
+            return target
+        return (1 - self.label_smoothing) * target + self.label_smoothing / size

@@ -1,0 +1,193 @@
+"""What a teacher says about a batch: from kept rows, or from a model that is asked.
+
+Knows where the teacher stands at each target and how its word is mixed with the label.
+Leaves chunks to `keras_encdec.training.loss` and rows on disk to
+`keras_encdec.data.teacher`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from keras import ops
+
+from keras_encdec.training import divergence as divergences
+
+_NOTHING = -1e30  # in place of -inf, so that an empty row stays a number
+_DIVERGENCES = ("forward", "reverse", "jensen_shannon")
+
+
+class Distillation:
+    """A teacher, for `lm.compile(distillation=...)`.
+
+    The loss of a token is `(1 - weight) * label + weight * temperature^2 * divergence`
+    (arXiv 1503.02531, section 2). In kept rows, what no text holds (UL2's sentinels and
+    its end tokens) has all probability on the label.
+
+    Args:
+        teacher: a KerasHub causal LM with the student's vocabulary. It is asked in each
+            step, frozen, in whatever dtype or quantisation it has: the input and the
+            target follow each other in its context. None: the batches bring the rows of
+            `keras_encdec.data.write_teacher`.
+        weight: share of the teacher; 1 in Gemma 2 (arXiv 2408.00118, section 3.2).
+        temperature: both distributions' logits are divided by it.
+        divergence: `"forward"`, `"reverse"` or `"jensen_shannon"`.
+        beta: share of the teacher in the middle that Jensen-Shannon compares both with.
+        start_token: id that the teacher reads first; None for none, `"auto"` for the
+            one of its tokenizer.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> teacher = keras_hub.models.CausalLM.from_preset("gemma2_9b_en", dtype="bfloat16")
+        >>> teacher.quantize("int8")
+        >>> lm.compile(distillation=keras_encdec.training.Distillation(teacher))
+    """
+
+    def __init__(
+        self,
+        teacher=None,
+        *,
+        weight=1.0,
+        temperature=1.0,
+        divergence="forward",
+        beta=0.5,
+        start_token="auto",
+    ):
+        if not 0 <= weight <= 1 or temperature <= 0 or not 0 < beta < 1:
+            raise ValueError(
+                "Expected weight from 0 to 1, temperature above 0, beta between 0 and 1. "
+                f"Received: {weight}, {temperature}, {beta}."
+            )
+        if divergence not in _DIVERGENCES:
+            raise ValueError(f"Expected a divergence of {_DIVERGENCES}. Received: {divergence!r}.")
+        if divergence == "reverse" and teacher is None:
+            raise ValueError(
+                "Expected a teacher that is asked, for the reverse divergence: kept rows give "
+                "most words no probability. Received: no teacher. Use 'jensen_shannon'."
+            )
+        self.teacher, self.weight, self.temperature = teacher, weight, temperature
+        self.kind, self.beta, self.start_token = divergence, beta, start_token
+        if teacher is not None:
+            teacher.trainable = False
+            if start_token == "auto":
+                self.start_token = (
+                    teacher.preprocessor and teacher.preprocessor.tokenizer.start_token_id
+                )
+
+    def advice(self, x, y):
+        """What the teacher says about a batch.
+
+        Args:
+            x: model inputs.
+            y: labels (B, T), or a dict of `labels`, `teacher_ids` and
+                `teacher_log_probs` (B, T, k).
+
+        Returns:
+            `Advice`.
+
+        Raises:
+            ValueError: if there is neither a teacher nor rows.
+        """
+        if self.teacher is not None:
+            labels = y["labels"] if isinstance(y, dict) else y
+            states = _states(self.teacher.backbone, x, labels, self.start_token)
+            return self.advice_of_states(states)
+        if not isinstance(y, dict) or "teacher_ids" not in y:
+            raise ValueError(
+                "Expected batches with teacher_ids and teacher_log_probs. Received: labels alone. "
+                "Fit `data.batches(..., teacher=...)`, or give Distillation a teacher."
+            )
+        rows = [ops.cast(y["teacher_ids"], "int32"), ops.cast(y["teacher_log_probs"], "float32")]
+        return Advice(self, rows, self._kept)
+
+    def advice_of_states(self, states):
+        """`Advice` of the teacher's states (B, T, D), each about to write its label."""
+        return Advice(self, [states], self._asked)
+
+    def check(self, vocabulary_size):
+        """Raises ValueError if the teacher's vocabulary is not of this size."""
+        if self.teacher is None:
+            return
+        size = self.teacher.backbone.token_embedding.input_dim
+        if size != vocabulary_size:
+            raise ValueError(
+                f"Expected a teacher of the student's {vocabulary_size} words. "
+                f"Received: one of {size}. Distillation needs one vocabulary."
+            )
+
+    def _asked(self, size, states):
+        """(B, t, V) log-probabilities of a chunk of the teacher's states."""
+        logits = self.teacher.backbone.token_embedding(states, reverse=True)
+        return ops.log_softmax(ops.cast(logits, "float32") / self.temperature, axis=-1)
+
+    def _kept(self, size, ids, log_probs):
+        """(B, t, V) log-probabilities of a chunk of rows; what was not kept has none.
+
+        As in Gemma 3 (arXiv 2503.19786, section 2.2), the kept words share all of it.
+        """
+        log_probs = ops.maximum(log_probs, _NOTHING) / self.temperature
+        probs = ops.reshape(ops.softmax(log_probs, axis=-1), (-1,))
+        rows, length, _ = ops.shape(ids)
+        token = ops.reshape(ops.arange(rows * length, dtype="int32"), (rows, length, 1))
+        place = ops.reshape(token * size + ids, (-1,))
+        dense = ops.segment_sum(probs, place, num_segments=rows * length * size)
+        return ops.log(ops.reshape(dense, (rows, length, size)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """A teacher's word on a batch.
+
+    Args:
+        distillation: how it is used.
+        inputs: arrays of (B, T, ...), of which the loss takes chunks.
+        log_probs: V and a chunk of the inputs to log-probabilities (B, t, V).
+    """
+
+    distillation: Distillation
+    inputs: list
+    log_probs: Callable
+
+    @property
+    def weight(self):
+        return self.distillation.weight
+
+    def divergence(self, logits, *inputs):
+        """Divergence (B, t) at the temperature, times its square, and its gradient.
+
+        Args:
+            logits: (B, t, V) of the student.
+            *inputs: chunks of `inputs`.
+
+        Returns:
+            The value, and a function that makes the gradient by `logits` (B, t, V).
+        """
+        ours, temperature = self.distillation, self.distillation.temperature
+        student = ops.log_softmax(logits / temperature, axis=-1)
+        teacher = self.log_probs(logits.shape[-1], *inputs)
+        if ours.kind == "jensen_shannon":
+            value, gradient = divergences.jensen_shannon(teacher, student, ours.beta)
+        else:
+            value, gradient = getattr(divergences, ours.kind)(teacher, student)
+        return temperature**2 * value, lambda: temperature * gradient()
+
+
+def _states(backbone, x, labels, start_token):
+    """(B, T, D) of the teacher, each about to write the label at its place."""
+    mask = ops.cast(ops.not_equal(x["encoder_padding_mask"], 0), "int32")
+    target_mask = ops.cast(ops.not_equal(x["decoder_padding_mask"], 0), "int32")
+    start = ops.full_like(mask[:, : int(start_token is not None)], start_token or 0)
+    ids = ops.concatenate(
+        [ops.cast(i, "int32") for i in (start, x["encoder_token_ids"], labels)], axis=1
+    )
+    there = ops.concatenate([ops.ones_like(start), mask, target_mask], axis=1)
+    # What is there moves to the front, in its order.
+    length = ids.shape[1]
+    order = ops.argsort((1 - there) * length + ops.arange(length, dtype="int32"), axis=-1)
+    ids, there = (ops.take_along_axis(i, order, axis=1) for i in (ids, there))
+    states = backbone({"token_ids": ids, "padding_mask": there})
+    before = ops.sum(mask, axis=1, keepdims=True) + start.shape[1] - 1
+    place = before + ops.arange(labels.shape[1], dtype="int32")
+    place = ops.clip(place, 0, length - 1)
+    return ops.take_along_axis(states, place[..., None], axis=1)

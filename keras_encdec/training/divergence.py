@@ -1,0 +1,41 @@
+"""How far a student's distribution is from a teacher's, with gradients by hand.
+
+Each function takes log-probabilities at some temperature, (..., V) float32, and returns
+the divergence (...) and its gradient by the student's log-probabilities' logits (..., V).
+A teacher may give no probability to a word: its log-probability is then -inf.
+"""
+
+from keras import ops
+
+
+def forward(teacher, student):
+    """KL(teacher || student), the distillation of Gemma 2 (arXiv 2408.00118, 3.2)."""
+    p, q = ops.exp(teacher), ops.exp(student)
+    value = _expected(p, teacher - student)
+    return value, lambda: q * ops.sum(p, axis=-1, keepdims=True) - p
+
+
+def reverse(teacher, student):
+    """KL(student || teacher), which looks for one way of the teacher (arXiv 2306.08543)."""
+    q = ops.exp(student)
+    gap = student - teacher
+    value = _expected(q, gap)
+    return value, lambda: q * (gap - value[..., None])
+
+
+def jensen_shannon(teacher, student, beta):
+    """beta KL(teacher || m) + (1 - beta) KL(student || m), m = beta teacher + (1 - beta) student.
+
+    The generalised Jensen-Shannon divergence of arXiv 2306.13649, section 2.
+    """
+    p, q = ops.exp(teacher), ops.exp(student)
+    middle = ops.log(beta * p + (1 - beta) * q)
+    to_student = student - middle
+    of_student = _expected(q, to_student)
+    value = beta * _expected(p, teacher - middle) + (1 - beta) * of_student
+    return value, lambda: (1 - beta) * q * (to_student - of_student[..., None])
+
+
+def _expected(p, values):
+    """Mean of `values` under `p`; words without probability count nothing."""
+    return ops.sum(ops.where(p > 0, p * values, 0.0), axis=-1)

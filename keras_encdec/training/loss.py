@@ -1,0 +1,189 @@
+"""The output loss without logits: projection, soft cap and cross-entropy in chunks.
+
+Knows how to go from the decoder's states to sums over tokens and to the gradients,
+while no array of (B, T, V) ever exists. Leaves the mathematics of one chunk to
+`keras_encdec.training.chunk` and what a teacher says to
+`keras_encdec.training.distillation`.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_encdec.training.chunk import Chunk, dot
+
+# Logits held at once, per data replica: 512 x 256,000 in float32 are half a gigabyte.
+CHUNK_TOKENS = 512
+_USUAL_ROWS = 8  # where a graph does not know its batch size
+
+
+class Sums(NamedTuple):
+    """Sums over the tokens of a batch, each times the token's weight; float32 scalars.
+
+    Args:
+        loss: what is minimised, z-loss and distillation included.
+        nll: negative log-likelihood of the labels, in nats.
+        correct: tokens whose label has the largest logit.
+        weight: the weights themselves.
+    """
+
+    loss: Any
+    nll: Any
+    correct: Any
+    weight: Any
+
+
+class FusedCrossEntropy:
+    """Cross-entropy of the labels, for `lm.compile(loss=...)`; the default there.
+
+    The mean over tokens by sample weight. Sums are float32 whatever the policy, as
+    a vocabulary of 256,000 needs. The gradient is taken in the pass that computes the
+    value, chunk by chunk along T, so nothing is projected twice.
+
+    Args:
+        z_loss: times the squared log of the softmax's denominator, per token; 1e-4 in
+            PaLM (arXiv 2204.02311, section 5) and in T5X.
+        label_smoothing: share of a label's probability that all words divide.
+        chunk_tokens: tokens whose logits are held at once, per data replica.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> lm.compile(loss=keras_encdec.training.FusedCrossEntropy(z_loss=1e-4))
+    """
+
+    def __init__(self, z_loss=0.0, label_smoothing=0.0, chunk_tokens=CHUNK_TOKENS):
+        if z_loss < 0 or not 0 <= label_smoothing < 1 or chunk_tokens < 1:
+            raise ValueError(
+                "Expected z_loss >= 0, label_smoothing from 0 to below 1, chunk_tokens >= 1. "
+                f"Received: {z_loss}, {label_smoothing}, {chunk_tokens}."
+            )
+        self.z_loss, self.label_smoothing = z_loss, label_smoothing
+        self.chunk_tokens = chunk_tokens
+
+    def __call__(self, states, embedding, labels, weights=None, *, teacher=None, training=True):
+        """Sums over a batch.
+
+        Args:
+            states: (B, T, D) of the decoder.
+            embedding: the `keras.layers.ReversibleEmbedding` that reads them out.
+            labels: (B, T) int.
+            weights: (B, T), or None: every label counts 1.
+            teacher: `Advice`, or None.
+            training: whether the gradient will be asked for.
+
+        Returns:
+            `Sums`; only `loss` has a gradient.
+        """
+        weights = ops.ones_like(labels) if weights is None else weights
+        tokens = [ops.cast(labels, "int32"), ops.cast(weights, "float32")]
+        tokens += [] if teacher is None else teacher.inputs
+        chunk = Chunk(embedding.logit_soft_cap, self.z_loss, self.label_smoothing, teacher)
+        loop = _Loop(chunk, self.chunk_tokens, states.shape, embedding.compute_dtype)
+        matrix = output_matrix(embedding)
+        if not training:
+            return Sums(*ops.unstack(loop.values(states, matrix, tokens), 4))
+        if embedding.trainable_variables:
+            return Sums(*ops.unstack(loop.differentiable(tokens)(states, matrix), 4))
+        only_states = loop.differentiable(tokens, matrix)
+        return Sums(*ops.unstack(only_states(states), 4))
+
+
+def output_matrix(embedding):
+    """(V, D) that states are multiplied by, with LoRA; dequantised where it is quantised."""
+    if embedding.quantization_mode is not None:
+        return embedding(ops.arange(embedding.input_dim, dtype="int32"))
+    # A reshape reads the variable: TensorFlow's custom gradients take tensors only.
+    return ops.reshape(embedding.embeddings, (embedding.input_dim, embedding.output_dim))
+
+
+class _Loop:
+    """Goes over T in steps of t tokens per row."""
+
+    def __init__(self, chunk: Chunk, chunk_tokens: int, shape, dtype):
+        rows, self.length = shape[0] or _USUAL_ROWS, shape[1]
+        self.chunk, self.dtype = chunk, dtype
+        self.replicas = _replicas(rows)
+        self.step = max(1, min(chunk_tokens * self.replicas // rows, self.length))
+        self.count = -(-self.length // self.step)
+
+    def values(self, states, matrix, tokens):
+        """(4,) sums."""
+        matrix = ops.cast(matrix, self.dtype)
+        states, *tokens = (self._pad(x) for x in (states, *tokens))
+
+        def body(i, sums):
+            parts = (self._part(x, i) for x in tokens)
+            return sums + self.chunk(self._part(states, i), matrix, *parts, gradient=False)[0]
+
+        return ops.fori_loop(0, self.count, body, ops.zeros((4,), "float32"))
+
+    def differentiable(self, tokens, matrix=None):
+        """A function of states, and of the matrix unless it is given here, to (4,) sums."""
+
+        @ops.custom_gradient
+        def function(states, *trained):
+            wanted = bool(trained)
+            sums, *gradients = self._gradients(
+                states, trained[0] if wanted else matrix, tokens, wanted
+            )
+
+            def grad(*args, upstream=None, variables=()):
+                scale = (args[0] if upstream is None else upstream)[0]
+                scaled = [
+                    ops.cast(ops.multiply(g, scale), x.dtype)
+                    for g, x in zip(gradients, (states, *trained), strict=True)
+                ]
+                scaled = tuple(scaled) if wanted else scaled[0]
+                # TensorFlow tells of a teacher's variables, which are frozen.
+                return (scaled, [None] * len(variables)) if variables else scaled
+
+            return sums, grad
+
+        return function
+
+    def _gradients(self, states, matrix, tokens, by_matrix):
+        """Sums, and their first one's gradients: (B, T, D), and (V, D) if wanted."""
+        low = ops.cast(matrix, self.dtype)
+        padded, *tokens = (self._pad(x) for x in (states, *tokens))
+        d_matrix = [ops.zeros((self.replicas, *matrix.shape), "float32")] * by_matrix
+
+        def body(i, carry):
+            sums, d_states, *d_matrix = carry
+            part, *parts = (self._part(x, i) for x in (padded, *tokens))
+            more, d_logits = self.chunk(part, low, *parts, gradient=True)
+            d_logits = ops.cast(d_logits, self.dtype)
+            d_part = ops.cast(dot("btv,vd->btd", d_logits, low), d_states.dtype)
+            d_states = ops.slice_update(d_states, (0, i * self.step, 0), d_part)
+            d_matrix = [d + self._by_matrix(d_logits, part) for d in d_matrix]
+            return (sums + more, d_states, *d_matrix)
+
+        start = (ops.zeros((4,), "float32"), ops.zeros_like(padded), *d_matrix)
+        sums, d_states, *d_matrix = ops.fori_loop(0, self.count, body, start)
+        return (sums, d_states[:, : self.length], *(ops.sum(d, axis=0) for d in d_matrix))
+
+    def _by_matrix(self, d_logits, states):
+        """(R, V, D): each data replica sums its own rows, so that devices talk once, at the end."""
+        d_logits, states = (
+            ops.reshape(x, (self.replicas, -1, *x.shape[1:])) for x in (d_logits, states)
+        )
+        return dot("rbtv,rbtd->rvd", d_logits, states)
+
+    def _pad(self, x):
+        missing = self.count * self.step - self.length
+        if not missing:
+            return x
+        return ops.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (len(x.shape) - 2))
+
+    def _part(self, x, i):
+        start = (0, i * self.step) + (0,) * (len(x.shape) - 2)
+        return ops.slice(x, start, (ops.shape(x)[0], self.step, *x.shape[2:]))
+
+
+def _replicas(rows: int) -> int:
+    """Groups of rows that lie on devices of their own."""
+    distribution = keras.distribution.distribution()
+    replicas = getattr(distribution, "num_model_replicas", 1)
+    return replicas if rows % replicas == 0 else 1
