@@ -1,14 +1,14 @@
 """What every test starts from: a backend chosen before Keras is imported, and one seed."""
 
 import os
+import shutil
 import tempfile
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiling is the cost
 # Tests build the same models again and again: what one has compiled, others load.
-_COMPILED = tempfile.TemporaryDirectory()
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="compiled-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
@@ -19,3 +19,9 @@ import pytest
 @pytest.fixture(autouse=True)
 def seed():
     keras.utils.set_random_seed(0)
+
+
+def pytest_unconfigure(config):
+    folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if os.path.basename(folder).startswith("compiled-"):
+        shutil.rmtree(folder, ignore_errors=True)

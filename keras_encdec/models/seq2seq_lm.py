@@ -123,9 +123,11 @@ class EncDecSeq2SeqLM(Trainer, keras_hub.models.Seq2SeqLM):
 
         Raises:
             FloatingPointError: at the first loss that is no number.
+            ValueError: if data, teacher or optimizer cannot do what they are asked to.
         """
         x = feed.pairs(x)
         self._check_teacher(x)
+        self.check_optimizer()
         sliceable = isinstance(x, (list, tuple, np.ndarray))
         if sliceable and feed.is_text(x) and kwargs.get("validation_split"):
             kept = int(len(x) * (1 - kwargs.pop("validation_split")))

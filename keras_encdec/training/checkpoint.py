@@ -51,7 +51,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.folder = Path(folder).absolute()
         self.every, self.keep, self.best, self.mode = every, keep, best, mode
         self._manager: Any = None
-        self._offset, self._metrics = 0, None  # of an epoch that is taken up
+        self._offset = 0  # of an epoch that is taken up
+        self._metrics: list = []
 
     # What a state is.
 
@@ -273,7 +274,7 @@ def _assign(model, state) -> None:
 def _about(model) -> dict:
     """What must be the same for a checkpoint to be this model's."""
     named = {id(v) for v in model.weights}  # others are numbered by what a process has built
-    about = {"pair": dataclasses.asdict(model.backbone.spec)}
+    about: dict[str, Any] = {"pair": dataclasses.asdict(model.backbone.spec)}
     about["compiled with"] = type(model.optimizer).__name__
     for kind, some in _variables(model).items():
         about[kind] = [

@@ -136,9 +136,9 @@ class _Loop:
                     ops.cast(ops.multiply(g, scale), x.dtype)
                     for g, x in zip(gradients, (states, *trained), strict=True)
                 ]
-                scaled = tuple(scaled) if wanted else scaled[0]
+                result = tuple(scaled) if wanted else scaled[0]
                 # TensorFlow tells of a teacher's variables, which are frozen.
-                return (scaled, [None] * len(variables)) if variables else scaled
+                return (result, [None] * len(variables)) if variables else result
 
             return sums, grad
 

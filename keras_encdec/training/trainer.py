@@ -5,12 +5,15 @@ that inherits from `Trainer` has `backbone.decoder`, whose `embedding` reads sta
 """
 
 import contextlib
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_encdec.training.distillation import Distillation
 from keras_encdec.training.loss import FusedCrossEntropy
+
+_Mixin: Any = object  # beside a keras.Model, whose methods it calls
 
 
 class Perplexity(keras.metrics.Mean):
@@ -31,7 +34,7 @@ class _TokenMetrics:
             metric.update_state(total / weight, sample_weight=sums.weight)
 
 
-class Trainer:
+class Trainer(_Mixin):
     """Trains and evaluates with an output loss that never holds (B, T, V).
 
     While a loss is computed the model gives the decoder's states in place of logits;
@@ -69,6 +72,19 @@ class Trainer:
         self._gradient_accumulation_steps = gradient_accumulation_steps
         self._token_metrics = _TokenMetrics() if fused else None
 
+    def check_optimizer(self):
+        """Raises ValueError if the optimizer cannot move what it is to train."""
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        beta = getattr(optimizer, "beta_2", None)
+        for variable in self.trainable_variables:
+            if beta is not None and float(ops.cast(beta, variable.dtype)) == 1.0:
+                raise ValueError(
+                    f"Expected a beta_2 below 1 in {variable.dtype}, the dtype of {variable.path}. "
+                    f"Received: {beta}, which is 1 there: {type(optimizer).__name__} would not "
+                    "move. Load with dtype='mixed_bfloat16' for float32 weights, train LoRA, or "
+                    "use Adafactor."
+                )
+
     def call(self, inputs, training=None, mask=None):
         states = self.backbone(inputs, training=training)["decoder_sequence_output"]
         return states if self._gives_states else self.backbone.decoder.logits(states)
@@ -88,7 +104,8 @@ class Trainer:
             training=training,
         )
         weight = ops.maximum(sums.weight, 1e-20)
-        self._token_metrics.update(sums, weight)
+        if self._token_metrics is not None:
+            self._token_metrics.update(sums, weight)
         loss = sums.loss / (weight if self._total_weight is None else self._total_weight)
         return sum(self.losses, loss)
 

@@ -78,3 +78,8 @@ class CrossAttentionWarmup(keras.callbacks.Callback):
 def is_new(path: str) -> bool:
     """Whether a decoder-only model has no such weight."""
     return "cross_attention" in path
+
+
+def pretrained(layer) -> bool:
+    """Whether a decoder-only model has such a layer: `lm.quantize("int8", filters=pretrained)`."""
+    return not is_new(layer.path or "")

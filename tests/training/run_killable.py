@@ -1,0 +1,48 @@
+"""A short run with everything that a state holds; prints a digest of what it ends with.
+
+`python run_killable.py FOLDER`: dropout, warm-up of the cross-attention, checkpoints so
+often that one is nearly always being written. Says "begun" at its first step.
+"""
+
+import hashlib
+import sys
+
+import keras
+import numpy as np
+
+from keras_encdec.spec import PairSpec
+from keras_encdec.testing.models import make_inputs, tiny_lm
+from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
+from keras_encdec.training import Checkpoint, CrossAttentionWarmup
+
+ROWS, EPOCHS, WARMUP = 30, 10, 70
+
+
+class Begun(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.said = False
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not self.said:
+            print("begun", flush=True)
+        self.said = True
+
+
+def main(folder):
+    keras.utils.set_random_seed(0)
+    one = {"windows": (8,), "dropout": 0.1}
+    lm = tiny_lm(pair=PairSpec(tiny_encoder(**one), tiny_decoder(**one)))
+    lm.compile(keras.optimizers.AdamW(1e-2, global_clipnorm=1.0))
+    x = make_inputs(source=range(1, ROWS + 1), target=range(ROWS, 0, -1))
+    y, weight = np.roll(x["decoder_token_ids"], -1, 1), x["decoder_padding_mask"]
+    callbacks = [Checkpoint(folder, every=2), CrossAttentionWarmup(WARMUP), Begun()]
+    options = {"batch_size": 2, "epochs": EPOCHS, "verbose": 0, "callbacks": callbacks}
+    lm.fit(x, y, sample_weight=weight.astype("float32"), **options)
+    state = [keras.ops.convert_to_numpy(v) for v in [*lm.variables, *lm.optimizer.variables]]
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in state))
+    print("digest", digest.hexdigest(), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
