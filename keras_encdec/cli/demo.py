@@ -157,7 +157,10 @@ def _source_loss(source, examples, with_input: bool) -> float:
     token_ids = np.concatenate([start, before, y[:, :-1]], axis=1)
     targets = np.concatenate([np.zeros_like(before), y], axis=1)
     weights = np.concatenate([np.zeros(before.shape, "float32"), weight], axis=1)
-    _compile(source, "sgd")
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction="mean_with_sample_weight"
+    )
+    source.compile("sgd", loss, weighted_metrics=None)
     inputs = {"token_ids": token_ids, "padding_mask": np.ones_like(token_ids)}
     return _evaluate(source, (inputs, targets, weights))
 
@@ -180,16 +183,9 @@ def _train(lm, texts, examples, settings: Settings, rate, evaluations: int, name
     x, y, weight = texts
     steps = -(-len(y) // settings.batch_size)
     curve = Curve(examples, max(1, steps // evaluations), steps, name)
-    _compile(lm, keras.optimizers.AdamW(rate, beta_2=0.98, global_clipnorm=1.0))
+    lm.compile(keras.optimizers.AdamW(rate, beta_2=0.98, global_clipnorm=1.0), sampler="greedy")
     lm.fit(x, y, sample_weight=weight, batch_size=settings.batch_size, verbose=0, callbacks=[curve])
     return curve
-
-
-def _compile(lm, optimizer) -> None:
-    loss = keras.losses.SparseCategoricalCrossentropy(
-        from_logits=True, reduction="mean_with_sample_weight"
-    )
-    lm.compile(optimizer=optimizer, loss=loss, weighted_metrics=None, sampler="greedy")
 
 
 def _evaluate(lm, examples) -> float:

@@ -15,7 +15,7 @@ from keras_encdec.testing.models import make_inputs, tiny_lm
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
 from keras_encdec.training import Checkpoint, CrossAttentionWarmup
 
-ROWS, EPOCHS, WARMUP = 30, 10, 70
+ROWS, EPOCHS, WARMUP = 30, 10, 40
 
 
 class Begun(keras.callbacks.Callback):

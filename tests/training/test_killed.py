@@ -35,7 +35,7 @@ def kill(process, rng):
     for line in process.stdout:
         if line.startswith("begun"):
             break
-    time.sleep(rng.uniform(0, 2))
+    time.sleep(rng.uniform(0, 4))
     if process.poll() is not None:
         return False
     process.kill()
