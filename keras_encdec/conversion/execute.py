@@ -1,7 +1,8 @@
 """Carries a plan out: checks everything, then moves one tensor at a time.
 
 Knows how to build a model without values and to fill it. Leaves which weight comes
-from where to the plan and the dialects.
+from where to the plan and the dialects, and which device holds what to
+`keras_encdec.layout`.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
+from keras_encdec import layout
 from keras_encdec.conversion.plan import Plan
 from keras_encdec.families import dialect
 from keras_encdec.models.backbone import EncDecBackbone
@@ -28,7 +30,8 @@ def convert(plan: Plan, sources: Mapping, rules: Mapping, dtype=None) -> EncDecB
         dtype: dtype or policy of the pair.
 
     Raises:
-        ValueError: if a source does not hold what its spec says. Nothing is built then.
+        ValueError: if a source does not hold what its spec says, or the active
+            distribution cannot cut a weight. Nothing is built then.
     """
     bound = {side: dialect.bind(rules[side], s.weights()) for side, s in plan.sources.items()}
     for side, tensors in bound.items():
@@ -62,7 +65,8 @@ def load(pair: PairSpec, source, rules, dropped=(), dtype=None) -> EncDecBackbon
         dtype: dtype or policy of the pair.
 
     Raises:
-        ValueError: if the source does not hold what the spec says.
+        ValueError: if the source does not hold what the spec says, or the active
+            distribution cannot cut a weight.
     """
     bound = dialect.bind(rules, pair.weights())
     dialect.check(bound, source.tensors(), dropped)
@@ -106,8 +110,7 @@ def _forget_deferred(variables) -> None:
 def _assign(variable, array: np.ndarray) -> None:
     array = np.array(array, order="C", copy=True)  # no two weights may share memory
     if variable._value is None:
-        value = keras.ops.convert_to_tensor(array, dtype=variable.dtype)
-        variable._initialize(value)
+        variable._initialize(layout.place(variable, array))
     else:
         variable.assign(array)
 

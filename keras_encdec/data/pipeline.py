@@ -185,11 +185,16 @@ def _alone(example):
 
 
 def _this_host() -> tuple[int, int]:
+    """This process' share of the rows: hosts that a model axis joins read the same ones."""
     if keras.backend.backend() != "jax":
         return 0, 1
     import jax
 
-    return jax.process_index(), jax.process_count()
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return jax.process_index(), jax.process_count()
+    count = min(distribution.num_processes, distribution.num_model_replicas)
+    return distribution.data_shard_id, count
 
 
 def _check(tokens, preprocessor, batch_size, host):

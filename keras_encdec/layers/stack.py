@@ -9,6 +9,7 @@ import dataclasses
 import keras
 from keras import ops
 
+from keras_encdec import layout
 from keras_encdec.layers import cache as caches
 from keras_encdec.layers import masks, remat
 from keras_encdec.layers.attention import check_path
@@ -78,7 +79,7 @@ class Stack(keras.layers.Layer):
 
     def embed(self, token_ids, training=None):
         """(B, T) token ids to (B, T, D): rows scaled by the square root of D."""
-        x = self.embedding(token_ids)
+        x = layout.rows_apart(self.embedding(token_ids))
         return self.dropout(x * ops.cast(self.spec.width**0.5, x.dtype), training=training)
 
     def _finish(self, x, training):

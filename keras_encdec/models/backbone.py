@@ -7,9 +7,11 @@ import h5py
 import keras
 import keras_hub
 
+from keras_encdec import layout
 from keras_encdec.files import atomic_folder, shard_names
 from keras_encdec.layers.stack import Decoder, Encoder
 from keras_encdec.spec import PairSpec, stack_from_json
+from keras_encdec.training.warmup import pretrained
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
@@ -23,6 +25,14 @@ class EncDecBackbone(keras_hub.models.Backbone):
 
     A padding mask is 0 for padding and 1 for tokens. Rows that hold several examples
     number them 1, 2, 3, ... in both masks: each then sees only itself, from position 0.
+    An example stands in one run of the row, without padding inside; padding may stand
+    before and after it.
+
+    Two settings change memory and speed but, rounding aside, no number. They are not
+    saved, and, as in Keras, a compiled task sees a change at its next `compile()`:
+    `backbone.attention` is `"auto"` (fused for long texts), `"plain"` or `"fused"`
+    (see `keras_encdec.layers.fused`); `backbone.remat = True` computes each block
+    again in the backward pass instead of keeping what it computed.
 
     Args:
         encoder: `StackSpec`, or its fields as a dict.
@@ -32,7 +42,8 @@ class EncDecBackbone(keras_hub.models.Backbone):
         **kwargs: of `keras_hub.models.Backbone`.
 
     Raises:
-        ValueError: if a spec contradicts itself.
+        ValueError: if a spec contradicts itself, or the active distribution cannot cut
+            a weight evenly.
 
     Example:
         >>> pair = keras_encdec.testing.tiny_pair()
@@ -44,6 +55,7 @@ class EncDecBackbone(keras_hub.models.Backbone):
 
     def __init__(self, encoder, decoder, encoder_attention="bidirectional", dtype=None, **kwargs):
         spec = PairSpec(stack_from_json(encoder), stack_from_json(decoder), encoder_attention)
+        layout.check(spec.weights())
         self.encoder = Encoder(
             spec.encoder, causal=encoder_attention == "causal", dtype=dtype, name="encoder"
         )
@@ -68,6 +80,64 @@ class EncDecBackbone(keras_hub.models.Backbone):
         )
         self.spec = spec
 
+    @property
+    def attention(self):
+        """How attention is computed: `"auto"`, `"plain"` or `"fused"`."""
+        return self.encoder.attention
+
+    @attention.setter
+    def attention(self, path):
+        self.encoder.attention = self.decoder.attention = path
+
+    @property
+    def remat(self):
+        """Whether the backward pass computes each block again."""
+        return self.encoder.remat
+
+    @remat.setter
+    def remat(self, value):
+        self.encoder.remat = self.decoder.remat = value
+
+    def enable_lora(self, rank, target_layer_names=None, train_cross_attention=True):
+        """Freezes the model, but for LoRA and for the cross-attention, which is new.
+
+        Args:
+            rank: of the LoRA factors.
+            target_layer_names: layers that get them, by default `"query"` and `"value"`.
+            train_cross_attention: whether the cross-attention, its norms included, trains
+                whole and gets no LoRA; with False it is treated like self-attention.
+
+        Raises:
+            ValueError: if the cross-attention is to train but is quantised.
+
+        Example:
+            >>> lm.quantize("int8", filters=keras_encdec.training.pretrained)
+            >>> lm.backbone.enable_lora(8)
+        """
+        new = [layer for layer in self._flatten_layers() if not pretrained(layer)]
+        if train_cross_attention and any(
+            getattr(layer, "quantization_mode", None) for layer in new
+        ):
+            raise ValueError(
+                "Expected a cross-attention in float, as it is to train. Received: a quantised "
+                "one. Quantise with filters=keras_encdec.training.pretrained, or pass "
+                "train_cross_attention=False."
+            )
+        names = target_layer_names or self.default_lora_layer_names()
+        whole = {id(layer) for layer in new} if train_cross_attention else set()
+        self.trainable = True
+        self._lora_rank, self._lora_enabled_layers = rank, []
+        layers = self._flatten_layers(include_self=False)
+        for layer in layers:
+            layer.trainable = False
+        for i, layer in enumerate(layer for layer in layers if layer.weights):
+            if id(layer) in whole:
+                layer.trainable = True
+            elif layer.name in names and hasattr(layer, "enable_lora"):
+                layer.trainable = True
+                layer.enable_lora(rank)
+                self._lora_enabled_layers.append(i)
+
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """As `EncDecSeq2SeqLM.save_to_preset`, without a task."""
         with atomic_folder(preset_dir) as folder:
@@ -80,7 +150,25 @@ class EncDecBackbone(keras_hub.models.Backbone):
             ValueError: if a file is missing, truncated or lies outside the folder.
         """
         _check_readable(Path(filepath))
-        super().load_weights(filepath, *args, **kwargs)
+        with layout.placing(self.weights):
+            super().load_weights(filepath, *args, **kwargs)
+
+    @staticmethod
+    def get_layout_map(
+        device_mesh,
+        spec=None,
+        model_parallel_dim_name="model",
+        data_parallel_dim_name="batch",
+    ):
+        """See `keras_encdec.layout.layout_map`.
+
+        Example:
+            >>> mesh = keras.distribution.DeviceMesh((2, 4), ("batch", "model"))
+            >>> layout_map = EncDecBackbone.get_layout_map(mesh)
+            >>> distribution = keras.distribution.ModelParallel(layout_map=layout_map)
+            >>> keras.distribution.set_distribution(distribution)
+        """
+        return layout.layout_map(device_mesh, spec, model_parallel_dim_name, data_parallel_dim_name)
 
     def get_config(self):
         return {**super().get_config(), **dataclasses.asdict(self.spec)}

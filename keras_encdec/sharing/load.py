@@ -12,6 +12,7 @@ from typing import Any
 import keras_hub
 from keras_hub.src.utils.preset_utils import get_file
 
+from keras_encdec import layout
 from keras_encdec.conversion.execute import convert, load
 from keras_encdec.conversion.plan import Plan, make_plan, random_plan
 from keras_encdec.conversion.sources import ModelSource, SafetensorsSource
@@ -168,7 +169,8 @@ def _source(model, dtype) -> Source:
         catalog.check_known(str(model))
         model = catalog.on_this_machine(str(model))
         tokenizer = keras_hub.models.Tokenizer.from_preset(model)
-        model = keras_hub.models.Backbone.from_preset(model, dtype=dtype)
+        with layout.on_host():
+            model = keras_hub.models.Backbone.from_preset(model, dtype=dtype)
     else:
         tokenizer = _tokenizer_of(model)
     backbone = _backbone_of(model)

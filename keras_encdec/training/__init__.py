@@ -2,7 +2,15 @@
 
 from keras_encdec.training.checkpoint import Checkpoint
 from keras_encdec.training.distillation import Distillation
+from keras_encdec.training.estimate import estimate
 from keras_encdec.training.loss import FusedCrossEntropy
 from keras_encdec.training.warmup import CrossAttentionWarmup, pretrained
 
-__all__ = ["Checkpoint", "CrossAttentionWarmup", "Distillation", "FusedCrossEntropy", "pretrained"]
+__all__ = [
+    "Checkpoint",
+    "CrossAttentionWarmup",
+    "Distillation",
+    "FusedCrossEntropy",
+    "estimate",
+    "pretrained",
+]

@@ -1,0 +1,264 @@
+"""Where each weight lies on several devices, and how it gets there.
+
+Knows which dimension of a weight is cut along which axis of a mesh, and moves arrays
+from the host to their devices in shards. Leaves meshes, distributions and the
+compiler's work to `keras.distribution` and JAX, and what is loaded to
+`keras_encdec.conversion` and `keras_encdec.sharing`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_encdec.spec import PairSpec, Shape
+
+_BATCH, _MODEL = "batch", "model"
+Axes = tuple[str | None, ...]
+
+# For each weight, the mesh axis that cuts each of its dimensions: Megatron's order on
+# the model axis (arXiv 1909.08053, section 3), so that a sublayer sums over devices once;
+# another large dimension on the batch axis, so that each device keeps a share of
+# everything (ZeRO stage 3, arXiv 1910.02054). H rather than D in attention_output fits
+# int4 too, which Keras stores as (N * H, D / 2).
+_AXES: dict[str, Axes] = {
+    "embedding/embeddings": (_MODEL, _BATCH),  # (V, D)
+    "query/kernel": (_BATCH, _MODEL, None),  # (D, N, H)
+    "key/kernel": (_BATCH, _MODEL, None),  # (D, K, H)
+    "value/kernel": (_BATCH, _MODEL, None),
+    "attention_output/kernel": (_MODEL, _BATCH, None),  # (N, H, D)
+    "gate/kernel": (_BATCH, _MODEL),  # (D, F)
+    "up/kernel": (_BATCH, _MODEL),
+    "down/kernel": (_MODEL, _BATCH),  # (F, D)
+    "norm/scale": (None,),  # (D,)
+}
+_KEYS_AND_VALUES = ("key/kernel", "value/kernel")
+_QUANTIZED = r"_(scale|zero)|g_idx"  # what Keras adds to an int8 or int4 kernel
+
+
+def layout_map(
+    device_mesh,
+    spec: PairSpec | None = None,
+    model_parallel_dim_name: str = _MODEL,
+    data_parallel_dim_name: str = _BATCH,
+) -> keras.distribution.LayoutMap:
+    """The layout of every weight of a pair, of its LoRA and of its quantized variables.
+
+    A mesh of (n, 1) shards everything fully, (1, n) is tensor parallel, (m, n) both.
+    Norms and the scales of quantized kernels are replicated. Blocks of a stack are
+    alike and share their entries: Keras tries each entry at each call of each layer.
+
+    Args:
+        device_mesh: `keras.distribution.DeviceMesh` with the two axes.
+        spec: the pair. An axis that does not divide a dimension is then left out for
+            it. Without a spec every dimension is cut, but the key/value heads, which
+            are often fewer than devices.
+        model_parallel_dim_name: the mesh axis for heads, F and V.
+        data_parallel_dim_name: the mesh axis for the batch, and for D.
+
+    Returns:
+        `keras.distribution.LayoutMap`.
+
+    Raises:
+        ValueError: if the mesh has no such axes.
+    """
+    names = {_MODEL: model_parallel_dim_name, _BATCH: data_parallel_dim_name}
+    sizes = axis_sizes(device_mesh)
+    if not set(names.values()) <= set(sizes):
+        raise ValueError(
+            f"Expected a mesh with the axes {sorted(names.values())}. Received: {tuple(sizes)}. "
+            "Name them with model_parallel_dim_name and data_parallel_dim_name."
+        )
+    entries = _rules() if spec is None else _fitted(spec, {k: sizes[v] for k, v in names.items()})
+    result = keras.distribution.LayoutMap(device_mesh)
+    for pattern, axes in entries.items():
+        for path, parts in _with_adapters(pattern, axes):
+            result[path] = tuple(part and names[part] for part in _trimmed(parts))
+    return result
+
+
+def _rules() -> dict[str, Axes]:
+    """Axes by pattern of a weight's path, for pairs of any size."""
+    rules = {rf"(encoder|decoder)/(.*/)?\w*{name}": axes for name, axes in _AXES.items()}
+    rules |= {k: (_BATCH, None, None) for k in rules if k.endswith(_KEYS_AND_VALUES)}
+    return rules
+
+
+def _fitted(spec: PairSpec, sizes: Mapping[str, int]) -> dict[str, Axes]:
+    """Axes by pattern of a weight's path, where each axis divides its dimension."""
+    fitted = {}
+    for path, shape in spec.weights().items():
+        axes = next(axes for name, axes in _AXES.items() if path.endswith(name))
+        fits = tuple(
+            a and (a if n % sizes[a] == 0 else None) for n, a in zip(shape, axes, strict=True)
+        )
+        fitted[re.sub(r"/block_\d+/", r"/block_\\d+/", path)] = fits
+    return fitted
+
+
+def _with_adapters(path: str, axes: Axes) -> Iterator[tuple[str, Axes]]:
+    """A weight, and what LoRA and quantization put beside it."""
+    yield path, axes
+    layer, _, name = path.rpartition("/")
+    if name != "scale":
+        yield f"{layer}/lora_{name}_a", (*axes[:-1], None)
+        yield f"{layer}/lora_{name}_b", (None, axes[-1])
+        yield f"{layer}/({name}{_QUANTIZED})", ()
+
+
+def _trimmed(axes: Axes) -> Axes:
+    """Without the last axes that are None, so that it fits an int4 kernel's two dimensions."""
+    return _trimmed(axes[:-1]) if axes and axes[-1] is None else axes
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """A variable before it exists, as far as layouts and optimizers ask for it.
+
+    Args:
+        path: of the variable.
+        shape: of the variable.
+        dtype: of the variable.
+        trainable: whether it has a gradient.
+        layout: `keras.distribution.TensorLayout`, or None.
+    """
+
+    path: str
+    shape: Shape
+    dtype: str = "float32"
+    trainable: bool = True
+    layout: Any = None
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def _layout(self):  # as Keras calls it
+        return self.layout
+
+
+def check(weights: Mapping[str, Shape]) -> None:
+    """Refuses weights that the active distribution cannot cut evenly.
+
+    Args:
+        weights: shape by path.
+
+    Raises:
+        ValueError: with the first weight that does not fit.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return
+    sizes = axis_sizes(distribution.device_mesh)
+    for path, shape in weights.items():
+        axes = distribution.get_variable_layout(Weight(path, shape)).axes
+        for size, axis in zip(shape, axes, strict=False):
+            if axis and size % sizes[axis]:
+                raise ValueError(
+                    f"Expected dimensions of {path} that the mesh divides. Received: shape "
+                    f"{shape}, where {size} is cut along {axis!r} of {sizes[axis]} devices. "
+                    "Give the pair's spec to get_layout_map, or choose another mesh."
+                )
+
+
+def shard_shape(shape: Shape, layout) -> Shape:
+    """What one device holds of a tensor.
+
+    Args:
+        shape: of the whole.
+        layout: `keras.distribution.TensorLayout`, or None for one device.
+    """
+    if layout is None:
+        return shape
+    sizes = axis_sizes(layout.device_mesh)
+    axes = (*layout.axes, *[None] * (len(shape) - len(layout.axes)))
+    return tuple(n // sizes[a] if a else n for n, a in zip(shape, axes, strict=True))
+
+
+def place(variable, array, dtype=None):
+    """An array on the devices of a variable: each receives its shard, none the whole.
+
+    Args:
+        variable: `keras.Variable`, with a value or without.
+        array: of the variable's shape; a NumPy array, or what h5py reads it from.
+        dtype: in place of the variable's.
+
+    Returns:
+        The backend's tensor, of the variable's dtype.
+    """
+    distribution = keras.distribution.distribution()
+    dtype = dtype or variable.dtype
+    if distribution is None or keras.ops.is_tensor(array):
+        return keras.ops.convert_to_tensor(array, dtype)
+    import jax
+
+    array = np.asarray(array).astype(np.dtype(dtype), copy=False)
+    sharding = distribution.get_variable_layout(variable).backend_layout
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+@contextlib.contextmanager
+def placing(variables: Iterable) -> Iterator[None]:
+    """While it is open, what is assigned to the variables goes to their devices in shards.
+
+    Keras assigns by way of a copy on the first device (keras-team/keras#21634).
+    """
+    variables = list(variables) if keras.distribution.distribution() else []
+    for variable in variables:
+        variable._convert_to_tensor = functools.partial(place, variable)
+    try:
+        yield
+    finally:
+        for variable in variables:
+            del variable._convert_to_tensor
+
+
+def rows_apart(x):
+    """A batch whose rows stay on the devices that read them, as far as they divide it.
+
+    Without it XLA follows the embedding, which is cut along D, and every device computes
+    the whole batch: twice the memory of a step on a mesh of (8, 1).
+
+    Args:
+        x: (B, ...), such as embedded tokens.
+
+    Returns:
+        `x`, with a layout for the compiler if a distribution is active.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None or not x.shape[0] or x.shape[0] % distribution.num_model_replicas:
+        return x
+    axes = (distribution.batch_dim_name, *[None] * (len(x.shape) - 1))
+    layout = keras.distribution.TensorLayout(axes, distribution.device_mesh)
+    return keras.distribution.distribute_tensor(x, layout)
+
+
+@contextlib.contextmanager
+def on_host() -> Iterator[None]:
+    """While it is open, models are made in the host's memory, on no accelerator.
+
+    Without an active distribution it does nothing.
+    """
+    active = keras.distribution.distribution()
+    if active is None:
+        yield
+        return
+    import jax
+
+    keras.distribution.set_distribution(None)
+    try:
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            yield
+    finally:
+        keras.distribution.set_distribution(active)
+
+
+def axis_sizes(device_mesh) -> dict[str, int]:
+    """Devices along each axis of a mesh."""
+    return dict(zip(device_mesh.axis_names, device_mesh.shape, strict=True))

@@ -1,0 +1,274 @@
+"""Run in processes of their own, which see several devices; prints one line of JSON.
+
+    python run_distributed.py '{"fit": [["data", [2, 4]]], "load": ["folder"]}'
+
+calls `fit` and `load` of this file with these arguments. `test_distribution.py` sets the
+environment and says what the answers should be.
+"""
+
+import contextlib
+import gc
+import json
+import math
+import sys
+from pathlib import Path
+
+import jax
+import keras
+import keras_hub
+import numpy as np
+from jax.experimental import multihost_utils
+from keras.src.backend.jax.core import JaxVariable
+from keras.src.backend.jax.trainer import _distribute_data
+
+import keras_encdec
+from keras_encdec.data import batches, tokenize
+from keras_encdec.families import t5gemma
+from keras_encdec.files import read_json
+from keras_encdec.layout import shard_shape
+from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
+from keras_encdec.sharing import catalog
+from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
+from keras_encdec.testing.models import make_inputs, tiny_backbone
+from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
+from keras_encdec.training.estimate import estimate
+from keras_encdec.training.warmup import pretrained
+
+STEPS, ROWS = 5, 8
+T5GEMMA = Path(__file__).parents[1] / "parity" / "hf_t5gemma"
+
+
+def pair(**changes):
+    """Two key/value heads on up to eight devices, and widths that only some meshes divide."""
+    encoder = tiny_encoder(windows=(8, None), **changes)
+    return tiny_pair(encoder=encoder, decoder=tiny_decoder(windows=(6,), **changes))
+
+
+def distribution(mesh, spec, **kwargs):
+    """`"data"` for data parallel, else (batch, model) devices with our layout map."""
+    if mesh == "data":
+        return keras.distribution.DataParallel(**kwargs)
+    mesh = keras.distribution.DeviceMesh(tuple(mesh), ("batch", "model"))
+    layout_map = EncDecBackbone.get_layout_map(mesh, spec)
+    return keras.distribution.ModelParallel(layout_map=layout_map, **kwargs)
+
+
+def fit(meshes):
+    """The largest difference of the loss and of each weight, by mesh."""
+    expected, differences = train(), {}
+    for mesh in meshes:
+        with distribution(mesh, pair()).scope():
+            found = train()
+        differences[str(mesh)] = {k: float(np.abs(found[k] - v).max()) for k, v in expected.items()}
+    return differences
+
+
+def train():
+    """Loss and weights after five steps with the default compile."""
+    keras.utils.set_random_seed(0)
+    lm = EncDecSeq2SeqLM(tiny_backbone(pair()))
+    lm.compile()
+    x = make_inputs((20, 13, 1, 7, 9, 20, 4, 5) * STEPS, (16, 9, 1, 4, 5, 16, 8, 7) * STEPS)
+    y = np.roll(x["decoder_token_ids"], -1, axis=1)
+    weight = x["decoder_padding_mask"].astype("float32")
+    history = lm.fit(x, y, sample_weight=weight, batch_size=ROWS, shuffle=False, verbose=0)
+    return {"loss": np.array(history.history["loss"]), **weights_of(lm)}
+
+
+def weights_of(lm):
+    """The whole of each weight, also where other processes hold parts of it."""
+    values = [multihost_utils.process_allgather(v.value, tiled=True) for v in lm.weights]
+    return {v.path: np.asarray(x) for v, x in zip(lm.weights, values, strict=True)}
+
+
+def hosts(mesh, index, port):
+    """Loss and norms of the weights in one of two processes; without a port, the only one."""
+    scope = contextlib.nullcontext()
+    if port is not None:
+        keras.distribution.initialize(f"localhost:{port}", 2, index)
+        active = distribution(mesh, pair(vocabulary_size=4096), auto_shard_dataset=False)
+        scope = active.scope()
+    with scope:
+        found = train_on_text()
+    return {name: float(np.linalg.norm(value)) for name, value in found.items()}
+
+
+def read(folder, index, port):
+    """Norms of loaded weights in one of two processes, by way of loading; or in the only one."""
+    if port is not None:
+        keras.distribution.initialize(f"localhost:{port}", 2, index)
+    found = {}
+    for name, spec in presets(folder).items():
+        scope = contextlib.nullcontext()
+        if port is not None:
+            scope = distribution([4, 2], spec, auto_shard_dataset=False).scope()
+        with scope:
+            keras.utils.set_random_seed(0)
+            lm = keras_encdec.from_preset(name, preprocessor=None)
+            norms = {k: float(np.linalg.norm(v)) for k, v in weights_of(lm).items()}
+            found |= {f"{Path(name).name}/{k}": v for k, v in norms.items()}
+    return found
+
+
+def presets(folder):
+    """A preset for each way of loading, with its spec: ours, T5Gemma's layout, and two sources."""
+    if not Path(folder).exists():
+        EncDecSeq2SeqLM(tiny_backbone(pair())).save_to_preset(folder)
+    released = t5gemma.from_transformers(read_json(T5GEMMA / "config.json"))
+    adapted = catalog.presets["gemma2_tiny_mini"].spec
+    return {folder: pair(), T5GEMMA: released, "gemma2_tiny_mini": adapted}
+
+
+def train_on_text():
+    """Loss and weights after a pass over some texts, of which this process reads its share."""
+    keras.utils.set_random_seed(0)
+    tokenizer = keras_hub.models.Tokenizer.from_preset(catalog.embedded("gemma2_tiny_docs"))
+    preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 24, 20)
+    lm = EncDecSeq2SeqLM(tiny_backbone(pair(vocabulary_size=4096)), preprocessor)
+    lm.compile()
+    texts = [f"Returns the mean of {i} numbers along an axis." * (1 + i % 3) for i in range(40)]
+    data = batches(tokenize(texts, tokenizer), preprocessor, ROWS)
+    history = lm.fit(data, verbose=0)
+    return {"loss": np.array(history.history["loss"]), **weights_of(lm)}
+
+
+class Watch:
+    """The most bytes that devices hold at any assignment to a variable.
+
+    Of each device `peak` counts what is spread over the mesh, and `alone` what lies on
+    one device: source models, and arrays on their way.
+    """
+
+    def __init__(self):
+        self.peak, self.alone, self._assign = 0, 0, JaxVariable._direct_assign
+
+    def __enter__(self):
+        def assign(variable, value):
+            self.look()
+            self._assign(variable, value)
+            self.look()
+
+        gc.collect()
+        self.before = self._alone()
+        JaxVariable._direct_assign = assign
+        return self
+
+    def __exit__(self, *error):
+        JaxVariable._direct_assign = self._assign
+
+    def look(self):
+        on_mesh = sum(shard_bytes(a) for a in jax.live_arrays() if is_spread(a))
+        self.peak = max(self.peak, on_mesh)
+        self.alone = max(self.alone, self._alone() - self.before)
+
+    def seen(self, lm):
+        """The peaks, next to the bytes of a device's shards and of whole weights."""
+        shards = [4 * math.prod(shard_shape(v.shape, v._layout)) for v in lm.weights]
+        assert shards == [shard_bytes(v.value) for v in lm.weights]
+        whole = [4 * math.prod(v.shape) for v in lm.weights]
+        return {
+            "peak": self.peak,
+            "alone": self.alone,
+            "share": sum(shards),
+            "shard": max(shards),
+            "tensor": max(whole),
+            "all": sum(whole),
+        }
+
+    def _alone(self):
+        return sum(shard_bytes(a) for a in jax.live_arrays() if not is_spread(a))
+
+
+def is_spread(array):
+    return isinstance(array.sharding, jax.sharding.NamedSharding)
+
+
+def shard_bytes(array):
+    return math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+
+
+def load(folder):
+    """What each way of loading holds at most, and what it ends with."""
+    found = {}
+    for name, spec in presets(folder).items():
+        with distribution([2, 4], spec).scope():
+            with Watch() as watch:
+                lm = keras_encdec.from_preset(name, preprocessor=None)
+            found[Path(name).name] = watch.seen(lm)
+            if name == folder:
+                with Watch() as watch:
+                    lm.backbone.load_weights(f"{folder}/model.weights.h5")
+                found["load_weights"] = watch.seen(lm)
+        del lm
+    return found
+
+
+CASES = [
+    {"dtype": "float32", "optimizer": "adamw"},
+    {"dtype": "bfloat16", "optimizer": "adafactor"},
+    {"dtype": "float32", "optimizer": "muon"},
+    {"dtype": "bfloat16", "optimizer": "adamw", "lora_rank": 3},
+    {"dtype": "float32", "optimizer": "adamw", "lora_rank": 2, "quantization": "int8"},
+    {"dtype": "bfloat16", "optimizer": "sgd", "quantization": "int4"},
+]
+
+
+def held(mesh):
+    """Bytes on each device of weights, trainable ones and optimizer; held, and estimated."""
+    gc.collect = lambda: 0  # Keras calls it for each layer that it quantizes
+    sizes = {"batch_size": 8, "source_length": 20, "target_length": 16}
+    even = pair(width=48, feedforward_dim=80)  # int4 halves the last dimension
+    return [held_by(case, mesh, even, sizes) for case in CASES]
+
+
+def held_by(case, mesh, spec, sizes):
+    with distribution(mesh, spec).scope():
+        lm = EncDecSeq2SeqLM(tiny_backbone(spec, dtype=case["dtype"]))
+        if mode := case.get("quantization"):
+            lm.quantize(mode, filters=pretrained if "lora_rank" in case else None)
+        if rank := case.get("lora_rank"):
+            lm.backbone.enable_lora(rank)
+        optimizer = keras.optimizers.get(case["optimizer"])
+        optimizer.build(lm.trainable_variables)
+        parts = lm.weights, lm.trainable_variables, optimizer.variables
+        found = [sum(shard_bytes(v.value) for v in part) for part in parts]
+        logits = np.asarray(lm(make_inputs((20, 13), (16, 9))), "float32")
+    expected = estimate(spec, mesh=tuple(mesh), **case, **sizes)
+    return {
+        "held": found,
+        "estimated": [expected.parameters, expected.gradients, expected.optimizer],
+        "finite": bool(np.isfinite(logits).all()),
+    }
+
+
+def step(meshes):
+    """Temporary memory of a compiled training step on each device, by mesh; and estimated."""
+    attention = AttentionSpec(8, 8, 32, 16.0, 5.0)
+    stack = StackSpec(8192, 192, 768, attention, (None,) * 2, final_logit_soft_cap=30.0)
+    spec, found = PairSpec(stack, stack), {}
+    sizes = {"batch_size": ROWS, "source_length": 128, "target_length": 128}
+    for mesh in meshes:
+        run = estimate(spec, mesh=tuple(mesh), attention="plain", **sizes)
+        expected = run.gradients + run.activations + run.output_loss
+        with distribution(mesh, spec).scope():
+            found[str(mesh)] = [compiled_bytes(spec), expected]
+    return found
+
+
+def compiled_bytes(spec):
+    lm = EncDecSeq2SeqLM(EncDecBackbone(spec.encoder, spec.decoder))
+    lm.compile(attention="plain")
+    x = make_inputs((128,) * ROWS, (128,) * ROWS)
+    data = _distribute_data((x, x["decoder_token_ids"], x["decoder_padding_mask"] * 1.0))
+    lm._symbolic_build(data_batch=data)
+    lm.optimizer.build(lm.trainable_variables)
+    state = lm._get_jax_state(True, True, True, True)
+    train = jax.jit(lm.train_step, out_shardings=(None, lm._get_state_sharding_spec()))
+    return train.lower(state, data).compile().memory_analysis().temp_size_in_bytes
+
+
+COMMANDS = {"step": step, "fit": fit, "load": load, "held": held, "hosts": hosts, "read": read}
+
+if __name__ == "__main__":
+    calls = json.loads(sys.argv[1])
+    print(json.dumps({name: COMMANDS[name](*arguments) for name, arguments in calls.items()}))

@@ -1,0 +1,159 @@
+"""The estimate holds what Keras holds, and about what XLA needs."""
+
+import math
+
+import jax
+import keras
+import numpy as np
+import pytest
+
+import keras_encdec
+from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
+from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
+from keras_encdec.testing.models import tiny_lm
+from keras_encdec.testing.specs import tiny_pair
+from keras_encdec.training import FusedCrossEntropy
+from keras_encdec.training.estimate import estimate
+from keras_encdec.training.warmup import pretrained
+
+SIZES = {"batch_size": 4, "source_length": 256, "target_length": 128}
+RUNS = [
+    {"dtype": "float32", "optimizer": "adamw"},
+    {"dtype": "mixed_bfloat16", "optimizer": "adafactor"},
+    {"dtype": "bfloat16", "optimizer": "muon"},
+    {"dtype": "bfloat16", "optimizer": keras.optimizers.SGD(use_ema=True), "lora_rank": 3},
+    {"dtype": "bfloat16", "optimizer": "lion", "quantization": "int8"},
+    {"dtype": "float32", "optimizer": "adamw", "quantization": "int4", "lora_rank": 2},
+    {"dtype": "float32", "lora_rank": 2, "train_cross_attention": False},
+]
+
+
+def held(variables):
+    return sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: "-".join(map(str, run.values())))
+def test_variables_are_exact(run, monkeypatch):
+    monkeypatch.setattr("gc.collect", lambda: 0)  # Keras calls it for each layer
+    lm = tiny_lm(dtype=run["dtype"])
+    whole = run.get("train_cross_attention", True)
+    if "quantization" in run:
+        lm.quantize(run["quantization"], filters=pretrained if "lora_rank" in run else None)
+    if "lora_rank" in run:
+        lm.backbone.enable_lora(run["lora_rank"], train_cross_attention=whole)
+    optimizer = keras.optimizers.get(run.get("optimizer", "adamw"))
+    optimizer = type(optimizer).from_config(optimizer.get_config())
+    optimizer.build(lm.trainable_variables)
+    found = estimate(tiny_pair(), **run, **SIZES)
+    assert found.parameters == held(lm.weights)
+    assert found.gradients == held(lm.trainable_variables)
+    assert found.optimizer == held(optimizer.variables)
+
+
+def pair(vocabulary_size=4096, layers=2, **changes):
+    attention = AttentionSpec(4, 2, 40, 16.0, 5.0)
+    stack = StackSpec(
+        vocabulary_size, 192, 768, attention, (None,) * layers, final_logit_soft_cap=30.0, **changes
+    )
+    return PairSpec(stack, stack)
+
+
+def compiled_bytes(spec, batch_size, source_length, target_length, chunk_tokens):
+    """Temporary memory of XLA's gradient, whose results are counted elsewhere."""
+    lm = EncDecSeq2SeqLM(EncDecBackbone(spec.encoder, spec.decoder))
+    lm.compile("sgd", FusedCrossEntropy(chunk_tokens=chunk_tokens), attention="plain")
+    tokens = np.ones((batch_size, target_length), "int32")
+    x = {
+        f"{side}_{name}": np.ones((batch_size, length), "int32")
+        for side, length in (("encoder", source_length), ("decoder", target_length))
+        for name in ("token_ids", "padding_mask")
+    }
+    lm._symbolic_build(data_batch=(x, tokens, tokens.astype("float32")))
+    parts = lm.trainable_variables, lm.non_trainable_variables, lm.metrics_variables
+    values = [[v.value for v in part] for part in parts]
+
+    def loss(*args):
+        return lm.compute_loss_and_updates(*args, training=True, optimizer_variables=[])[0]
+
+    lm.optimizer = None
+    with lm._giving_states():
+        lowered = jax.jit(jax.value_and_grad(loss)).lower(*values, x, tokens, tokens * 1.0)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="asks XLA")
+@pytest.mark.parametrize(
+    ("spec", "chunk_tokens"),
+    [(pair(), 512), (pair(16384, 1, post_norm=False), 128)],
+    ids=["deep", "many words"],
+)
+def test_activations_are_about_what_xla_needs(spec, chunk_tokens):
+    found = estimate(spec, attention="plain", chunk_tokens=chunk_tokens, **SIZES)
+    needed = compiled_bytes(spec, **SIZES, chunk_tokens=chunk_tokens)
+    assert found.activations + found.output_loss == pytest.approx(needed, rel=0.1)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="asks JAX")
+def test_remat_keeps_the_inputs_of_blocks():
+    # XLA undoes remat on CPUs; what autodiff keeps per block shows it.
+    rows, length, kept = 2, 32, []
+    for layers in (1, 3):
+        spec = pair(layers=layers)
+        backbone = EncDecBackbone(spec.encoder, spec.decoder)
+        backbone.remat = True
+        ids = np.ones((rows, length), "int32")
+        x = dict.fromkeys(backbone.input, ids)
+
+        def states(values, x, backbone=backbone):
+            return backbone.stateless_call(values, [], x)[0]["decoder_sequence_output"]
+
+        values = [v.value for v in backbone.trainable_variables]
+        residuals = jax.eval_shape(
+            lambda v, x, f=states: jax.vjp(lambda v: f(v, x), v)[1], values, x
+        )
+        shapes = [r.shape for r in jax.tree.leaves(residuals)]
+        kept.append(sum(4 * math.prod(s) for s in shapes if s[:2] == (rows, length)))
+    sizes = {"batch_size": rows, "source_length": length, "target_length": length}
+    less, more = (estimate(pair(layers=n), remat=True, **sizes).activations for n in (1, 3))
+    assert more - less == pytest.approx(kept[1] - kept[0], rel=0.1)
+
+
+def test_a_mesh_divides():
+    spec = keras_encdec.presets["gemma2_9b_2b"].spec
+    alone, data = (estimate(spec, mesh=mesh, **SIZES) for mesh in (None, (4, 1)))
+    both = estimate(
+        spec,
+        mesh=keras.distribution.DeviceMesh((4, 2), ("batch", "model"), list("abcdefgh")),
+        **SIZES,
+    )
+    assert (alone.devices, data.devices, both.devices) == (1, 4, 8)
+    assert alone.parameters == 4 * 12_292_375_296
+    assert data.parameters == pytest.approx(alone.parameters / 4, rel=1e-3)  # norms are whole
+    assert both.parameters == pytest.approx(alone.parameters / 8, rel=1e-3)
+    assert both.activations < data.activations < alone.activations
+    assert both.output_loss < data.output_loss
+
+
+def test_what_saves_memory():
+    spec = keras_encdec.presets["gemma2_2b_2b"].spec
+    sizes = {"batch_size": 4, "source_length": 4096, "target_length": 1024}
+    full = estimate(spec, **sizes)
+    assert estimate(spec, remat=True, **sizes).activations < full.activations / 10
+    assert estimate(spec, attention="plain", **sizes).activations > 2 * full.activations
+    assert estimate(spec, chunk_tokens=None, **sizes).output_loss > 5 * full.output_loss
+    lora = estimate(spec, lora_rank=8, **sizes).optimizer
+    alone = estimate(spec, lora_rank=8, train_cross_attention=False, **sizes).optimizer
+    assert 100 * alone < 10 * lora < full.optimizer
+
+
+def test_it_prints_a_table():
+    text = str(estimate(keras_encdec.presets["gemma2_9b_2b"].spec, mesh=(8, 1), **SIZES))
+    assert "GB on each of 8" in text
+    assert "6.150" in text
+    assert "total" in text
+
+
+@pytest.mark.parametrize("option", [{"quantization": "int2"}, {"attention": "auto"}])
+def test_unknown_options(option):
+    with pytest.raises(ValueError, match=r"Expected .*Received"):
+        estimate(tiny_pair(), **option, **SIZES)
