@@ -214,6 +214,12 @@ class EncDecSeq2SeqLM(Trainer, keras_hub.models.Seq2SeqLM):
             return preprocessor.dataset(texts, batch_size or feed.BATCH_SIZE)
         return preprocessor(texts)
 
+    def quantize(self, mode=None, **kwargs):
+        """As `keras.Model.quantize`, of the backbone: a tokenizer has nothing to quantise."""
+        self.backbone.quantize(mode, **kwargs)
+        self.train_function = self.test_function = self.predict_function = None
+        self.generate_function = None
+
     def preprocess_samples(self, x, y=None, sample_weight=None):
         if isinstance(x, dict) and "encoder_token_ids" in x:
             return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
