@@ -13,7 +13,8 @@ from keras import ops
 
 from keras_encdec.training.chunk import Chunk, dot
 
-# Logits held at once, per data replica: 512 x 256,000 in float32 are half a gigabyte.
+# Logits held at once, per data replica: 512 x 256,000 in float32 are half a gigabyte. With
+# fewer, XLA on CPU copies the gradient by the matrix in each round (LOG.md).
 CHUNK_TOKENS = 512
 _USUAL_ROWS = 8  # where a graph does not know its batch size
 
@@ -166,6 +167,9 @@ class _Loop:
 
     def _by_matrix(self, d_logits, states):
         """(R, V, D): each data replica sums its own rows, so that devices talk once, at the end."""
+        if self.replicas == 1:  # without the batch axis XLA needs no transposed copy
+            d_logits, states = (ops.reshape(x, (-1, x.shape[-1])) for x in (d_logits, states))
+            return dot("nv,nd->vd", d_logits, states)[None]
         d_logits, states = (
             ops.reshape(x, (self.replicas, -1, *x.shape[1:])) for x in (d_logits, states)
         )
