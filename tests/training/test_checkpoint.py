@@ -74,7 +74,10 @@ def whole(tmp_path_factory):
     return lm, fit(lm, tmp_path_factory.mktemp("whole") / "run", warmup=7)
 
 
-@pytest.mark.parametrize("kill", [1, 8, 12])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("kill", [pytest.param(1, marks=SLOW), 8, pytest.param(12, marks=SLOW)])
 def test_taken_up_in_any_phase(whole, tmp_path, kill):
     """In warm-up, at an epoch's end, past the switch: with dropout, warm-up and metrics."""
     lm, history = whole

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # processes of their own, which compile for eight devices
 SCRIPT = Path(__file__).parent / "run_distributed.py"
 COUNTERS = 64  # bytes of seeds and counters beside the weights
 MESHES = ["data", [8, 1], [1, 8], [4, 2]]  # [2, 4] is in the quick test
@@ -61,20 +62,17 @@ def test_no_tensor_passes_through_one_device(quick):
     assert adapted["alone"] <= adapted["all"] + adapted["tensor"]
 
 
-@pytest.mark.slow
 def test_every_mesh_trains_like_one_device():
     for differences in answer(start(fit=[MESHES]))["fit"].values():
         assert_same(differences)
 
 
-@pytest.mark.slow
 def test_devices_hold_what_was_estimated():
     for case in answer(start(held=[[2, 4]]))["held"]:
         assert case["held"] == case["estimated"]
         assert case["finite"]
 
 
-@pytest.mark.slow
 def test_a_step_needs_what_was_estimated():
     for needed, estimated in answer(start(step=[[[8, 1], [2, 4], [1, 8]]]))["step"].values():
         assert estimated == pytest.approx(needed, rel=0.2)
@@ -86,7 +84,6 @@ def one_process(tmp_path_factory):
     return folder, answer(start(devices=1, hosts=["none", 0, None], read=[folder, 0, None]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data", [8, 1], [2, 4], [1, 8]])
 def test_two_processes_train_like_one(mesh, one_process):
     for found in in_two_processes("hosts", mesh):
@@ -94,7 +91,6 @@ def test_two_processes_train_like_one(mesh, one_process):
         assert_same({k: abs(found[k] - v) / max(1, v) for k, v in expected.items()})
 
 
-@pytest.mark.slow
 def test_two_processes_load_what_one_loads(one_process):
     folder, expected = one_process
     for found in in_two_processes("read", folder):

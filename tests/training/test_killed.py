@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("run_killable.py")
-KILLS = int(os.environ.get("ENCDEC_KILLS", "3"))
+KILLS = int(os.environ.get("ENCDEC_KILLS", "2"))
 
 
 def start(folder):

@@ -65,8 +65,7 @@ def test_evaluates_as_with_logits_and_still_gives_logits():
 
 
 @ON_JAX
-@pytest.mark.parametrize("parts", [2, 4])
-def test_a_batch_in_parts_is_the_batch(parts):
+def test_a_batch_in_parts_is_the_batch(parts=4):
     """Rows of 16, 9, 1 and 5 tokens: parts hold different numbers of them."""
     whole, ours = fitted()
     split, theirs = fitted(gradient_accumulation_steps=parts)
