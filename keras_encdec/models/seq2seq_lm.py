@@ -11,6 +11,7 @@ import keras_hub
 import numpy as np
 from keras import ops
 
+from keras_encdec.data.tokens import vocabulary_digest
 from keras_encdec.files import atomic_folder
 from keras_encdec.models import feed
 from keras_encdec.models.backbone import EncDecBackbone
@@ -186,8 +187,16 @@ class EncDecSeq2SeqLM(Trainer, keras_hub.models.Seq2SeqLM):
 
     def _check_teacher(self, x):
         """Raises ValueError where a teacher that is asked would not see what it must."""
-        if self.preprocessor is None or not (self._distillation and self._distillation.teacher):
+        teacher = self._distillation and self._distillation.teacher
+        if self.preprocessor is None or not teacher:
             return
+        theirs = getattr(teacher.preprocessor, "tokenizer", None)
+        ours = self.preprocessor.tokenizer
+        if theirs is not None and vocabulary_digest(theirs) != vocabulary_digest(ours):
+            raise ValueError(
+                "Expected a teacher with the student's tokenizer. Received: one whose pieces "
+                "differ. Distillation needs one vocabulary."
+            )
         pairs = isinstance(x, dict)
         if self.preprocessor.packing:
             raise ValueError(

@@ -5,6 +5,7 @@ when it is written. Orbax writes it: in the background, whole or not at all, eac
 its own share. Leaves finding the place in the data to `keras_encdec.training.run`.
 """
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -12,8 +13,6 @@ from typing import Any
 
 import keras
 import numpy as np
-
-_LOOK_BEHIND = 2  # checkpoints that are kept at least: one may be in the making
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -27,7 +26,7 @@ class Checkpoint(keras.callbacks.Callback):
         folder: of the run; a new one begins from the start. On several hosts, one that
             all of them see.
         every: steps between checkpoints; there is one at the end of each epoch, too.
-        keep: how many of the latest are kept.
+        keep: how many of the latest are kept, at least 2: one may be in the making.
         best: a log of the end of an epoch, such as `"val_loss"`: the checkpoint with the
             best value is kept, too.
         mode: `"min"` or `"max"`, what is best.
@@ -43,9 +42,9 @@ class Checkpoint(keras.callbacks.Callback):
 
     def __init__(self, folder, *, every=500, keep=2, best=None, mode="min"):
         super().__init__()
-        if every < 1 or keep < _LOOK_BEHIND or mode not in ("min", "max"):
+        if every < 1 or keep < 2 or mode not in ("min", "max"):
             raise ValueError(
-                "Expected every >= 1, keep >= 2 (one may be cut off), mode 'min' or 'max'. "
+                "Expected every >= 1, keep >= 2, mode 'min' or 'max'. "
                 f"Received: {every}, {keep}, {mode!r}."
             )
         self.folder = Path(folder).absolute()
@@ -204,28 +203,18 @@ class Checkpoint(keras.callbacks.Callback):
                 f"be read ({error}). Delete that folder to go on from {others or 'the start'}."
             ) from error
 
+    @contextlib.contextmanager
     def _explained(self):
-        return _Explained(self)
-
-
-class _Explained:
-    """Says of an error in writing what is still good."""
-
-    def __init__(self, checkpoint):
-        self.checkpoint = checkpoint
-
-    def __enter__(self):
-        pass
-
-    def __exit__(self, kind, error, trace):
-        if error is None or not isinstance(error, Exception):
-            return
-        steps = self.checkpoint.saved_steps()
-        good = f"step {steps[-1]}" if steps else "none yet"
-        raise OSError(
-            f"Expected room for a checkpoint in {self.checkpoint.folder}. Received: {error}. "
-            f"The last good one ({good}) is as it was: mend the disk and call the same fit."
-        ) from error
+        """Says of an error in writing what is still good."""
+        try:
+            yield
+        except Exception as error:  # Orbax raises errors of many types
+            steps = self.saved_steps()
+            good = f"step {steps[-1]}" if steps else "none yet"
+            raise OSError(
+                f"Expected room for a checkpoint in {self.folder}. Received: {error}. The last "
+                f"good one ({good}) is as it was: mend the disk and call the same fit."
+            ) from error
 
 
 def _orbax():

@@ -21,7 +21,7 @@ class Distillation:
 
     The loss of a token is `(1 - weight) * label + weight * temperature^2 * divergence`
     (arXiv 1503.02531, section 2). In kept rows, what no text holds (UL2's sentinels and
-    its end tokens) has all probability on the label.
+    its end tokens) has all probability on the label. Evaluation reports the labels' loss.
 
     Args:
         teacher: a KerasHub causal LM with the student's vocabulary. It is asked in each

@@ -42,7 +42,7 @@ _PER_NORM = 2  # of D, in float32
 _PER_FEEDFORWARD = 5  # of F: gate, up, their product and the derivatives of gelu
 _PER_QUERY, _PER_KEY = 3, 2  # of N * H and of K * H: before and after rotation, and the output
 _PER_LOGIT = 4  # of attention logits, in float32: soft cap, mask, softmax
-_PER_OUTPUT_LOGIT = 4  # likewise of the logits of the output
+_PER_OUTPUT_LOGIT = 3  # likewise of the logits of the output
 
 
 @dataclasses.dataclass(frozen=True)

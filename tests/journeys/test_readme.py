@@ -49,6 +49,7 @@ def no_distribution():
     keras.distribution.set_distribution(None)
 
 
+@pytest.mark.slow
 def test_every_block_runs(world, tmp_path, monkeypatch, no_distribution):
     names, sizes = world
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # processes of their own, which compile for eight devices
 SCRIPT = Path(__file__).parent / "run_distributed.py"
 COUNTERS = 64  # bytes of seeds and counters beside the weights
 MESHES = ["data", [8, 1], [1, 8], [4, 2]]  # [2, 4] is in the quick test
@@ -35,6 +34,7 @@ def quick(tmp_path_factory):
     return answer(start(fit=[[[2, 4]]], load=[folder]))
 
 
+@pytest.mark.slow
 def test_a_mixed_mesh_trains_like_one_device(quick):
     assert_same(quick["fit"]["[2, 4]"])
 
@@ -44,6 +44,7 @@ def assert_same(differences):
     assert max(differences.values()) < 1e-5, max(differences, key=differences.get)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hf_t5gemma", "gemma2_tiny_mini", "load_weights", "ours"])
 def test_no_device_holds_more_than_its_share(quick, name):
     found = quick["load"][name]
@@ -52,6 +53,7 @@ def test_no_device_holds_more_than_its_share(quick, name):
     assert found["share"] <= found["peak"] <= found["share"] + replaced + COUNTERS
 
 
+@pytest.mark.slow
 def test_no_tensor_passes_through_one_device(quick):
     load = quick["load"]
     assert load["hf_t5gemma"]["alone"] <= COUNTERS
@@ -62,17 +64,20 @@ def test_no_tensor_passes_through_one_device(quick):
     assert adapted["alone"] <= adapted["all"] + adapted["tensor"]
 
 
+@pytest.mark.long
 def test_every_mesh_trains_like_one_device():
     for differences in answer(start(fit=[MESHES]))["fit"].values():
         assert_same(differences)
 
 
+@pytest.mark.long
 def test_devices_hold_what_was_estimated():
     for case in answer(start(held=[[2, 4]]))["held"]:
         assert case["held"] == case["estimated"]
         assert case["finite"]
 
 
+@pytest.mark.long
 def test_a_step_needs_what_was_estimated():
     for needed, estimated in answer(start(step=[[[8, 1], [2, 4], [1, 8]]]))["step"].values():
         assert estimated == pytest.approx(needed, rel=0.2)
@@ -84,13 +89,18 @@ def one_process(tmp_path_factory):
     return folder, answer(start(devices=1, hosts=["none", 0, None], read=[folder, 0, None]))
 
 
-@pytest.mark.parametrize("mesh", ["data", [8, 1], [2, 4], [1, 8]])
+@pytest.mark.parametrize(
+    "mesh",
+    [pytest.param(mesh, marks=pytest.mark.long) for mesh in ("data", [8, 1], [1, 8])]
+    + [pytest.param([2, 4], marks=pytest.mark.slow)],
+)
 def test_two_processes_train_like_one(mesh, one_process):
     for found in in_two_processes("hosts", mesh):
         expected = one_process[1]["hosts"]
         assert_same({k: abs(found[k] - v) / max(1, v) for k, v in expected.items()})
 
 
+@pytest.mark.long
 def test_two_processes_load_what_one_loads(one_process):
     folder, expected = one_process
     for found in in_two_processes("read", folder):

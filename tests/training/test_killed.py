@@ -43,7 +43,7 @@ def kill(process, rng):
     return True
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_random_moments(tmp_path):
     expected, rng, kills, number = finish(start(tmp_path / "alone")), random.Random(0), 0, 0
     while kills < KILLS:

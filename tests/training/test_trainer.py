@@ -177,3 +177,10 @@ def test_kept_rows_teach_what_the_teacher_does(tmp_path):
         batches = data.batches(tokens, preprocessor, 2, steps=2, teacher=kept)
         losses.append(lm.fit(batches, verbose=0).history["loss"])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    lm.compile(distillation=asked)
+    preprocessor.objective = objectives.UL2()
+    with pytest.raises(ValueError, match="Expected PrefixLM for a teacher that is asked"):
+        lm.fit(texts)
+    preprocessor.packing = True
+    with pytest.raises(ValueError, match=r"Expected preprocessor\.packing = False"):
+        lm.fit(texts)
