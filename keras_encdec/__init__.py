@@ -6,10 +6,19 @@ lm.generate("...")
 lm.save_to_preset("./my_model")
 """
 
-from keras_encdec import data, models, objectives, training
+from keras_encdec import data, generation, models, objectives, training
 from keras_encdec.sharing.catalog import presets
 from keras_encdec.sharing.load import adapt, from_preset
 
 __version__ = "0.1.0"
 
-__all__ = ["adapt", "data", "from_preset", "models", "objectives", "presets", "training"]
+__all__ = [
+    "adapt",
+    "data",
+    "from_preset",
+    "generation",
+    "models",
+    "objectives",
+    "presets",
+    "training",
+]

@@ -17,13 +17,16 @@ MAY_IMPORT = {
     "objectives": set(),
     "data": {"objectives", "files", "progress"},
     "training": {"spec", "layout"},
-    "models": {"spec", "layout", "layers", "files", "objectives", "data", "training"},
+    "generation": {"spec", "layers", "progress"},
+    "models": {
+        *("spec", "layout", "layers", "files", "objectives", "data", "training", "generation"),
+    },
     "families": {"spec"},
     "conversion": {"spec", "files", "families", "models", "progress", "layout"},
     "sharing": {"spec", "files", "families", "models", "conversion", "layout"},
     "testing": {"spec", "models"},
     "cli": {"", "spec", "files", "progress", "data", "models", "sharing"},
-    "": {"data", "models", "objectives", "sharing", "training"},
+    "": {"data", "generation", "models", "objectives", "sharing", "training"},
 }
 # One method hands over to a later room: `lm.export_to_transformers` is a name of the door.
 LATE = {("models", "sharing")}

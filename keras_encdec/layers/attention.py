@@ -6,6 +6,7 @@ Leaves who may see whom to `keras_encdec.layers.masks`, the same numbers in less
 """
 
 import dataclasses
+import functools
 import math
 
 import keras
@@ -45,8 +46,9 @@ def attend(query, key, value, visible, *, scale, soft_cap=None, path="auto"):
     if path == "auto":
         path = "fused" if _is_large(query, key) and fused.is_installed() else "plain"
     spec = {"scale": scale, "soft_cap": soft_cap}
-    compute = fused.attend if path == "fused" and fused.takes(soft_cap) else _attend_plain
-    output = compute(query, key, value, _never_empty(visible), **spec)
+    if path == "plain" or not fused.takes(soft_cap):
+        return attend_kept(query, (*caches.keep((key, value)), visible), **spec)
+    output = fused.attend(query, key, value, _never_empty(visible), **spec)
     sees_any = (visible.end > visible.start)[..., None, None]
     return ops.where(sees_any, output, ops.zeros_like(output))
 
@@ -69,18 +71,53 @@ def _never_empty(visible):
     return masks.Visible(ops.where(end > start, start, 0), ops.where(end > start, end, 1))
 
 
-def _attend_plain(query, key, value, visible, *, scale, soft_cap):
-    n, h = query.shape[2:]
-    k = key.shape[2]
-    query = ops.reshape(query * scale, (-1, ops.shape(query)[1], k, n // k, h))
-    logits = ops.cast(ops.einsum("btkgh,bskh->bkgts", query, key), "float32")
+def attend_kept(query, *parts, scale, soft_cap=None):
+    """As `attend`, on keys and values as they are kept; see `keras_encdec.layers.cache`.
+
+    Several rows of queries may share a row of keys: samples or beams of one input.
+
+    Args:
+        query: (B * n, T, N, H), rows that share keys one after another.
+        *parts: `(key, value, visible)` of what is attended to together: (B, K, S, H) twice,
+            and `masks.Visible`; the masks of all parts have one shape.
+        scale: multiplies the queries.
+        soft_cap: as in `attend`.
+
+    Returns:
+        (B * n, T, N, H); zeros for a query that may see nothing.
+    """
+    keys, (n, h) = parts[0][0], query.shape[2:]
+    (rows, k), length = ops.shape(keys)[:2], ops.shape(query)[1]
+    # Queries of one key side by side, so that no array of T * S has its axes moved.
+    query = ops.reshape(query * scale, (rows, -1, length, k, n // k, h))
+    query = ops.reshape(ops.transpose(query, (0, 3, 1, 4, 2, 5)), (rows, k, -1, h))
+    logits = _joined([ops.einsum("bkgh,bksh->bkgs", query, key) for key, _, _ in parts])
+    mask = _joined([masks.dense(visible, ops.shape(key)[2]) for key, _, visible in parts])
+    total = ops.shape(logits)[-1]
+    logits = ops.reshape(logits, (rows, k, -1, length, total))
+    weights = _softmax(logits, mask[:, None, None], soft_cap, query.dtype)
+    weights = ops.reshape(weights, (rows, k, -1, total))
+    output, at = 0.0, 0
+    for key, value, _ in parts:
+        output += ops.matmul(weights[..., at : at + ops.shape(key)[2]], value)
+        at += ops.shape(key)[2]
+    output = ops.reshape(output, (rows, k, -1, n // k, length, h))
+    output = ops.transpose(output, (0, 2, 4, 1, 3, 5))
+    sees_any = functools.reduce(ops.logical_or, [part[2].end > part[2].start for part in parts])
+    output = ops.where(sees_any[:, None, :, None, None, None], output, ops.zeros_like(output))
+    return ops.reshape(output, (-1, length, n, h))
+
+
+def _joined(parts):
+    return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
+
+
+def _softmax(logits, mask, soft_cap, dtype):
+    """Weights of what is seen, in float32 until the end."""
+    logits = ops.cast(logits, "float32")
     if soft_cap is not None:
         logits = soft_cap * ops.tanh(logits / soft_cap)
-    mask = masks.dense(visible, ops.shape(key)[1])
-    logits = ops.where(mask[:, None, None], logits, _HIDDEN)
-    weights = ops.cast(ops.softmax(logits, axis=-1), value.dtype)
-    output = ops.einsum("bkgts,bskh->btkgh", weights, value)
-    return ops.reshape(output, (-1, ops.shape(output)[1], n, h))
+    return ops.cast(ops.softmax(ops.where(mask, logits, _HIDDEN), axis=-1), dtype)
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
@@ -104,8 +141,9 @@ class Attention(keras.layers.Layer):
         self.query = self._dense("btd,dnh->btnh", heads, "query", query_shape)
         self.key = self._dense("bsd,dkh->bskh", kv_heads, "key", context_shape)
         self.value = self._dense("bsd,dkh->bskh", kv_heads, "value", context_shape)
+        # Contracted axes in alphabetical order: JAX sorts them, and would permute the kernel.
         self.output_dense = self._dense(
-            "btnh,nhd->btd", (None, width), "attention_output", (None, None, *heads[1:])
+            "btgh,ghd->btd", (None, width), "attention_output", (None, None, *heads[1:])
         )
 
     def _dense(self, equation, output_shape, name, input_shape):
@@ -133,23 +171,29 @@ class Attention(keras.layers.Layer):
             visible: `masks.Visible`, the keys that each token of `x` may see.
             positions: (B, T) int of `x`; unused without rotary positions.
             context: what is attended to, by default `x`: (B, S, D') states, or their
-                `(keys, values)`, each (B, S, K, H).
-            cache: `(keys, values)` of (B, S, K, H) that the new ones are written to.
-            index: where in the cache they are written.
+                `(keys, values)` as they are kept, each (B, K, S, H).
+            cache: `(keys, values)` of the tokens before `x`, each (B, K, R, H); `x` is
+                a single token then, whose own are written to it.
+            index: int, the number of that token.
             path: of `attend`.
 
         Returns:
-            `(output (B, T, D), cache)`.
+            `(output (B, T, D), (keys, values))`: the cache, or those of the context.
         """
-        query = self._rotate(self.query(x), positions)
-        keys_values = x if context is None else context
-        if not isinstance(keys_values, tuple):
-            keys_values = self.keys_and_values(keys_values, positions)
+        query, s = self._rotate(self.query(x), positions), self.spec
+        spec = {"scale": s.query_scale, "soft_cap": s.logit_soft_cap}
+        keys_values = context
+        if not isinstance(context, tuple):
+            keys_values = self.keys_and_values(x if context is None else context, positions)
         if cache is not None:
-            keys_values = cache = caches.write(cache, keys_values, index)
-        (key, value), s = keys_values, self.spec
-        spec = {"scale": s.query_scale, "soft_cap": s.logit_soft_cap, "path": path}
-        return self.output_dense(attend(query, key, value, visible, **spec)), cache
+            own = caches.keep(keys_values)
+            output = attend_kept(query, (*cache, visible), (*own, masks.every(1)), **spec)
+            keys_values = caches.write(cache, own, index, after=output)
+        elif isinstance(context, tuple):
+            output = attend_kept(query, (*keys_values, visible), **spec)
+        else:
+            output = attend(query, *keys_values, visible, **spec, path=path)
+        return self.output_dense(output), keys_values
 
     def _rotate(self, x, positions):
         return x if self.spec.rope_base is None else rotate(x, positions, self.spec.rope_base)

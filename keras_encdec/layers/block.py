@@ -69,17 +69,17 @@ class Block(keras.layers.Layer):
             visible: `masks.Visible` of the self-attention.
             positions: (B, T) int.
             context: what the cross-attention reads: (B, S', D') states, or their
-                `(keys, values)`, each (B, S', K, H).
+                `(keys, values)` as they are kept, each (B, K, S', H).
             context_visible: `masks.Visible` of the cross-attention.
-            cache: keys and values of the self-attention, each (B, S, K, H).
-            index: where in the cache the keys of `x` go.
+            cache: of the self-attention, where `x` is a single token.
+            index: int, the number of that token.
             path: of `keras_encdec.layers.attention.attend`.
             training: whether dropout is on.
 
         Returns:
-            `(x, cache)`.
+            `(x, (keys, values))`, those of the self-attention: the cache, or of `x`.
         """
-        y, cache = self.attention(
+        y, keys_values = self.attention(
             self._pre("attention", x), visible, positions, cache=cache, index=index, path=path
         )
         x = self._add("attention", x, y, training)
@@ -89,7 +89,7 @@ class Block(keras.layers.Layer):
             )
             x = self._add("cross_attention", x, y, training)
         y = self.feedforward(self._pre("feedforward", x))
-        return self._add("feedforward", x, y, training), cache
+        return self._add("feedforward", x, y, training), keys_values
 
     def _pre(self, name, x):
         return self.norms[f"pre_{name}_norm"](x)

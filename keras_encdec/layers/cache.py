@@ -1,25 +1,69 @@
 """Keys and values kept between decoding steps.
 
-A cache is plain data: for each layer a `(keys, values)` pair of (B, S, K, H). The
-self-attention's grows from an index; the cross-attention's is made once.
+A cache is plain data: for each layer a `(keys, values)` pair of (B, K, R, H), which a step
+reads whole, and in this order of axes without a copy. The cross-attention's is made once.
+The self-attention's holds the tokens before the one that is looked at, whose own keys are
+put beside them: R has room for all, or, in a layer with a window of W, for W - 1, and token
+i stands at i % R, written over what leaves the window.
 """
 
 from keras import ops
 
+from keras_encdec.layers.masks import Visible
 from keras_encdec.spec import StackSpec
+
+
+def room(length, window):
+    """R: earlier tokens that a layer keeps, of `length`."""
+    return length if window is None else max(1, min(length, window - 1))
 
 
 def empty(spec: StackSpec, batch_size, length, dtype):
     """Caches for `length` tokens of each layer, all zeros."""
-    attention = spec.attention
-    shape = (batch_size, length, attention.num_kv_heads, attention.head_dim)
-    return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in spec.windows]
+    heads, size = spec.attention.num_kv_heads, spec.attention.head_dim
+    shapes = [(batch_size, heads, room(length, window), size) for window in spec.windows]
+    return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for shape in shapes]
 
 
-def write(cache, update, index):
-    """Puts `update` (B, T, K, H) at `index` of `cache`, for keys and values."""
-    start = [0, index, 0, 0]
+def keep(keys_values):
+    """Keys and values (B, S, K, H) as they are kept, (B, K, S, H)."""
+    return tuple(ops.transpose(x, (0, 2, 1, 3)) for x in keys_values)
+
+
+def fill(keys_values, count, size):
+    """A layer's cache after the first tokens.
+
+    Args:
+        keys_values: of P tokens, each (B, P, K, H).
+        count: int, how many of them are to be kept, from the first.
+        size: R.
+    """
+    last = ops.cast(count, "int32") - 1
+    newest = last - ops.mod(last - ops.arange(size, dtype="int32"), size)  # below 0: nothing yet
+    index = ops.clip(newest, 0, ops.shape(keys_values[0])[1] - 1)
+    return keep(ops.take(x, index, axis=1) for x in keys_values)
+
+
+def write(cache, own, index, after):
+    """Puts keys and values of a token where they belong.
+
+    Args:
+        cache: `(keys, values)`, each (B, K, R, H).
+        own: those of the token, each (B, K, 1, H).
+        index: int, the number of the token.
+        after: (B, 1, N, H), what was computed from the cache as it was. Writing waits
+            for it, so that XLA writes in place: else it copies the cache, each time.
+    """
+    place = ops.mod(ops.cast(index, "int32"), cache[0].shape[2])
+    waits = 0.0 * ops.transpose(after, (0, 2, 1, 3))[:, : own[0].shape[1]]
     return tuple(
-        ops.slice_update(old, start, ops.cast(new, old.dtype))
-        for old, new in zip(cache, update, strict=True)
+        ops.slice_update(old, [0, 0, place, 0], ops.cast(new + waits, old.dtype))
+        for old, new in zip(cache, own, strict=True)
     )
+
+
+def visible(index, length, window):
+    """What token `index` sees of a cache for `length` tokens."""
+    end = ops.minimum(ops.cast(index, "int32"), length if window is None else window - 1)
+    end = ops.reshape(end, (1, 1))
+    return Visible(ops.zeros_like(end), end)

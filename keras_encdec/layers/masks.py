@@ -49,7 +49,7 @@ def positions(padding_mask):
     return ops.maximum(count - 1, 0)
 
 
-def self_attention(padding_mask, *, causal, window=None, query_index=None):
+def self_attention(padding_mask, *, causal, window=None):
     """What each query of a self-attention sees.
 
     A window of W lets a query see the W nearest keys up to and with itself, and
@@ -60,19 +60,13 @@ def self_attention(padding_mask, *, causal, window=None, query_index=None):
         padding_mask: (B, S), 0 for padding, else the number of the segment.
         causal: whether keys after the query are hidden.
         window: W, or None for no limit.
-        query_index: (T,) int32, where the queries stand among the keys of a single
-            segment; by default there is a query at each key, and it sees the keys
-            of its own segment.
 
     Returns:
-        `Visible`, each part (B, T), or (B, 1) where it is the same for all queries.
+        `Visible`, each part (B, T): there is a query at each key, and it sees the keys
+        of its own segment.
     """
-    if query_index is None:
-        query_index = ops.arange(ops.shape(padding_mask)[-1], dtype="int32")
-        start, end = cross_attention(padding_mask, padding_mask)
-    else:
-        query_index = ops.convert_to_tensor(query_index)
-        start, end = cross_attention(padding_mask)
+    query_index = ops.arange(ops.shape(padding_mask)[-1], dtype="int32")
+    start, end = cross_attention(padding_mask, padding_mask)
     if window is not None:
         start = ops.maximum(start, query_index - window + 1)
         end = ops.minimum(end, query_index + window)
@@ -112,6 +106,11 @@ def _largest(x, segment, query):
     largest = ops.segment_max(ops.reshape(x, (-1,)), flat, num_segments=batch * bins)
     largest = ops.reshape(ops.maximum(largest, 0), (batch, bins))  # of nothing it is negative
     return ops.take_along_axis(largest, query, axis=-1)
+
+
+def every(length):
+    """All of the keys."""
+    return Visible(ops.zeros((1, 1), "int32"), ops.full((1, 1), length, "int32"))
 
 
 def dense(visible, length):

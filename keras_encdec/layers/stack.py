@@ -5,6 +5,7 @@ generation: a decoder that is given caches computes the same numbers step by ste
 """
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -16,6 +17,18 @@ from keras_encdec.layers.attention import check_path
 from keras_encdec.layers.block import Block
 from keras_encdec.layers.norm import RMSNorm
 from keras_encdec.spec import stack_from_json
+
+
+class Context(NamedTuple):
+    """What a decoder's cross-attention reads, while it writes.
+
+    Args:
+        keys_values: for each layer `(keys, values)`, each (B, K, S, H).
+        visible: `masks.Visible`, the keys that there are in each row.
+    """
+
+    keys_values: list
+    visible: Any
 
 
 class Stack(keras.layers.Layer):
@@ -86,9 +99,10 @@ class Stack(keras.layers.Layer):
         return self.dropout(self.final_norm(x), training=training)
 
     def _run_block(self, block, *, training, cache=None, index=None, **tensors):
-        """A block by the settings; `(x, cache)`."""
+        """A block by the settings; `(x, (keys, values))`."""
         static = {"path": self.attention, "training": training}
-        if self.remat and cache is None:
+        generates = isinstance(tensors.get("context"), tuple)  # and has no backward pass
+        if self.remat and not generates:
             return remat.call(block, tensors, **static), None
         return block(**tensors, cache=cache, index=index, **static)
 
@@ -194,33 +208,60 @@ class Decoder(Stack):
         )
         return x
 
-    def context(self, encoder_output):
-        """Keys and values of the cross-attention, per layer; they never change."""
-        return [block.cross_attention.keys_and_values(encoder_output) for block in self.blocks]
-
-    def step(self, token_ids, index, cache, context, encoder_padding_mask):
-        """Runs over the tokens that stand at `index` and after it, with caches.
+    def context(self, encoder_output, encoder_padding_mask):
+        """What the cross-attention reads in each step, computed once.
 
         Args:
-            token_ids: (B, T) int, the tokens at positions index .. index + T - 1.
-            index: int, how many tokens the caches already hold.
-            cache: from `keras_encdec.layers.cache.empty`.
-            context: from `context`.
+            encoder_output: (B, S, D') states of the encoder.
             encoder_padding_mask: (B, S).
+        """
+        layers = [block.cross_attention.keys_and_values(encoder_output) for block in self.blocks]
+        return Context(list(map(caches.keep, layers)), masks.cross_attention(encoder_padding_mask))
+
+    def prefill(self, token_ids, count, context, length):
+        """Runs over the tokens that a target begins with.
+
+        Args:
+            token_ids: (B, P) int; what is not among the first `count` is not kept.
+            count: int.
+            context: from `context`.
+            length: tokens that the caches get room for.
 
         Returns:
-            `((B, T, D) normalised states, cache)`.
+            `((B, P, D) normalised states, caches)`.
         """
-        query_index = index + ops.arange(ops.shape(token_ids)[1], dtype="int32")
-        every_key = ops.ones((1, cache[0][0].shape[1]), "bool")
-        return self._run(
+        every_key = ops.ones((1, ops.shape(token_ids)[1]), "bool")
+        states, layers = self._run(
             token_ids,
-            query_index[None],
-            self._visible_by_window(every_key, causal=True, query_index=query_index),
-            context,
-            masks.cross_attention(encoder_padding_mask),
-            cache=cache,
-            index=index,
+            masks.positions(every_key),
+            self._visible_by_window(every_key, causal=True),
+            *context,
+        )
+        sizes = [caches.room(length, window) for window in self.spec.windows]
+        filled = [caches.fill(kv, count, size) for kv, size in zip(layers, sizes, strict=True)]
+        return states, filled
+
+    def step(self, token_ids, index, cache, context):
+        """Runs over one more token of each row.
+
+        Args:
+            token_ids: (B * n, 1) int; n rows one after another share a row of the context.
+            index: int, how many tokens stand before.
+            cache: from `prefill`, `empty_cache` or `step`.
+            context: from `context`, of B rows.
+
+        Returns:
+            `((B * n, 1, D) normalised states, cache)`.
+        """
+        index = ops.cast(index, "int32")
+        visible = {
+            window: caches.visible(index, layer[0].shape[2], window)
+            for window, layer in zip(self.spec.windows, cache, strict=True)
+        }
+        positions = ops.reshape(index, (1, 1))
+        keys_values, there = context
+        return self._run(
+            token_ids, positions, visible, keys_values, there, cache=cache, index=index
         )
 
     def _run(
@@ -256,6 +297,7 @@ class Decoder(Stack):
         return self.embedding(states, reverse=True)
 
     def empty_cache(self, batch_size, length):
+        """Caches of no tokens yet, with room for `length`."""
         return caches.empty(self.spec, batch_size, length, self.compute_dtype)
 
     def compute_output_spec(self, token_ids, *args, **kwargs):

@@ -4,10 +4,13 @@ Knows special tokens, chat turns and which seed belongs to which text. Leaves wh
 read and what is written to `keras_encdec.objectives`, padding to `rows`.
 """
 
+import warnings
+
 import keras
 import keras_hub
 import numpy as np
 
+from keras_encdec.models import chat
 from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.models.rows import Rows
 from keras_encdec.models.text import is_single, is_text, strings
@@ -16,8 +19,6 @@ from keras_encdec.objectives.config import from_config, to_config
 from keras_encdec.objectives.draws import fold
 from keras_encdec.objectives.tokenizer import encode, piece_id
 from keras_encdec.objectives.windows import Windows, cut
-
-_USER, _MODEL = "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"
 
 # Texts of a stream that are looked at together where they may share a row or a window.
 PACKED_TOGETHER = 256
@@ -169,15 +170,77 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
     def generate_preprocess(self, x, sequence_length=None, **lengths):
         """Prompts to model inputs: a text, a batch, or a dict with a `decoder_text` too."""
         rows = self.rows(decoder_sequence_length=sequence_length, **lengths)
-        prompts = x if isinstance(x, dict) else {"encoder_text": x}
-        _check_keys(prompts, {"encoder_text"})
-        encoder = self._encoder_ids(strings(prompts["encoder_text"], "encoder_text"), rows.source)
+        return self.lay_prompts(self.prompts(x, rows.source), rows)
+
+    def prompts(self, x, length=None) -> list[tuple[list[int], list[int]]]:
+        """The ids that encoder and decoder begin with, for each prompt.
+
+        Args:
+            x: as in `generate_preprocess`.
+            length: of the encoder's, by default `encoder_sequence_length`; longer ones are
+                cut at the end, with a warning.
+        """
+        x = x if isinstance(x, dict) else {"encoder_text": x}
+        _check_keys(x, {"encoder_text"})
+        texts = strings(x["encoder_text"], "encoder_text")
+        encoder = self._encoder_ids(texts, length or self.encoder_sequence_length, warn=True)
         starts: list[list[int]] = [[]] * len(encoder)
-        if "decoder_text" in prompts:
-            texts = strings(prompts["decoder_text"], "decoder_text", may_be_empty=True)
+        if "decoder_text" in x:
+            texts = strings(x["decoder_text"], "decoder_text", may_be_empty=True)
             starts = encode(self.tokenizer, texts)
-        decoder = [[rows.start, *ids][: rows.target] for ids in starts]
-        return rows.model_inputs([[ids] for ids in encoder], [[ids] for ids in decoder])
+        if len(starts) != len(encoder):
+            raise ValueError(
+                "Expected as many decoder_text as encoder_text. "
+                f"Received: {len(starts)} and {len(encoder)}."
+            )
+        return [
+            (ids, [self.tokenizer.start_token_id, *start])
+            for ids, start in zip(encoder, starts, strict=True)
+        ]
+
+    def lay_prompts(self, prompts, rows) -> dict[str, np.ndarray]:
+        """The four model inputs of prompts, from `prompts`, in `rows`."""
+        encoder = [[ids[: rows.source]] for ids, _ in prompts]
+        return rows.model_inputs(encoder, [[ids[: rows.target]] for _, ids in prompts])
+
+    def whole(self, pairs):
+        """`(x, y, sample_weight)` of pairs as in `call`, each in a row without a cut target."""
+        _check_keys(pairs, {"encoder_text", "decoder_text"})
+        source = self.encoder_sequence_length
+        examples = self._pairs(pairs["encoder_text"], pairs["decoder_text"], source, warn=True)
+        longest = max(len(example.targets) for example in examples)
+        rows = self.rows(decoder_sequence_length=max(2, longest))
+        return rows.batch([[example] for example in examples])
+
+    def chat_prompt(self, messages) -> tuple[list[int], list[int]]:
+        """A conversation as a prompt; see `keras_encdec.models.chat.turns` for messages.
+
+        Where it does not fit into `encoder_sequence_length`, its oldest turns are left
+        out, with a warning.
+
+        Raises:
+            ValueError: if messages are out of turn, or the tokenizer has no turns.
+        """
+        if self._end_of_turn_id() is None:
+            raise ValueError(
+                "Expected a tokenizer with <start_of_turn> and <end_of_turn> for a chat. "
+                f"Received: {type(self.tokenizer).__name__} without them. Use generate."
+            )
+        system, texts = chat.turns(messages)
+        length, said = self.encoder_sequence_length, len(texts)
+        (ids,) = encode(self.tokenizer, [chat.conversation(system, texts)])
+        while len(ids) > length and len(texts) > 1:
+            texts = texts[2:]
+            (ids,) = encode(self.tokenizer, [chat.conversation(system, texts)])
+        if len(texts) < said:
+            warnings.warn(
+                f"The oldest {said - len(texts)} of {said} messages do not fit into "
+                f"encoder_sequence_length = {length} and were left out.",
+                stacklevel=3,
+            )
+        if len(ids) > length:
+            ids = self._cut_turn(system + texts[0], length)
+        return ids, [self.tokenizer.start_token_id]
 
     def generate_postprocess(self, x):
         """Generated ids to strings, without special tokens."""
@@ -232,8 +295,8 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
             return [[example] for example in examples]
         return [[examples[i] for i in group] for group in rows.plan(examples)]
 
-    def _pairs(self, encoder_text, decoder_text, source):
-        encoder = self._encoder_ids(strings(encoder_text, "encoder_text"), source)
+    def _pairs(self, encoder_text, decoder_text, source, warn=False):
+        encoder = self._encoder_ids(strings(encoder_text, "encoder_text"), source, warn)
         answers = encode(self.tokenizer, strings(decoder_text, "decoder_text"))
         if len(encoder) != len(answers):
             raise ValueError(
@@ -244,17 +307,25 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         pairs = zip(encoder, answers, strict=True)
         return [Example(np.array(ids), np.array([*answer, end])) for ids, answer in pairs]
 
-    def _encoder_ids(self, texts, length):
-        if not self.chat:
-            return [ids[:length] for ids in encode(self.tokenizer, texts)]
-        return [self._turn_ids(text, length) for text in texts]
+    def _encoder_ids(self, texts, length, warn=False):
+        every = encode(self.tokenizer, [chat.framed(t) for t in texts] if self.chat else texts)
+        sizes = [len(ids) for ids in every if len(ids) > length]
+        if sizes and warn:
+            warnings.warn(
+                f"{len(sizes)} of {len(every)} prompts were cut to encoder_sequence_length = "
+                f"{length} tokens; the longest has {max(sizes)}.",
+                stacklevel=4,
+            )
+        return [self._fitted(*pair, length) for pair in zip(texts, every, strict=True)]
 
-    def _turn_ids(self, text, length):
-        (ids,) = encode(self.tokenizer, [_USER + text + _MODEL])
-        if len(ids) > length:  # cut what the user said, not the frame
-            opening, body, closing = encode(self.tokenizer, [_USER, text, _MODEL])
-            ids = [*opening, *body[: max(0, length - len(opening) - len(closing))], *closing]
-        return ids[:length]
+    def _fitted(self, text, ids, length):
+        return self._cut_turn(text, length) if self.chat and len(ids) > length else ids[:length]
+
+    def _cut_turn(self, text, length):
+        """A turn that is too long, with less of what the user said in the whole frame."""
+        opening, body, closing = encode(self.tokenizer, [chat.OPENING, text, chat.CLOSING])
+        kept = body[: max(0, length - len(opening) - len(closing))]
+        return [*opening, *kept, *closing][:length]
 
     def _end_of_turn_id(self):
         return piece_id(self.tokenizer, "<end_of_turn>")

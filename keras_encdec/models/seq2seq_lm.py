@@ -1,18 +1,20 @@
 """The task: text in, text out; `fit`, `generate`, `save_to_preset`.
 
-Knows the output layer, the default loss and the decode step that KerasHub samplers
-call. Leaves tokens to the preprocessor and folders to `keras_encdec.sharing`.
+Knows the output layer and what `fit` takes. Leaves tokens to the preprocessor, steps to
+`keras_encdec.training`, decoding to `keras_encdec.generation` and folders to
+`keras_encdec.sharing`.
 """
 
+import gc
 import inspect
 
 import keras
 import keras_hub
 import numpy as np
-from keras import ops
 
 from keras_encdec.data.tokens import vocabulary_digest
 from keras_encdec.files import atomic_folder
+from keras_encdec.generation.generator import Generator
 from keras_encdec.models import feed
 from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor
@@ -23,7 +25,7 @@ from keras_encdec.training.trainer import Trainer
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
-class EncDecSeq2SeqLM(Trainer, keras_hub.models.Seq2SeqLM):
+class EncDecSeq2SeqLM(Generator, Trainer, keras_hub.models.Seq2SeqLM):
     """An encoder-decoder language model with its preprocessor.
 
     Called on model inputs it returns logits (B, T, V). `fit` takes pairs of texts
@@ -225,7 +227,11 @@ class EncDecSeq2SeqLM(Trainer, keras_hub.models.Seq2SeqLM):
 
     def quantize(self, mode=None, **kwargs):
         """As `keras.Model.quantize`, of the backbone: a tokenizer has nothing to quantise."""
-        self.backbone.quantize(mode, **kwargs)
+        gc.freeze()  # Keras collects garbage after every kernel: 0.3 s each, without this
+        try:
+            self.backbone.quantize(mode, **kwargs)
+        finally:
+            gc.unfreeze()
         self.train_function = self.test_function = self.predict_function = None
         self.generate_function = None
 
@@ -252,58 +258,3 @@ class EncDecSeq2SeqLM(Trainer, keras_hub.models.Seq2SeqLM):
         from keras_encdec.sharing.export import export_to_transformers
 
         export_to_transformers(self, path, max_shard_size)
-
-    def generate(self, inputs, max_length=None, stop_token_ids="auto", **kwargs):
-        """As in `keras_hub.models.Seq2SeqLM`; `"auto"` stops at every end token."""
-        if stop_token_ids == "auto" and self.preprocessor is not None:
-            stop_token_ids = self.preprocessor.stop_token_ids
-        return super().generate(inputs, max_length, stop_token_ids, **kwargs)
-
-    def generate_step(self, inputs, stop_token_ids=None):
-        """Encodes once, then decodes token by token with caches.
-
-        Args:
-            inputs: dict of the four model inputs; (B, T) is the room for the output.
-            stop_token_ids: tuple of ids; a row ends at its first one after the prompt.
-
-        Returns:
-            `{"decoder_token_ids", "decoder_padding_mask"}`, each (B, T).
-        """
-        decoder = self.backbone.decoder
-        prompt, prompt_mask = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
-        encoder_mask = ops.cast(inputs["encoder_padding_mask"], "bool")
-        encoder_output = self.backbone.encoder(inputs["encoder_token_ids"], encoder_mask)
-        context = decoder.context(encoder_output)
-        self_cache = decoder.empty_cache(ops.shape(prompt)[0], prompt.shape[1])
-        states, self_cache = decoder.step(prompt, 0, self_cache, context, encoder_mask)
-
-        def next_token(prompt, cache, index):
-            self_cache, context, encoder_mask = cache
-            token = ops.slice(prompt, [0, index - 1], [ops.shape(prompt)[0], 1])
-            states, self_cache = decoder.step(token, index - 1, self_cache, context, encoder_mask)
-            logits = ops.squeeze(decoder.logits(states), axis=1)
-            return logits, ops.squeeze(states, axis=1), (self_cache, context, encoder_mask)
-
-        token_ids = self.sampler(
-            next=next_token,
-            prompt=prompt,
-            cache=(self_cache, context, encoder_mask),
-            index=ops.min(ops.sum(ops.cast(prompt_mask, "int32"), axis=-1)),
-            mask=prompt_mask,
-            stop_token_ids=stop_token_ids,
-            hidden_states=states,
-            model=self,
-        )
-        mask = _until_stop(token_ids, ops.cast(prompt_mask, "bool"), stop_token_ids)
-        return {"decoder_token_ids": token_ids, "decoder_padding_mask": mask}
-
-
-def _until_stop(token_ids, prompt_mask, stop_token_ids):
-    """(B, T) bool: true up to and with the first stop token after the prompt."""
-    if stop_token_ids is None:
-        return ops.ones_like(token_ids, dtype="bool")
-    stops = ops.zeros_like(prompt_mask)
-    for stop in stop_token_ids:
-        stops = ops.logical_or(stops, token_ids == stop)
-    stops = ops.cast(ops.logical_and(stops, ops.logical_not(prompt_mask)), "int32")
-    return (ops.cumsum(stops, axis=-1) - stops) == 0

@@ -49,7 +49,7 @@ def qkv(queries, keys, heads=(6, 2), rows=5):
     n, k = heads
     rng = np.random.default_rng(0)
     shapes = ((rows, queries, n, 12), (rows, keys, k, 12), (rows, keys, k, 12))
-    return [keras.Variable(rng.normal(0, 2, shape).astype("float32")) for shape in shapes]
+    return [keras.Variable(rng.normal(0, 1.5, shape).astype("float32")) for shape in shapes]
 
 
 def value_and_output_gradients(path, variables, visible, soft_cap):

@@ -92,21 +92,6 @@ def test_padding_is_seen_by_none_and_differs_by_row():
     assert drawn(bidirectional[1]) == ["....", ".xx.", ".xxx", "..xx"]
 
 
-def test_query_index_picks_rows_of_the_full_mask():
-    padding_mask = np.array([[1, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 0]])
-    for causal in (True, False):
-        full = dense(masks.self_attention(padding_mask, causal=causal, window=2), 6)
-        query_index = np.array([1, 3], "int32")
-        part = masks.self_attention(padding_mask, causal=causal, window=2, query_index=query_index)
-        np.testing.assert_array_equal(dense(part, 6), full[:, [1, 3]])
-
-
-def test_query_index_with_a_window_written_out():
-    query_index = np.array([2, 3, 4], "int32")
-    visible = masks.self_attention(no_padding(6), causal=True, window=3, query_index=query_index)
-    assert drawn(dense(visible, 6)[0]) == ["xxx...", ".xxx..", "..xxx."]
-
-
 def test_cross_attention_sees_every_token_and_no_padding():
     padding_mask = np.array([[1, 1, 0], [0, 0, 0]])
     mask = dense(masks.cross_attention(padding_mask, np.array([[1, 0], [1, 1]])), 3)

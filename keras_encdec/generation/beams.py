@@ -1,0 +1,161 @@
+"""Beam search: the likeliest texts for each input, for a whole batch at once.
+
+Knows which hypotheses go on and which have ended. Leaves the model's numbers to the decoder
+that it is given and prompts to `keras_encdec.generation.loop`.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import keras_hub
+from keras import ops
+
+_NEVER = -1e9
+
+
+@keras.saving.register_keras_serializable(package="keras_encdec")
+class BeamSearch(keras_hub.samplers.Sampler):
+    """Keeps the K likeliest beginnings of each row, for `lm.compile(sampler=...)`.
+
+    A hypothesis that writes an end token while it is among the K best has ended; a row
+    has ended with its Kth. Those still going on at `max_length` count as well. Ended
+    ones are ranked by their log-likelihood over ((5 + tokens) / 6) ** length_penalty
+    (arXiv 1609.08144, equation 14; `brevity_penalty` in t5x/decoding.py), with tokens
+    counted from the end of the prompt to the end token. All rows share one loop, and
+    the beams of a row one set of cross-attention keys. One beam is greedy search.
+
+    Args:
+        num_beams: K; at most the vocabulary.
+        length_penalty: 0 for none; 0.6 as in T5X. Larger ones prefer longer texts.
+
+    Raises:
+        ValueError: if `num_beams` is below 1.
+
+    Example:
+        >>> lm.compile(sampler=keras_encdec.generation.BeamSearch(4))
+        >>> texts, scores = lm.decode(lm.encode("A text."), num_samples=4, return_scores=True)
+    """
+
+    def __init__(self, num_beams=4, length_penalty=0.6):
+        super().__init__()
+        if not isinstance(num_beams, int) or num_beams < 1:
+            raise ValueError(f"Expected num_beams of at least 1. Received: {num_beams!r}.")
+        self.num_beams, self.length_penalty = num_beams, length_penalty
+
+    def get_config(self):
+        return {"num_beams": self.num_beams, "length_penalty": self.length_penalty}
+
+
+class Beams(NamedTuple):
+    """Hypotheses of each row, the best first.
+
+    Args:
+        token_ids: (B, K, T) int32, the prompt among them.
+        scores: (B, K) float32, log-likelihood of what was written, end token included.
+        ranks: (B, K) float32, what they are ordered by.
+    """
+
+    token_ids: Any
+    scores: Any
+    ranks: Any
+
+
+def search(decoder, sampler, context, until, stop_ids, state):
+    """Goes on from prompts to the ends.
+
+    Args:
+        decoder: `keras_encdec.layers.Decoder`.
+        sampler: `BeamSearch`.
+        context: of the decoder, B rows.
+        until: int32, tokens of a row at most.
+        stop_ids: (m,) int32.
+        state: `keras_encdec.generation.loop.State` of B rows.
+
+    Returns:
+        `Beams`.
+    """
+    width, rows = sampler.num_beams, state.token_ids.shape[0]
+    prompts = ops.sum(ops.cast(state.given, "int32"), axis=-1, keepdims=True)
+
+    def rank(scores, length):
+        written = ops.cast(length - prompts, "float32")
+        return scores / ((5 + written) / 6) ** sampler.length_penalty
+
+    def is_done(ended):
+        return ops.logical_or(state.done, ops.all(ended.ranks > _NEVER / 2, axis=-1))
+
+    def goes_on(index, cache, live, ended):
+        return ops.logical_and(index < until, ops.logical_not(ops.all(is_done(ended))))
+
+    def body(index, cache, live, ended):
+        last = ops.reshape(ops.slice(live.token_ids, [0, 0, index - 1], [rows, width, 1]), (-1, 1))
+        states, cache = decoder.step(last, index - 1, cache, context)
+        logits = ops.cast(ops.squeeze(decoder.logits(states), 1), "float32")
+        is_given = ops.slice(state.given, [0, index], [rows, 1])
+        given_ids = ops.slice(state.token_ids, [0, index], [rows, 1])
+        parents, tokens, scores = _candidates(
+            live.scores, logits, is_given, given_ids, stop_ids.shape[0]
+        )
+        ids = ops.take_along_axis(live.token_ids, parents[..., None], axis=1)
+        ids = ops.slice_update(ids, [0, 0, index], tokens[..., None])
+
+        stops = ops.any(tokens[..., None] == stop_ids, axis=-1)
+        stops = ops.logical_and(stops, ops.logical_not(is_given))
+        counts = ops.logical_and(stops, ops.arange(stops.shape[1]) < width)
+        counts = ops.logical_and(counts, ops.logical_not(is_done(ended))[:, None])
+        counts = ops.logical_and(counts, scores > _NEVER / 2)
+        ranks = ops.where(counts, rank(scores, index + 1), _NEVER)
+        ended = _best(width, ended, Beams(ids, scores, ranks))[0]
+        scores = ops.where(stops, _NEVER, scores)
+        live, chosen = _best(width, Beams(ids, scores, scores))
+        parents = ops.take_along_axis(parents, chosen, axis=1)
+        parents = ops.reshape(parents + width * ops.arange(rows, dtype="int32")[:, None], (-1,))
+        cache = [tuple(ops.take(x, parents, axis=0) for x in layer) for layer in cache]
+        return index + 1, cache, live, ended
+
+    ids = ops.repeat(state.token_ids[:, None], width, axis=1)
+    nothing = ops.full((rows, width), _NEVER, "float32")
+    first = ops.where(ops.arange(width) == 0, 0.0, nothing)
+    cache = [tuple(ops.repeat(x, width, axis=0) for x in layer) for layer in state.cache]
+    start = state.index, cache, Beams(ids, first, first), Beams(ids, nothing, nothing)
+    _, _, live, ended = ops.while_loop(goes_on, body, start)
+    ranks = ops.where(is_done(ended)[:, None], _NEVER, rank(live.scores, until))
+    return _best(width, ended, live._replace(ranks=ranks))[0]
+
+
+def _candidates(scores, logits, given, token_ids, stops):
+    """The likeliest continuations of each row, so many that K of them go on.
+
+    Args:
+        scores: (B, K) of the beams.
+        logits: (B * K, V).
+        given: (B, 1) bool, whether the next token is the prompt's.
+        token_ids: (B, 1), that token.
+        stops: m, ids that end a text.
+
+    Returns:
+        `(parents, tokens, scores)`, each (B, K * (1 + m)), the best first.
+    """
+    rows, width = scores.shape
+    log_probs, tokens = ops.top_k(
+        ops.log_softmax(logits), min(width * (1 + stops), logits.shape[1])
+    )
+    each = tokens.shape[1]
+    log_probs, tokens = (ops.reshape(x, (rows, width, each)) for x in (log_probs, tokens))
+    given, token_ids = given[..., None], token_ids[..., None]
+    certain = ops.where(ops.arange(each) == 0, 0.0, _NEVER)
+    log_probs = ops.where(given, certain, log_probs)
+    tokens = ops.where(given, token_ids, ops.cast(tokens, "int32"))
+    total = ops.reshape(scores[..., None] + log_probs, (rows, -1))
+    total, chosen = ops.top_k(total, min(width * (1 + stops), width * each))
+    chosen = ops.cast(chosen, "int32")
+    tokens = ops.take_along_axis(ops.reshape(tokens, (rows, -1)), chosen, axis=1)
+    return chosen // each, tokens, total
+
+
+def _best(count, *several):
+    """The `count` of highest rank among `Beams`, and where in all of them they stood."""
+    every = Beams(*(ops.concatenate(parts, axis=1) for parts in zip(*several, strict=True)))
+    ranks, chosen = ops.top_k(every.ranks, count)
+    ids = ops.take_along_axis(every.token_ids, chosen[..., None], axis=1)
+    return Beams(ids, ops.take_along_axis(every.scores, chosen, axis=1), ranks), chosen

@@ -1,0 +1,141 @@
+"""Many prompts: which ones go together, and outputs that outlive a kill.
+
+Knows kinds of inputs, the order of batches and the file. Leaves writing to what it is given.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_encdec import progress
+
+PROMPT = ("encoder_text", "decoder_text")
+
+
+def prompts(inputs) -> Iterator[Any]:
+    """Single prompts, strings or dicts of strings, from any collection of them.
+
+    Args:
+        inputs: a text, a batch of texts, a dict of these, or an iterable of such: a list,
+            a tf.data, Grain or Hugging Face dataset, a generator.
+    """
+    inputs = inputs.numpy() if hasattr(inputs, "numpy") else inputs
+    if isinstance(inputs, (str, bytes)):
+        yield inputs
+    elif isinstance(inputs, dict):
+        columns = {key: list(prompts(inputs[key])) for key in PROMPT if key in inputs}
+        rows = {len(column) for column in columns.values()}
+        if "encoder_text" not in columns or len(rows) > 1:
+            raise ValueError(
+                "Expected encoder_text, and as many decoder_text if any. "
+                f"Received: keys {sorted(map(str, inputs))}, rows {sorted(rows)}."
+            )
+        yield from (
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        )
+    elif isinstance(inputs, np.ndarray) and not inputs.ndim:
+        yield inputs.item()
+    elif hasattr(inputs, "__iter__"):
+        for element in inputs:
+            yield from prompts(element)
+    else:
+        raise ValueError(
+            "Expected a text, a dict of texts, or a list or dataset of these. "
+            f"Received: {type(inputs).__name__}."
+        )
+
+
+def columns(rows: Sequence[Any]):
+    """Prompts side by side again, as a list of texts or a dict of lists."""
+    if not rows or isinstance(rows[0], (str, bytes)):
+        return list(rows)
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def run(
+    write: Callable[[list[int]], list],
+    lengths: Sequence[int],
+    batch_size: int,
+    path: str | os.PathLike | None = None,
+    identity: str = "",
+) -> list:
+    """Outputs of all prompts, in their order, the longest prompts first.
+
+    Args:
+        write: numbers of prompts to their outputs, which JSON can hold.
+        lengths: of each prompt.
+        batch_size: prompts at a time.
+        path: a file of JSON lines to make, `{"index", "output"}` in order. Until all are
+            there, they are kept in `path + ".partial"`, where the same call goes on.
+        identity: of model, prompts and options, to know the same call by.
+
+    Raises:
+        ValueError: if there is a file at `path`, or the partial one is of another call.
+    """
+    kept = None if path is None else _Kept(path, identity)
+    outputs = kept.read() if kept else {}
+    order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
+    todo = [i for i in order if i not in outputs]
+    batches = [todo[at : at + batch_size] for at in range(0, len(todo), batch_size)]
+    drawn = progress.track(batches, f"{len(order)} rows") if len(batches) > 1 else batches
+    for batch in drawn:
+        found = dict(zip(batch, write(batch), strict=True))
+        if kept:
+            kept.add(found)
+        outputs |= found
+    in_order = [outputs[i] for i in range(len(order))]
+    if kept:
+        kept.finish(in_order)
+    return in_order
+
+
+class _Kept:
+    """Outputs on disk: appended as they are made, in order when all are there."""
+
+    def __init__(self, path, identity):
+        self.path, self.identity = Path(path), identity
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        if self.path.exists():
+            raise ValueError(
+                f"Expected a new file for outputs. Received: {self.path}, which is there. "
+                "Choose another name or remove it."
+            )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def read(self):
+        """What was kept, after a line of identity; without a last line that broke off."""
+        whole = self.partial.read_bytes() if self.partial.exists() else b""
+        whole = whole[: whole.rfind(b"\n") + 1]
+        head, *lines = whole.decode().split("\n")[:-1] or [""]
+        if not head:
+            whole = json.dumps({"identity": self.identity}).encode() + b"\n"
+        elif json.loads(head) != {"identity": self.identity}:
+            raise ValueError(
+                f"Expected {self.partial} to be of this call. Received: one of another model, "
+                "other prompts or options. Choose another path or remove it."
+            )
+        self.partial.write_bytes(whole)
+        return {line["index"]: line["output"] for line in map(json.loads, lines)}
+
+    def add(self, outputs):
+        with self.partial.open("a", encoding="utf-8") as file:
+            file.write(_lines(outputs.items()))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self, outputs):
+        new = self.path.with_name(self.path.name + ".new")
+        new.write_text(_lines(enumerate(outputs)), encoding="utf-8")
+        os.replace(new, self.path)
+        self.partial.unlink()
+
+
+def _lines(outputs):
+    return "".join(
+        json.dumps({"index": i, "output": output}, ensure_ascii=False) + "\n"
+        for i, output in outputs
+    )

@@ -1,0 +1,103 @@
+"""The decode loop: one token after another, until all rows ended.
+
+Knows the state between two tokens and how a sampler is asked. Leaves the model's numbers
+to the decoder that it is given and compiling to `keras_encdec.generation.engine`.
+"""
+
+from typing import Any, NamedTuple
+
+from keras import ops
+
+
+class State(NamedTuple):
+    """What stands between two tokens.
+
+    Args:
+        token_ids: (R, T) int32, prompts and what was written; R = B * n rows.
+        given: (R, T) bool, the tokens of the prompts.
+        done: (R,) bool, the rows that ended.
+        index: int32, where the next token goes.
+        cache: of the decoder.
+        seeds: the sampler's random state.
+    """
+
+    token_ids: Any
+    given: Any
+    done: Any
+    index: Any
+    cache: list
+    seeds: list
+
+
+def begin(decoder, token_ids, given, done, context, seeds, *, prompt, samples=1):
+    """The state after the part of the prompts that all rows have.
+
+    Args:
+        decoder: `keras_encdec.layers.Decoder`.
+        token_ids: (B, T) int32.
+        given: (B, T) bool, the first ones of each row.
+        done: (B,) bool, the rows that are there to fill the batch.
+        context: of the decoder.
+        seeds: of the sampler.
+        prompt: P, room for the shortest prompt without its last token; 0 if it has one.
+        samples: n, rows to make of each.
+    """
+    rows, length = token_ids.shape
+    index = ops.min(ops.sum(ops.cast(given, "int32"), axis=-1))
+    if prompt:
+        _, cache = decoder.prefill(token_ids[:, :prompt], index - 1, context, length)
+    else:
+        cache = decoder.empty_cache(rows, length)
+    repeated = [token_ids, given, done, *(x for layer in cache for x in layer)]
+    if samples > 1:
+        repeated = [ops.repeat(x, samples, axis=0) for x in repeated]
+    token_ids, given, done, *flat = repeated
+    cache = list(zip(flat[::2], flat[1::2], strict=True))
+    return State(token_ids, given, done, index, cache, seeds)
+
+
+def advance(decoder, sampler, context, until, temperature, stop_ids, state):
+    """Goes on up to `until` tokens a row, or until all rows ended.
+
+    Args:
+        decoder: `keras_encdec.layers.Decoder`.
+        sampler: `keras_hub.samplers.Sampler` that chooses by probabilities alone.
+        context: of the decoder, for B of the B * n rows.
+        until: int32.
+        temperature: float32, in place of the sampler's own.
+        stop_ids: (k,) int32; a row ends with the first one that it writes.
+        state: `State`.
+
+    Returns:
+        `State`. Rows that ended are left as the prompt was there.
+    """
+    given, rows = state.given, state.token_ids.shape[0]
+
+    def goes_on(token_ids, done, index, cache, seeds):
+        return ops.logical_and(index < until, ops.logical_not(ops.all(done)))
+
+    def body(token_ids, done, index, cache, seeds):
+        last = ops.slice(token_ids, [0, index - 1], [rows, 1])
+        states, cache = decoder.step(last, index - 1, cache, context)
+        logits = ops.cast(ops.squeeze(decoder.logits(states), 1), "float32")
+        new, seeds = sample(sampler, logits, temperature, seeds)
+        old = ops.squeeze(ops.slice(token_ids, [0, index], [rows, 1]), 1)
+        fixed = ops.squeeze(ops.slice(given, [0, index], [rows, 1]), 1)
+        new = ops.where(ops.logical_or(fixed, done), old, ops.cast(new, old.dtype))
+        stops = ops.any(new[:, None] == stop_ids[None], axis=-1)
+        done = ops.logical_or(done, ops.logical_and(stops, ops.logical_not(fixed)))
+        token_ids = ops.slice_update(token_ids, [0, index], new[:, None])
+        return token_ids, done, index + 1, cache, seeds
+
+    start = (state.token_ids, state.done, state.index, state.cache, state.seeds)
+    token_ids, done, index, cache, seeds = ops.while_loop(goes_on, body, start)
+    return State(token_ids, given, done, index, cache, seeds)
+
+
+def sample(sampler, logits, temperature, seeds):
+    """(R,) ids for (R, V) logits, and the next seeds."""
+    for variable, value in zip(sampler.variables, seeds, strict=True):
+        variable.assign(value)
+    probabilities = sampler.compute_probabilities(logits * (sampler.temperature / temperature))
+    ids = sampler.get_next_token(probabilities)
+    return ids, [ops.copy(variable.value) for variable in sampler.variables]

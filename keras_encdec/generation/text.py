@@ -1,0 +1,18 @@
+"""Text while it grows: what of it is certain, and where it stops."""
+
+from collections.abc import Sequence
+
+_UNFINISHED = "\ufffd"  # bytes that are no character yet
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """Up to the first of the stop strings, or all of it."""
+    found = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(found, default=len(text))]
+
+
+def certain(text: str, stops: Sequence[str]) -> str:
+    """What more tokens cannot take back: no half character, no beginning of a stop string."""
+    text = cut(text, stops).rstrip(_UNFINISHED)
+    tails = (k for stop in stops for k in range(1, len(stop)) if text.endswith(stop[:k]))
+    return text[: len(text) - max(tails, default=0)]

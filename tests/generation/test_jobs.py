@@ -1,0 +1,168 @@
+"""Many prompts: any collection of them, in their order, and files that outlive a kill."""
+
+import json
+
+import keras_hub
+import numpy as np
+import pytest
+
+import keras_encdec
+from keras_encdec.generation import BeamSearch, jobs
+
+TEXTS = [f"Returns the {word} of{' all the' * i} arrays." for i, word in enumerate("abcdefg")]
+PAIRS = {"encoder_text": TEXTS, "decoder_text": ["the", "a"] * 3 + ["of"]}
+
+
+@pytest.fixture(scope="module")
+def lm():
+    lm = keras_encdec.from_preset("gemma2_tiny_tiny")
+    lm.compile(sampler="greedy")
+    return lm
+
+
+@pytest.fixture(scope="module")
+def outputs(lm):
+    return lm.generate(TEXTS, 12)
+
+
+def collections():
+    import datasets
+    import grain
+    import tensorflow as tf
+
+    rows = [dict(zip(PAIRS, row, strict=True)) for row in zip(*PAIRS.values(), strict=True)]
+    yield from (TEXTS, tuple(TEXTS), np.array(TEXTS), (text for text in TEXTS))
+    yield from ([TEXTS[:3], TEXTS[3:]], tf.constant(TEXTS), [text.encode() for text in TEXTS])
+    yield tf.data.Dataset.from_tensor_slices(TEXTS)
+    yield tf.data.Dataset.from_tensor_slices(TEXTS).batch(3)
+    yield grain.MapDataset.source(TEXTS)
+    yield grain.MapDataset.source(TEXTS).to_iter_dataset()
+    yield from (PAIRS, rows, tf.data.Dataset.from_tensor_slices(PAIRS).batch(2))
+    yield from (grain.MapDataset.source(rows), datasets.Dataset.from_dict({**PAIRS, "id": TEXTS}))
+
+
+def test_prompts_of_any_collection():
+    texts = pairs = 0
+    for collection in collections():
+        found = jobs.columns(list(jobs.prompts(collection)))
+        if isinstance(found, dict):
+            found = {key: [as_text(x) for x in column] for key, column in found.items()}
+            assert found == PAIRS
+            pairs += 1
+        else:
+            assert [as_text(x) for x in found] == TEXTS
+            texts += 1
+    assert (texts, pairs) == (11, 5)
+
+
+def as_text(x):
+    return x.decode() if isinstance(x, bytes) else x
+
+
+@pytest.mark.parametrize("bad", [3, {"text": ["a"]}, {"encoder_text": ["a"], "decoder_text": []}])
+def test_what_is_no_prompt(bad):
+    with pytest.raises(ValueError, match="Expected"):
+        list(jobs.prompts(bad))
+
+
+def test_order_and_results_do_not_depend_on_batches(lm, outputs):
+    assert lm.generate(TEXTS, 12, batch_size=2) == outputs
+    assert lm.generate((text for text in TEXTS), 12, batch_size=3) == outputs
+    samples = lm.generate(TEXTS, 12, batch_size=4, num_samples=2)
+    assert samples == [[text] * 2 for text in outputs]
+    prompted = lm.generate(PAIRS, 12, strip_prompt=True)
+    assert lm.generate(PAIRS, 12, strip_prompt=True, batch_size=2) == prompted
+
+
+def test_longest_first_in_batches():
+    batches = []
+
+    def write(numbers):
+        batches.append(numbers)
+        return [f"output {i}" for i in numbers]
+
+    found = jobs.run(write, [5, 9, 1, 9, 7], batch_size=2)
+    assert found == [f"output {i}" for i in range(5)]
+    assert batches == [[1, 3], [4, 0], [2]]
+
+
+def test_batches_draw_apart():
+    lm = keras_encdec.from_preset("gemma2_tiny_tiny")
+    lm.compile(sampler=keras_hub.samplers.RandomSampler(temperature=1.5))
+    found = lm.generate(TEXTS[:1] * 6, 12, batch_size=2, seed=3)
+    assert len(set(found)) == 6
+    assert lm.generate(TEXTS[:1] * 6, 12, batch_size=2, seed=3) == found
+
+
+def test_scores_of_many():
+    lm = keras_encdec.from_preset("gemma2_tiny_tiny")
+    lm.compile(sampler=BeamSearch(2))
+    texts, scores = lm.generate(TEXTS[:3], 8, return_scores=True)
+    again, found = lm.generate(TEXTS[:3], 8, return_scores=True, batch_size=1)
+    assert again == texts
+    np.testing.assert_allclose(found, scores, rtol=1e-4)
+
+
+def test_a_file_of_outputs(lm, outputs, tmp_path):
+    path = tmp_path / "new" / "outputs.jsonl"
+    assert lm.generate(TEXTS, 12, path=path) == outputs
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [{"index": i, "output": text} for i, text in enumerate(outputs)]
+    assert [p.name for p in path.parent.iterdir()] == ["outputs.jsonl"]
+    with pytest.raises(ValueError, match="new file"):
+        lm.generate(TEXTS, 12, path=path)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"index": 5, "out', b'{"index": 5, "output": "x"}'])
+def test_taken_up_after_a_kill(lm, outputs, tmp_path, monkeypatch, torn):
+    path, decode, written = tmp_path / "outputs.jsonl", lm.decode, []
+
+    def counted(encoding, *args, **kwargs):
+        if len(written) == 2:
+            raise Killed
+        written.append(len(encoding.token_ids))
+        return decode(encoding, *args, **kwargs)
+
+    monkeypatch.setattr(lm, "decode", counted)
+    with pytest.raises(Killed):
+        lm.generate(TEXTS, 12, batch_size=2, path=path)
+    assert not path.exists()
+    with path.with_name("outputs.jsonl.partial").open("ab") as file:
+        file.write(torn)  # a line that broke off
+    with pytest.raises(ValueError, match="of this call"):
+        lm.generate(TEXTS, 13, batch_size=2, path=path)
+    written.clear()
+    with pytest.raises(Killed):
+        lm.generate(TEXTS, 12, batch_size=1, path=path)
+    written.clear()
+    monkeypatch.setattr(lm, "decode", lambda *a, **k: written.append(1) or decode(*a, **k))
+    assert lm.generate(TEXTS, 12, batch_size=2, path=path) == outputs
+    assert len(written) == 1  # six of seven were there
+
+
+def test_other_weights_are_another_call(lm, tmp_path):
+    path = tmp_path / "outputs.jsonl"
+    jobs._Kept(path, lm._identity([], 2, {})).read()
+    other = keras_encdec.from_preset("gemma2_tiny_mini")
+    other.compile(sampler="greedy")
+    assert other._identity([], 2, {}) != lm._identity([], 2, {})
+    variable = other.backbone.decoder.blocks[0].feedforward.variables[0]
+    before = other._identity([])
+    variable.assign(variable + 1)
+    assert other._identity([]) != before
+
+
+def test_bad_batch_size(lm):
+    with pytest.raises(ValueError, match="batch_size"):
+        lm.generate(TEXTS, batch_size=0)
+
+
+def test_nothing_is_begun_where_one_prompt_is_bad(lm, tmp_path):
+    for bad in ({"inputs": [*TEXTS, ""]}, {"inputs": TEXTS, "max_length": 0}):
+        with pytest.raises(ValueError, match="Expected"):
+            lm.generate(**bad, batch_size=2, path=tmp_path / "outputs.jsonl")
+    assert not list(tmp_path.iterdir())
