@@ -235,7 +235,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS)[:4])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="timed calls in a process")
+    parser.add_argument("--rounds", type=int, default=1, help="processes of each peer, in turn")
     parser.add_argument("--quantize", choices=["int8", "int4"], help="ours alone")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -254,9 +255,23 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         in_a_process(folder, "--one", "export", "")
         for name in options.workloads:
-            report(
-                name, {peer: in_a_process(folder, "--one", peer, name) for peer in options.peers}
-            )
+            rounds = [
+                {peer: in_a_process(folder, "--one", peer, name) for peer in options.peers}
+                for _ in range(options.rounds)
+            ]
+            report(name, {peer: merged([r[peer] for r in rounds]) for peer in options.peers})
+
+
+def merged(results):
+    """One result of several: all of their seconds, and the median step and floor."""
+    if len(results) == 1 or "floors" in results[0]:
+        return results[-1]
+    numbers = {
+        key: statistics.median(r[key] for r in results)
+        for key in ("step", "floor")
+        if key in results[0]
+    }
+    return {**results[0], **numbers, "seconds": [s for r in results for s in r["seconds"]]}
 
 
 if __name__ == "__main__":

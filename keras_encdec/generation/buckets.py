@@ -4,13 +4,14 @@ Knows how lengths and batches are rounded up. That padding changes no result is 
 masks' business.
 """
 
-SMALLEST_LENGTH = 32
+# Decoder tokens are paid for one by one; encoder tokens, read at once, cost little below 128.
+SMALLEST_TARGET, SMALLEST_SOURCE = 32, 128
 _ROWS_APART = 8
 
 
-def length(needed: int, largest: int | None = None) -> int:
-    """The next power of two from 32 on, at most `largest`, where that is enough."""
-    size = max(SMALLEST_LENGTH, 1 << (needed - 1).bit_length())
+def length(needed: int, largest: int | None = None, smallest: int = SMALLEST_TARGET) -> int:
+    """The next power of two from `smallest` on, at most `largest`, where that is enough."""
+    size = max(smallest, 1 << (needed - 1).bit_length())
     return max(needed, min(size, largest)) if largest else size
 
 

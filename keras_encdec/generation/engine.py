@@ -74,7 +74,8 @@ class Engine:
             mask: (B, S), 0 for padding.
             largest: the longest S there will be.
         """
-        sides = _cut(token_ids, mask, rows=_rows(len(mask)), largest=largest)
+        sizes = {"largest": largest, "smallest": buckets.SMALLEST_SOURCE}
+        sides = _cut(token_ids, mask, rows=_rows(len(mask)), **sizes)
         return self._encode(*map(distributed, sides))
 
     def decode(self, context, token_ids, given, **options) -> Writing:
@@ -96,7 +97,8 @@ class Engine:
         """
         count, length = np.shape(labels)
         names = "token_ids", "padding_mask"
-        encoder = _cut(*(inputs[f"encoder_{name}"] for name in names), rows=_rows(count))
+        encoder = [inputs[f"encoder_{name}"] for name in names]
+        encoder = _cut(*encoder, rows=_rows(count), smallest=buckets.SMALLEST_SOURCE)
         decoder = [*(inputs[f"decoder_{name}"] for name in names), labels, weights]
         decoder = _cut(*decoder, rows=_rows(count))
         found = ops.convert_to_numpy(self._score(*map(distributed, (*encoder, *decoder))))
@@ -163,11 +165,11 @@ def _check_sampler(sampler, vocabulary_size):
         )
 
 
-def _cut(token_ids, mask, *more, rows, largest=None):
+def _cut(token_ids, mask, *more, rows, **sizes):
     """Arrays (B, L) cut where the mask ends, and padded to a size that is seldom a new one."""
     used = np.flatnonzero(np.asarray(mask).any(axis=0))
     size = int(used[-1]) + 1 if len(used) else 1
-    length = buckets.length(size, largest)
+    length = buckets.length(size, **sizes)
     arrays = token_ids, mask, *more
     return [pad(np.asarray(x, "int32")[:, :size], length, rows) for x in arrays]
 

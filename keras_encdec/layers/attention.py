@@ -192,7 +192,8 @@ class Attention(keras.layers.Layer):
         elif isinstance(context, tuple):
             output = attend_kept(query, (*keys_values, visible), **spec)
         else:
-            output = attend(query, *keys_values, visible, **spec, path=path)
+            key, value = keys_values
+            output = attend(query, key, value, visible, **spec, path=path)
         return self.output_dense(output), keys_values
 
     def _rotate(self, x, positions):

@@ -12,6 +12,7 @@ def test_lengths_are_few_and_large_enough():
 def test_no_length_goes_beyond_the_largest_without_need():
     assert [buckets.length(n, 48) for n in (5, 33, 48, 49)] == [32, 48, 48, 49]
     assert buckets.length(3, 8) == 8
+    assert [buckets.length(n, smallest=128) for n in (1, 128, 129)] == [128, 128, 256]
 
 
 def test_rows_are_few_and_a_multiple_of_the_replicas():
