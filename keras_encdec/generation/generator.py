@@ -97,10 +97,10 @@ class Generator:
         the order of the inputs.
 
         Args:
-            inputs: a text or texts: a list, an array, a tf.data, Grain or Hugging Face
-                dataset; dicts of `encoder_text` and of what the outputs begin with,
-                `decoder_text`; a dict of the four model inputs or a `tf.data.Dataset`
-                of batches of these.
+            inputs: a text or texts: a list, an array, files by `keras_encdec.data.read`, a
+                tf.data, Grain or Hugging Face dataset; dicts of `encoder_text` and of
+                what the outputs begin with, `decoder_text`; a dict of the four model
+                inputs or a `tf.data.Dataset` of batches of these.
             max_length: tokens of an output at most, with `<bos>` and prompt; by default
                 the preprocessor's `decoder_sequence_length`.
             stop_token_ids: ids that end an output; `"auto"` for the tokenizer's end
@@ -131,7 +131,7 @@ class Generator:
     def _generate_many(self, prompts, single, batch_size, path, options):
         if batch_size < 1:
             raise ValueError(f"Expected batch_size of at least 1. Received: {batch_size}.")
-        self._checked(max(len(start) for _, start in prompts), **options)
+        options["max_length"] = self._checked(max(len(start) for _, start in prompts), **options)
         seed, scored = options.get("seed"), options.get("return_scores")
 
         def write(numbers):
@@ -142,7 +142,7 @@ class Generator:
             return list(zip(*outputs, strict=True)) if scored else outputs
 
         lengths = [len(source) for source, _ in prompts]
-        identity = self._identity(prompts, options)
+        identity = "" if path is None else self._identity(prompts, options)
         outputs = jobs.run(write, lengths, batch_size, path, identity)
         if scored:
             texts, scores = map(list, zip(*outputs, strict=True))
@@ -373,7 +373,7 @@ class Generator:
 
     def _detokenize(self, ids, mask):
         batch = {"decoder_token_ids": ids, "decoder_padding_mask": mask}
-        return self.preprocessor.generate_postprocess(batch)
+        return self._required_preprocessor().generate_postprocess(batch)
 
     def _required_preprocessor(self):
         if self.preprocessor is None:

@@ -21,9 +21,9 @@ def prompts(inputs) -> Iterator[Any]:
 
     Args:
         inputs: a text, a batch of texts, a dict of these, or an iterable of such: a list,
-            a tf.data, Grain or Hugging Face dataset, a generator.
+            `keras_encdec.data.read(...)`, a tf.data, Grain or Hugging Face dataset.
     """
-    inputs = inputs.numpy() if hasattr(inputs, "numpy") else inputs
+    inputs = inputs.numpy() if hasattr(inputs, "numpy") else getattr(inputs, "text", inputs)
     if isinstance(inputs, (str, bytes)):
         yield inputs
     elif isinstance(inputs, dict):

@@ -176,6 +176,8 @@ def test_without_a_preprocessor(lm):
         bare.generate("a")
     with pytest.raises(ValueError, match="preprocessor"):
         bare.generate(inputs)
+    with pytest.raises(ValueError, match="preprocessor"):
+        bare.generate(inputs, stop_token_ids=None, stop_strings=["a"])
     found = bare.generate(inputs, stop_token_ids=lm.preprocessor.stop_token_ids)
     assert lm.preprocessor.generate_postprocess(found) == lm.generate(TEXTS, 24)
     new = bare.generate(inputs, stop_token_ids=None, strip_prompt=True)

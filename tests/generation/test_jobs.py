@@ -25,12 +25,15 @@ def outputs(lm):
     return lm.generate(TEXTS, 12)
 
 
-def collections():
+def collections(folder):
     import datasets
     import grain
     import tensorflow as tf
 
     rows = [dict(zip(PAIRS, row, strict=True)) for row in zip(*PAIRS.values(), strict=True)]
+    path = folder / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    yield keras_encdec.data.read(path)
     yield from (TEXTS, tuple(TEXTS), np.array(TEXTS), (text for text in TEXTS))
     yield from ([TEXTS[:3], TEXTS[3:]], tf.constant(TEXTS), [text.encode() for text in TEXTS])
     yield tf.data.Dataset.from_tensor_slices(TEXTS)
@@ -41,9 +44,9 @@ def collections():
     yield from (grain.MapDataset.source(rows), datasets.Dataset.from_dict({**PAIRS, "id": TEXTS}))
 
 
-def test_prompts_of_any_collection():
+def test_prompts_of_any_collection(tmp_path):
     texts = pairs = 0
-    for collection in collections():
+    for collection in collections(tmp_path):
         found = jobs.columns(list(jobs.prompts(collection)))
         if isinstance(found, dict):
             found = {key: [as_text(x) for x in column] for key, column in found.items()}
@@ -52,7 +55,7 @@ def test_prompts_of_any_collection():
         else:
             assert [as_text(x) for x in found] == TEXTS
             texts += 1
-    assert (texts, pairs) == (11, 5)
+    assert (texts, pairs) == (12, 5)
 
 
 def as_text(x):

@@ -1,5 +1,6 @@
 """What README shows runs: its code blocks, at the size of the embedded models."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -53,17 +54,19 @@ def no_distribution():
 def test_every_block_runs(world, tmp_path, monkeypatch, no_distribution):
     names, sizes = world
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gc.collect", lambda: 0)  # Keras calls it for each layer it quantises
     (tmp_path / "corpus").mkdir()
     lines = [json.dumps({"text": text}) + "\n" for text in names["texts"]]
     (tmp_path / "corpus" / "a.jsonl").write_text("".join(lines))
     for block in BLOCKS:
         for large, small in sizes.items():
             block = block.replace(f'"{large}"', f'"{small}"').replace("(8, 1)", "(1, 1)")
-        for line in block.splitlines():
+        for statement in ast.parse(block).body:
+            line = ast.unparse(statement)
             exec(line, names)
             if line.startswith("lm = "):
                 exec(PREPARE, names)
+    assert (tmp_path / "outputs.jsonl").read_text().count("\n") == len(names["texts"])
+    assert [len(beams) for beams in names["best"]] == [4] * len(names["texts"])
     assert set(names["y"]) == {"labels", "teacher_ids", "teacher_log_probs"}
     assert names["states"].shape[-1] == names["lm"].backbone.spec.encoder.width
     loaded = keras_hub.models.Seq2SeqLM.from_preset("./my_model")

@@ -25,6 +25,7 @@ import keras_encdec
 from keras_encdec.data import batches, tokenize
 from keras_encdec.families import t5gemma
 from keras_encdec.files import read_json
+from keras_encdec.generation import BeamSearch
 from keras_encdec.layout import shard_shape
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.sharing import catalog
@@ -79,6 +80,29 @@ def weights_of(lm):
     """The whole of each weight, also where other processes hold parts of it."""
     values = [multihost_utils.process_allgather(v.value, tiled=True) for v in lm.weights]
     return {v.path: np.asarray(x) for v, x in zip(lm.weights, values, strict=True)}
+
+
+def write(meshes):
+    """Whether the same tokens are written, and the largest difference of a score, by mesh."""
+    expected, found = written(), {}
+    for mesh in meshes:
+        with distribution(mesh, pair()).scope():
+            tokens, scores = written()
+        difference = float(np.abs(scores - expected[1]).max())
+        found[str(mesh)] = [bool((tokens == expected[0]).all()), difference]
+    return found
+
+
+def written():
+    """Greedy tokens, then beams, and the scores of these."""
+    keras.utils.set_random_seed(0)
+    lm = EncDecSeq2SeqLM(tiny_backbone(pair()))
+    inputs = make_inputs((20, 13, 7), (4, 1, 2))
+    lm.compile(sampler="greedy")
+    greedy = lm.generate(inputs, 12, stop_token_ids=None)
+    lm.compile(sampler=BeamSearch(3))
+    beams, scores = lm.generate(inputs, 12, stop_token_ids=(7,), return_scores=True)
+    return np.stack([x["decoder_token_ids"] for x in (greedy, beams)]), scores
 
 
 def hosts(mesh, index, port):

@@ -31,12 +31,20 @@ def answer(process):
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("presets") / "ours")
-    return answer(start(fit=[[[2, 4]]], load=[folder]))
+    return answer(start(fit=[[[2, 4]]], load=[folder], write=[["data", [2, 4]]]))
 
 
 @pytest.mark.slow
 def test_a_mixed_mesh_trains_like_one_device(quick):
     assert_same(quick["fit"]["[2, 4]"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["data", "[2, 4]"])
+def test_a_mesh_writes_like_one_device(quick, mesh):
+    same, difference = quick["write"][mesh]
+    assert same
+    assert difference < 1e-4
 
 
 def assert_same(differences):
