@@ -291,7 +291,7 @@ def compiled_bytes(spec):
     return train.lower(state, data).compile().memory_analysis().temp_size_in_bytes
 
 
-COMMANDS = {"step": step, "fit": fit, "load": load, "held": held, "hosts": hosts, "read": read}
+COMMANDS = {f.__name__: f for f in (step, fit, write, load, held, hosts, read)}
 
 if __name__ == "__main__":
     calls = json.loads(sys.argv[1])
