@@ -127,8 +127,7 @@ class Engine:
     def _run_sampler(self, token_ids, given, context, seeds, *, stop_token_ids):
         """As `keras_hub.samplers.Sampler.__call__` wants it: beams, contrastive search."""
         decoder, rows = self.backbone.decoder, token_ids.shape[0]
-        for variable, value in zip(self.sampler.variables, seeds, strict=True):
-            variable.assign(value)
+        loop.set_seeds(self.sampler, seeds)
         index = ops.min(ops.sum(ops.cast(given, "int32"), axis=-1))
         states, cache = decoder.prefill(token_ids, index - 1, context, token_ids.shape[1])
 
@@ -148,8 +147,7 @@ class Engine:
             hidden_states=states,
             model=self.backbone,
         )
-        seeds = [ops.copy(variable.value) for variable in self.sampler.variables]
-        return ops.reshape(token_ids, (rows, -1)), seeds
+        return ops.reshape(token_ids, (rows, -1)), loop.seeds_of(self.sampler)
 
 
 def _check_sampler(sampler, vocabulary_size):

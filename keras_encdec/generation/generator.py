@@ -16,7 +16,7 @@ from keras import ops
 from keras_encdec.generation import jobs
 from keras_encdec.generation.engine import Engine
 from keras_encdec.generation.text import certain, cut
-from keras_encdec.generation.writing import BeamWriting
+from keras_encdec.generation.writing import BeamWriting, pad
 
 _BETWEEN_LOOKS = 8  # tokens written before texts are searched for stop strings
 
@@ -270,17 +270,18 @@ class Generator:
                 "Expected BeamSearch for return_scores. Received: "
                 f"{type(self.sampler).__name__}. Use lm.score for the outputs of other samplers."
             )
+        prompts = [] if encoding.tokens and not stop_strings else self._prompts(writing)
         while stop_strings and not writing.finished:
             writing.advance(writing.index + _BETWEEN_LOOKS)
-            writing.end([cut(t, stop_strings) != t for t in self._texts(writing)])
+            writing.end([cut(t, stop_strings) != t for t in self._texts(writing, prompts)])
         ids, mask = writing.advance().tokens()
         if encoding.tokens:
             mask = mask & ~writing.given if strip_prompt else mask
             outputs = {"decoder_token_ids": ids, "decoder_padding_mask": mask}
             return (outputs, writing.scores) if return_scores else outputs
-        texts = [cut(text, stop_strings) for text in self._texts(writing)]
+        texts = [cut(text, stop_strings) for text in self._texts(writing, prompts)]
         if not strip_prompt:
-            texts = [p + t for p, t in zip(self._prompts(writing), texts, strict=True)]
+            texts = [p + t for p, t in zip(prompts, texts, strict=True)]
 
         def shaped(rows):
             if num_samples is not None:
@@ -306,9 +307,9 @@ class Generator:
         stops = kwargs.pop("stop_strings", ())
         encoding = self.encode(inputs)
         writing = self._writing(encoding, max_length, stop_token_ids, stops, **kwargs)
-        sent = [""] * writing.rows
+        prompts, sent = self._prompts(writing), [""] * writing.rows
         while not writing.finished:
-            texts = self._texts(writing.advance(writing.index + 1))
+            texts = self._texts(writing.advance(writing.index + 1), prompts)
             writing.end([cut(text, stops) != text for text in texts])
             ready = cut if writing.finished else certain
             texts = [ready(text, stops) for text in texts]
@@ -326,7 +327,8 @@ class Generator:
         length = self._checked(longest, max_length, stop_strings, num_samples, **options)
         if stop_token_ids == "auto":
             stop_token_ids = self._required_preprocessor().stop_token_ids
-        ids, given = (_fit(x, length) for x in (encoding.token_ids, encoding.given))
+        arrays = encoding.token_ids, encoding.given
+        ids, given = (pad(x[:, :length], length, len(x)) for x in arrays)
         options |= {"stop_token_ids": stop_token_ids, "samples": num_samples or 1}
         return self.make_generate_function().decode(encoding.context, ids, given, **options)
 
@@ -363,10 +365,10 @@ class Generator:
             )
         return max_length
 
-    def _texts(self, writing):
+    def _texts(self, writing, prompts):
         """What each row says so far, after its prompt."""
         texts = self._detokenize(*writing.tokens())
-        return [t.removeprefix(p) for p, t in zip(self._prompts(writing), texts, strict=True)]
+        return [t.removeprefix(p) for p, t in zip(prompts, texts, strict=True)]
 
     def _prompts(self, writing):
         return self._detokenize(writing.ids, writing.given)
@@ -382,12 +384,6 @@ class Generator:
                 "one. Pass model inputs, and stop_token_ids=None or a tuple of ids."
             )
         return self.preprocessor
-
-
-def _fit(x, length):
-    """(B, length): cut, or zeros to the right."""
-    x = x[:, :length]
-    return np.pad(x, [(0, 0), (0, length - x.shape[1])])
 
 
 def _is_tokens(inputs):

@@ -6,7 +6,7 @@ to the decoder that it is given and compiling to `keras_encdec.generation.engine
 
 from typing import Any, NamedTuple
 
-from keras import ops
+from keras import ops, tree
 
 
 class State(NamedTuple):
@@ -42,17 +42,16 @@ def begin(decoder, token_ids, given, done, context, seeds, *, prompt, samples=1)
         prompt: P, room for the shortest prompt without its last token; 0 if it has one.
         samples: n, rows to make of each.
     """
-    rows, length = token_ids.shape
+    length = token_ids.shape[1]
     index = ops.min(ops.sum(ops.cast(given, "int32"), axis=-1))
     if prompt:
         _, cache = decoder.prefill(token_ids[:, :prompt], index - 1, context, length)
     else:
-        cache = decoder.empty_cache(rows, length)
-    repeated = [token_ids, given, done, *(x for layer in cache for x in layer)]
+        cache = decoder.empty_cache(*token_ids.shape)
+    rows = token_ids, given, done, cache
     if samples > 1:
-        repeated = [ops.repeat(x, samples, axis=0) for x in repeated]
-    token_ids, given, done, *flat = repeated
-    cache = list(zip(flat[::2], flat[1::2], strict=True))
+        rows = tree.map_structure(lambda x: ops.repeat(x, samples, axis=0), rows)
+    token_ids, given, done, cache = rows
     return State(token_ids, given, done, index, cache, seeds)
 
 
@@ -96,8 +95,18 @@ def advance(decoder, sampler, context, until, temperature, stop_ids, state):
 
 def sample(sampler, logits, temperature, seeds):
     """(R,) ids for (R, V) logits, and the next seeds."""
-    for variable, value in zip(sampler.variables, seeds, strict=True):
-        variable.assign(value)
+    set_seeds(sampler, seeds)
     probabilities = sampler.compute_probabilities(logits * (sampler.temperature / temperature))
     ids = sampler.get_next_token(probabilities)
-    return ids, [ops.copy(variable.value) for variable in sampler.variables]
+    return ids, seeds_of(sampler)
+
+
+def set_seeds(sampler, seeds):
+    """Puts a random state into a sampler."""
+    for variable, value in zip(sampler.variables, seeds, strict=True):
+        variable.assign(value)
+
+
+def seeds_of(sampler):
+    """The random state of a sampler, which its next draws leave as it is."""
+    return [ops.copy(variable.value) for variable in sampler.variables]

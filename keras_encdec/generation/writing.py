@@ -86,8 +86,7 @@ class Writing:
 
     def _keep_seeds(self):
         after = self.state.seeds if self.seed is None else self.own
-        for variable, value in zip(self.engine.sampler.variables, after, strict=True):
-            variable.assign(value)
+        loop.set_seeds(self.engine.sampler, after)
         return self
 
     def tokens(self):

@@ -1,6 +1,7 @@
 """The encoder-decoder as a KerasHub backbone. Knows inputs, outputs and config."""
 
 import dataclasses
+import gc
 from pathlib import Path
 
 import h5py
@@ -137,6 +138,14 @@ class EncDecBackbone(keras_hub.models.Backbone):
                 layer.trainable = True
                 layer.enable_lora(rank)
                 self._lora_enabled_layers.append(i)
+
+    def quantize(self, mode=None, **kwargs):
+        """As `keras.Model.quantize`, in seconds instead of minutes."""
+        gc.freeze()  # Keras collects garbage after every kernel: 0.3 s each, without this
+        try:
+            super().quantize(mode, **kwargs)
+        finally:
+            gc.unfreeze()
 
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """As `EncDecSeq2SeqLM.save_to_preset`, without a task."""

@@ -188,11 +188,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         if "decoder_text" in x:
             texts = strings(x["decoder_text"], "decoder_text", may_be_empty=True)
             starts = encode(self.tokenizer, texts)
-        if len(starts) != len(encoder):
-            raise ValueError(
-                "Expected as many decoder_text as encoder_text. "
-                f"Received: {len(starts)} and {len(encoder)}."
-            )
+        _check_as_many(encoder, starts)
         return [
             (ids, [self.tokenizer.start_token_id, *start])
             for ids, start in zip(encoder, starts, strict=True)
@@ -298,11 +294,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
     def _pairs(self, encoder_text, decoder_text, source, warn=False):
         encoder = self._encoder_ids(strings(encoder_text, "encoder_text"), source, warn)
         answers = encode(self.tokenizer, strings(decoder_text, "decoder_text"))
-        if len(encoder) != len(answers):
-            raise ValueError(
-                "Expected as many encoder_text as decoder_text. "
-                f"Received: {len(encoder)} and {len(answers)}."
-            )
+        _check_as_many(encoder, answers)
         end = self._end_of_turn_id() if self.chat else self.tokenizer.end_token_id
         pairs = zip(encoder, answers, strict=True)
         return [Example(np.array(ids), np.array([*answer, end])) for ids, answer in pairs]
@@ -395,6 +387,14 @@ def _check_length(name, length):
         raise ValueError(
             f"Expected {name} of at least 2 tokens. Received: {length!r}. "
             "A decoder needs room for <bos> and one token."
+        )
+
+
+def _check_as_many(encoder, decoder):
+    if len(encoder) != len(decoder):
+        raise ValueError(
+            "Expected as many encoder_text as decoder_text. "
+            f"Received: {len(encoder)} and {len(decoder)}."
         )
 
 

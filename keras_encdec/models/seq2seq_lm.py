@@ -5,7 +5,6 @@ Knows the output layer and what `fit` takes. Leaves tokens to the preprocessor, 
 `keras_encdec.sharing`.
 """
 
-import gc
 import inspect
 
 import keras
@@ -227,11 +226,7 @@ class EncDecSeq2SeqLM(Generator, Trainer, keras_hub.models.Seq2SeqLM):
 
     def quantize(self, mode=None, **kwargs):
         """As `keras.Model.quantize`, of the backbone: a tokenizer has nothing to quantise."""
-        gc.freeze()  # Keras collects garbage after every kernel: 0.3 s each, without this
-        try:
-            self.backbone.quantize(mode, **kwargs)
-        finally:
-            gc.unfreeze()
+        self.backbone.quantize(mode, **kwargs)
         self.train_function = self.test_function = self.predict_function = None
         self.generate_function = None
 

@@ -133,8 +133,7 @@ def test_lora_starts_where_the_model_is_and_trains_alone(logits):
     assert {path for path in lora if path.endswith("lora_kernel_b")} <= changed
 
 
-def test_int8_keeps_logits_close(logits, monkeypatch):
-    monkeypatch.setattr("gc.collect", lambda: 0)  # Keras calls it for each layer: 0.3 s a time
+def test_int8_keeps_logits_close(logits):
     lm = tiny_lm()
     lm.quantize("int8")
     found = lm.predict_on_batch(INPUTS)

@@ -239,7 +239,6 @@ CASES = [
 
 def held(mesh):
     """Bytes on each device of weights, trainable ones and optimizer; held, and estimated."""
-    gc.collect = lambda: 0  # Keras calls it for each layer that it quantizes
     sizes = {"batch_size": 8, "source_length": 20, "target_length": 16}
     even = pair(width=48, feedforward_dim=80)  # int4 halves the last dimension
     return [held_by(case, mesh, even, sizes) for case in CASES]

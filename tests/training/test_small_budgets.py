@@ -29,11 +29,6 @@ def changed(lm, before):
     return {w.path for w in lm.weights if not np.array_equal(to_numpy(w), before[w.path])}
 
 
-@pytest.fixture(autouse=True)
-def no_collection(monkeypatch):
-    monkeypatch.setattr("gc.collect", lambda: 0)  # Keras calls it for each layer it quantises
-
-
 @pytest.mark.parametrize("mode", [None, "int8", pytest.param("int4", marks=pytest.mark.slow)])
 def test_trains_lora_and_the_cross_attention_and_nothing_else(mode):
     lm = model()
