@@ -28,17 +28,21 @@ Axes = tuple[str | None, ...]
 # int4 too, which Keras stores as (N * H, D / 2).
 _AXES: dict[str, Axes] = {
     "embedding/embeddings": (_MODEL, _BATCH),  # (V, D)
+    "embedding/reverse_embeddings": (_BATCH, _MODEL),  # (D, V)
     "query/kernel": (_BATCH, _MODEL, None),  # (D, N, H)
     "key/kernel": (_BATCH, _MODEL, None),  # (D, K, H)
     "value/kernel": (_BATCH, _MODEL, None),
+    "query/bias": (_MODEL, None),  # (N, H)
+    "key/bias": (_MODEL, None),  # (K, H)
+    "value/bias": (_MODEL, None),
     "attention_output/kernel": (_MODEL, _BATCH, None),  # (N, H, D)
     "gate/kernel": (_BATCH, _MODEL),  # (D, F)
     "up/kernel": (_BATCH, _MODEL),
     "down/kernel": (_MODEL, _BATCH),  # (F, D)
-    "norm/scale": (None,),  # (D,)
+    "norm/scale": (None,),  # (D,) or (H,)
+    "gate/scale": (),
 }
-_KEYS_AND_VALUES = ("key/kernel", "value/kernel")
-_QUANTIZED = r"_(scale|zero)|g_idx"  # what Keras adds to an int8 or int4 kernel
+_KEYS_AND_VALUES = ("key/kernel", "value/kernel", "key/bias", "value/bias")
 
 
 def layout_map(
@@ -85,7 +89,8 @@ def layout_map(
 def _rules() -> dict[str, Axes]:
     """Axes by pattern of a weight's path, for pairs of any size."""
     rules = {rf"(encoder|decoder)/(.*/)?\w*{name}": axes for name, axes in _AXES.items()}
-    rules |= {k: (_BATCH, None, None) for k in rules if k.endswith(_KEYS_AND_VALUES)}
+    few = {k: v for k, v in rules.items() if k.endswith(_KEYS_AND_VALUES)}
+    rules |= {k: tuple(a if a == _BATCH else None for a in axes) for k, axes in few.items()}
     return rules
 
 
@@ -105,10 +110,12 @@ def _with_adapters(path: str, axes: Axes) -> Iterator[tuple[str, Axes]]:
     """A weight, and what LoRA and quantization put beside it."""
     yield path, axes
     layer, _, name = path.rpartition("/")
-    if name != "scale":
+    if name not in ("scale", "bias"):
         yield f"{layer}/lora_{name}_a", (*axes[:-1], None)
         yield f"{layer}/lora_{name}_b", (None, axes[-1])
-        yield f"{layer}/({name}{_QUANTIZED})", ()
+        yield f"{layer}/{name}_(scale|zero)", ()
+    if name in ("kernel", "embeddings"):
+        yield f"{layer}/g_idx", ()  # of int4, once for a layer
 
 
 def _trimmed(axes: Axes) -> Axes:

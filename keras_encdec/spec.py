@@ -11,10 +11,60 @@ F feed-forward width, V vocabulary, L layers.
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Shape = tuple[int, ...]
 EncoderAttention = Literal["bidirectional", "causal"]
+Window = int | tuple[int, int] | None
+Activation = Literal["gelu_tanh", "silu"]
+
+_EMBEDDING = "embedding/embeddings"
+_OUTPUT = "embedding/reverse_embeddings"  # as Keras names an output matrix of its own
+
+
+def _require(condition: bool, expected: str, spec: Any) -> None:
+    if not condition:
+        raise ValueError(f"Expected {expected}. Received: {spec}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RotarySpec:
+    """Rotary positions: pair j of a head turns by position / base^(2j / H), or slower.
+
+    Args:
+        base: wavelength base.
+        factor: how many times longer a text may be than in pretraining: each pair turns
+            that many times slower, or, with the three numbers below, the slow ones do.
+        low_frequency_factor: pairs that turn fewer times than this in
+            `original_length` are slow (Llama 3.1; transformers, modeling_rope_utils.py).
+        high_frequency_factor: pairs that turn more times than this stay as they are;
+            between the two it changes evenly.
+        original_length: tokens of a text in pretraining.
+    """
+
+    base: float = 10_000.0
+    factor: float = 1.0
+    low_frequency_factor: float | None = None
+    high_frequency_factor: float | None = None
+    original_length: int | None = None
+
+    def __post_init__(self):
+        some = self.low_frequency_factor, self.high_frequency_factor, self.original_length
+        given = [value is not None for value in some]
+        _require(all(given) or not any(given), "all of the last three fields or none", self)
+
+
+@dataclasses.dataclass(frozen=True)
+class NormSpec:
+    """RMS normalisation.
+
+    Args:
+        epsilon: added to the mean square.
+        zero_centered: whether the stored scale is what is added to 1, as in Gemma.
+    """
+
+    epsilon: float = 1e-6
+    zero_centered: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +79,9 @@ class AttentionSpec:
             The head width in most models, but D / N = 144 in Gemma 2 27B
             (arXiv 2408.00118; gemma/gm/nn/_gemma.py).
         logit_soft_cap: `cap * tanh(x / cap)` on the logits, before the mask.
-        rope_base: wavelength base of the rotary positions; None: no positions.
+        bias: whether queries, keys and values add a bias (Qwen 2).
+        query_key_norm: of each head's queries and keys, before they are rotated
+            (Gemma 3, Qwen 3); None for no such norm.
     """
 
     num_heads: int
@@ -37,14 +89,12 @@ class AttentionSpec:
     head_dim: int
     query_pre_attn_scalar: float
     logit_soft_cap: float | None = None
-    rope_base: float | None = 10_000.0
+    bias: bool = False
+    query_key_norm: NormSpec | None = None
 
     def __post_init__(self):
         _require(
             self.num_heads % self.num_kv_heads == 0, "num_kv_heads that divides num_heads", self
-        )
-        _require(
-            self.rope_base is None or self.head_dim % 2 == 0, "an even head_dim for rotary", self
         )
 
     @property
@@ -54,12 +104,43 @@ class AttentionSpec:
     def weights(self, width: int, context_width: int) -> dict[str, Shape]:
         """Kernels for queries from `width` and keys/values from `context_width`."""
         n, k, h = self.num_heads, self.num_kv_heads, self.head_dim
-        return {
+        weights: dict[str, Shape] = {
             "query/kernel": (width, n, h),
             "key/kernel": (context_width, k, h),
             "value/kernel": (context_width, k, h),
             "attention_output/kernel": (n, h, width),
         }
+        if self.bias:
+            weights |= {"query/bias": (n, h), "key/bias": (k, h), "value/bias": (k, h)}
+        if self.query_key_norm is not None:
+            weights |= {"query_norm/scale": (h,), "key_norm/scale": (h,)}
+        return weights
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossAttentionSpec:
+    """How a decoder looks at its encoder; its heads, scale, cap and norms are the decoder's.
+
+    It sees every encoder position and knows no positions (gemma/research/t5gemma/modules.py).
+
+    Args:
+        merged: instead of a sublayer of its own, self-attention also sees the encoder's
+            states, by its own kernels (arXiv 2512.14856, section 2).
+        gate: multiply what the sublayer adds by the tanh of a number that starts at 0, so
+            that a pair starts as its decoder's source (arXiv 2204.14198, section 3.1).
+        layers: the layers that have it, by number; None for all.
+    """
+
+    merged: bool = False
+    gate: bool = False
+    layers: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        _require(not (self.merged and self.gate), "no gate where attention is merged", self)
+
+    def is_in(self, layer: int) -> bool:
+        """Whether a layer sees the encoder."""
+        return self.layers is None or layer in self.layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +153,19 @@ class StackSpec:
         feedforward_dim: hidden width of the gated feed-forward, F. Gemma's papers
             report gate and up together, twice this number.
         attention: the self-attention of every block.
-        windows: for each layer, the number of keys a query may see on one side,
-            its own included, or None for all. Its length is the depth, L.
+        windows: for each layer, the number of keys a query may see on each side,
+            its own included; `(before, after)` where the sides differ; None for all. Its
+            length is the depth, L.
+        rotary: positions: one `RotarySpec` for all layers, or None for none, or a tuple
+            with one or None for each layer. Kept as the one where all are alike.
+        activation: of the gate: `"gelu_tanh"`, the tanh approximation, or `"silu"`.
+        norm: every norm in the stack.
         post_norm: normalise the output of each sublayer too (Gemma 2).
-        norm_epsilon: of every RMS norm in the stack.
-        final_logit_soft_cap: `cap * tanh(x / cap)` on the output logits; an encoder
-            keeps its source's, which nothing computes with.
+        scale_embeddings: multiply embedded tokens by the square root of D (Gemma).
+        tied_output: the embedding also writes the logits; else a matrix of its own
+            does. An encoder keeps its source's, which nothing computes with.
+        final_logit_soft_cap: `cap * tanh(x / cap)` on the output logits; in an encoder
+            likewise.
         dropout: rate on embeddings, sublayer outputs and the final norm's output.
     """
 
@@ -85,38 +173,62 @@ class StackSpec:
     width: int
     feedforward_dim: int
     attention: AttentionSpec
-    windows: tuple[int | None, ...]
+    windows: tuple[Window, ...]
+    rotary: RotarySpec | tuple[RotarySpec | None, ...] | None = RotarySpec()
+    activation: Activation = "gelu_tanh"
+    norm: NormSpec = NormSpec()
     post_norm: bool = True
-    norm_epsilon: float = 1e-6
+    scale_embeddings: bool = True
+    tied_output: bool = True
     final_logit_soft_cap: float | None = None
     dropout: float = 0.0
 
     def __post_init__(self):
         _require(len(self.windows) > 0, "at least one layer in windows", self)
-        _require(all(w is None or w > 0 for w in self.windows), "windows of at least 1", self)
+        sizes = [n for w in self.windows if w is not None for n in sides(w)]
+        _require(all(n > 0 for n in sizes), "windows of at least 1", self)
+        _require(self.activation in get_args(Activation), f"one of {get_args(Activation)}", self)
+        if isinstance(self.rotary, tuple) and len(set(self.rotary)) == 1:
+            object.__setattr__(self, "rotary", self.rotary[0])
+        _require(len(self.rotaries) == self.num_layers, "as many rotary as windows", self)
+        even = self.attention.head_dim % 2 == 0 or not any(self.rotaries)
+        _require(even, "an even head_dim for rotary", self)
 
     @property
     def num_layers(self) -> int:
         return len(self.windows)
 
     @property
-    def cross_attention(self) -> AttentionSpec:
-        """Of a decoder: its own heads, scale and soft cap, without positions."""
-        return dataclasses.replace(self.attention, rope_base=None)
+    def rotaries(self) -> tuple[RotarySpec | None, ...]:
+        """`rotary` of each layer."""
+        if isinstance(self.rotary, tuple):
+            return self.rotary
+        return (self.rotary,) * self.num_layers
 
-    def weights(self, context_width: int | None = None) -> dict[str, Shape]:
+    def weights(
+        self,
+        context_width: int | None = None,
+        cross_attention: CrossAttentionSpec | None = None,
+        writes: bool = True,
+    ) -> dict[str, Shape]:
         """Name and shape of each weight.
 
         Args:
-            context_width: with a number, every block has a cross-attention whose
-                keys and values read states of this width.
+            context_width: of the states that a cross-attention reads.
+            cross_attention: of a decoder, or None.
+            writes: whether the stack writes logits, as all but an encoder do.
         """
-        block = self._block_weights(context_width)
-        return {
-            "embedding/embeddings": (self.vocabulary_size, self.width),
-            **{f"block_{i}/{k}": v for i in range(self.num_layers) for k, v in block.items()},
-            "final_norm/scale": (self.width,),
-        }
+        weights: dict[str, Shape] = {_EMBEDDING: (self.vocabulary_size, self.width)}
+        if writes and not self.tied_output:
+            weights[_OUTPUT] = (self.width, self.vocabulary_size)
+        for i in range(self.num_layers):
+            cross = cross_attention if cross_attention and cross_attention.is_in(i) else None
+            separate = cross is not None and not cross.merged
+            block = self._block_weights(context_width if separate else None)
+            if cross is not None and cross.gate:
+                block["cross_attention_gate/scale"] = ()
+            weights |= {f"block_{i}/{name}": shape for name, shape in block.items()}
+        return {**weights, "final_norm/scale": (self.width,)}
 
     def _block_weights(self, context_width: int | None) -> dict[str, Shape]:
         d, f = self.width, self.feedforward_dim
@@ -140,32 +252,57 @@ class StackSpec:
 class PairSpec:
     """An encoder-decoder: two full stacks, each with its own everything.
 
-    The decoder's cross-attention has the decoder's heads, scale and soft cap,
-    reads the encoder's width, sees every encoder position and knows no positions
-    (gemma/research/t5gemma/modules.py).
-
     Args:
         encoder: the stack that reads the input.
         decoder: the stack that writes the target, with cross-attention added.
         encoder_attention: `"bidirectional"`, or `"causal"` as an ablation
             (arXiv 2504.06225, section 5).
+        cross_attention: how the decoder looks at the encoder.
+        tied_embeddings: encoder and decoder share one embedding (arXiv 2512.14856,
+            section 2).
     """
 
     encoder: StackSpec
     decoder: StackSpec
     encoder_attention: EncoderAttention = "bidirectional"
+    cross_attention: CrossAttentionSpec = CrossAttentionSpec()
+    tied_embeddings: bool = False
 
     def __post_init__(self):
+        encoder, decoder, cross = self.encoder, self.decoder, self.cross_attention
         expected = "encoder_attention 'bidirectional' or 'causal'"
         _require(self.encoder_attention in ("bidirectional", "causal"), expected, self)
+        one_sided = not any(isinstance(window, tuple) for window in decoder.windows)
+        _require(one_sided, "a decoder whose windows are numbers", self)
+        layers = cross.layers is None or set(cross.layers) <= set(range(decoder.num_layers))
+        _require(layers and cross.layers != (), "cross_attention in layers that there are", self)
+        same_width = encoder.width == decoder.width
+        _require(same_width or not cross.merged, "one width for merged attention", self)
+        fits = same_width and encoder.vocabulary_size == decoder.vocabulary_size
+        fits = fits and decoder.tied_output
+        expected = "one width, one vocabulary and a tied output for tied_embeddings"
+        _require(fits or not self.tied_embeddings, expected, self)
 
     def weights(self) -> dict[str, Shape]:
         """Name and shape of each weight of the pair; names are variable paths."""
-        decoder = self.decoder.weights(context_width=self.encoder.width)
+        decoder = self.decoder.weights(self.encoder.width, self.cross_attention)
+        if self.tied_embeddings:
+            del decoder[_EMBEDDING]
         return {
-            **{f"encoder/{k}": v for k, v in self.encoder.weights().items()},
+            **{f"encoder/{k}": v for k, v in self.encoder.weights(writes=False).items()},
             **{f"decoder/{k}": v for k, v in decoder.items()},
         }
+
+    @property
+    def output(self) -> str:
+        """Path of the weight that writes the logits: (V, D), or (D, V) if it is not tied."""
+        side = "encoder" if self.tied_embeddings else "decoder"
+        return f"{side}/{_EMBEDDING if self.decoder.tied_output else _OUTPUT}"
+
+
+def sides(window: int | tuple[int, int]) -> tuple[int, int]:
+    """How many keys a query sees before and after it, itself included."""
+    return window if isinstance(window, tuple) else (window, window)
 
 
 def count_parameters(weights: dict[str, Shape]) -> int:
@@ -177,12 +314,35 @@ def stack_from_json(data: "StackSpec | dict[str, Any]") -> StackSpec:
     """The inverse of `dataclasses.asdict` on a `StackSpec`, also through JSON."""
     if isinstance(data, StackSpec):
         return data
-    fields = dict(data)
-    fields["attention"] = AttentionSpec(**fields["attention"])
-    fields["windows"] = tuple(fields["windows"])
-    return StackSpec(**fields)
+    rotary = data["rotary"]
+    every = isinstance(rotary, (list, tuple))
+    read = {
+        "attention": attention_from_json(data["attention"]),
+        "windows": tuple(tuple(w) if isinstance(w, list) else w for w in data["windows"]),
+        "rotary": tuple(map(rotary_from_json, rotary)) if every else rotary_from_json(rotary),
+        "norm": NormSpec(**data["norm"]),
+    }
+    return StackSpec(**{**data, **read})
 
 
-def _require(condition: bool, expected: str, spec: Any) -> None:
-    if not condition:
-        raise ValueError(f"Expected {expected}. Received: {spec}")
+def attention_from_json(data: AttentionSpec | dict[str, Any]) -> AttentionSpec:
+    """As `stack_from_json`, of an `AttentionSpec`."""
+    if isinstance(data, AttentionSpec):
+        return data
+    norm = data.get("query_key_norm")
+    return AttentionSpec(**{**data, "query_key_norm": norm and NormSpec(**norm)})
+
+
+def rotary_from_json(data: RotarySpec | dict[str, Any] | None) -> RotarySpec | None:
+    """As `stack_from_json`, of a `RotarySpec`."""
+    return RotarySpec(**data) if isinstance(data, dict) else data
+
+
+def cross_attention_from_json(
+    data: CrossAttentionSpec | dict[str, Any] | None,
+) -> CrossAttentionSpec:
+    """As `stack_from_json` of a `CrossAttentionSpec`; None for the usual one."""
+    if data is None or isinstance(data, CrossAttentionSpec):
+        return data or CrossAttentionSpec()
+    layers = data["layers"]
+    return CrossAttentionSpec(**{**data, "layers": None if layers is None else tuple(layers)})

@@ -10,7 +10,7 @@ import keras_encdec
 from keras_encdec import layout
 from keras_encdec.models import EncDecBackbone
 from keras_encdec.testing.models import tiny_backbone, tiny_lm
-from keras_encdec.testing.specs import tiny_decoder, tiny_pair
+from keras_encdec.testing.specs import other_pair, tiny_pair
 
 MESHES = [(1, 1), (8, 1), (1, 8), (2, 4), (4, 2)]
 
@@ -68,7 +68,7 @@ def test_axes_that_do_not_divide_are_left_out():
 
 @pytest.mark.parametrize("mode", ["lora", "int8", "int4"])
 def test_variables_beside_the_weights_are_covered(mode):
-    pair = tiny_pair(decoder=tiny_decoder(windows=(6,)))
+    pair = other_pair()
     if mode == "lora":
         backbone = tiny_backbone(pair)
         backbone.enable_lora(2, ["query", "key", "attention_output", "gate", "down", "embedding"])

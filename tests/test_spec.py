@@ -1,12 +1,21 @@
 """Specs against the published parameter counts, and against the weights of a built model."""
 
 import dataclasses
+import json
 
 import pytest
 
 from keras_encdec.models import EncDecBackbone
 from keras_encdec.sharing.catalog import known_spec
-from keras_encdec.spec import AttentionSpec, PairSpec, count_parameters, stack_from_json
+from keras_encdec.spec import (
+    AttentionSpec,
+    CrossAttentionSpec,
+    NormSpec,
+    PairSpec,
+    RotarySpec,
+    count_parameters,
+    stack_from_json,
+)
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
 
 EMBEDDING = "embedding/embeddings"
@@ -38,7 +47,15 @@ PAPER = [
 ]
 BAD = [
     (lambda: AttentionSpec(4, 3, 16, 16.0), "num_kv_heads that divides"),
-    (lambda: AttentionSpec(4, 2, 15, 15.0), "even head_dim"),
+    (lambda: tiny_encoder(attention=AttentionSpec(4, 2, 15, 15.0)), "an even head_dim"),
+    (lambda: tiny_encoder(rotary=(None, RotarySpec())), "as many rotary as windows"),
+    (lambda: tiny_encoder(activation="relu"), "one of .*silu"),
+    (lambda: RotarySpec(low_frequency_factor=1.0), "all of the last three fields or none"),
+    (lambda: CrossAttentionSpec(merged=True, gate=True), "no gate"),
+    (lambda: tiny_pair(cross_attention=CrossAttentionSpec(layers=(2,))), "layers that there are"),
+    (lambda: tiny_pair(cross_attention=CrossAttentionSpec(merged=True)), "one width for merged"),
+    (lambda: tiny_pair(tied_embeddings=True), "one width, one vocabulary"),
+    (lambda: tiny_pair(decoder=tiny_decoder(windows=((3, 4), None))), "windows are numbers"),
     (lambda: tiny_encoder(windows=()), "at least one layer"),
     (lambda: tiny_encoder(windows=(8, 0)), "windows of at least 1"),
     (lambda: tiny_pair(encoder_attention="sideways"), "'bidirectional' or 'causal'"),
@@ -92,10 +109,23 @@ def test_weights_are_those_of_a_built_model(post_norm):
     assert model.count_params() == count_parameters(pair.weights())
 
 
-def test_a_stack_survives_its_own_dict():
-    spec = tiny_encoder(norm_epsilon=1e-5, dropout=0.1)
-    data = dataclasses.asdict(spec)
-    assert stack_from_json({**data, "windows": list(data["windows"])}) == spec
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm": NormSpec(1e-5), "dropout": 0.1},
+        {"windows": (8, None, (3, 4), None)},
+        {"rotary": None},
+        {"rotary": (None, RotarySpec(100.0, 8.0, 1.0, 4.0, 64), RotarySpec(), None)},
+        {"attention": AttentionSpec(4, 2, 16, 16.0, bias=True, query_key_norm=NormSpec(1e-3))},
+    ],
+)
+def test_a_stack_survives_json(changes):
+    spec = tiny_encoder(**changes)
+    assert stack_from_json(json.loads(json.dumps(dataclasses.asdict(spec)))) == spec
+
+
+def test_rotary_of_layers_that_are_alike_is_one():
+    assert tiny_encoder(rotary=(RotarySpec(100.0),) * 4) == tiny_encoder(rotary=RotarySpec(100.0))
 
 
 def test_the_query_scale_of_27b_is_not_its_head_width():

@@ -14,42 +14,45 @@ import numpy as np
 
 from keras_encdec import layout
 from keras_encdec.conversion.plan import Plan
+from keras_encdec.conversion.sources import Source
 from keras_encdec.families import dialect
 from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.progress import track
 from keras_encdec.spec import PairSpec
 
 
-def convert(plan: Plan, sources: Mapping, rules: Mapping, dtype=None) -> EncDecBackbone:
+def convert(plan: Plan, sources: Mapping[str, Source], dtype=None) -> EncDecBackbone:
     """Builds the pair of a plan.
 
     Args:
         plan: from `make_plan`.
-        sources: for each side of the plan, where to read from.
-        rules: for each side, the dialect of that source.
+        sources: for each side of the plan, the model that it is of.
         dtype: dtype or policy of the pair.
 
     Raises:
         ValueError: if a source does not hold what its spec says, or the active
             distribution cannot cut a weight. Nothing is built then.
     """
-    bound = {side: dialect.bind(rules[side], s.weights()) for side, s in plan.sources.items()}
-    for side, tensors in bound.items():
-        dialect.check(tensors, sources[side].tensors())
+    bound = {}
+    for side, source in sources.items():
+        bound[side] = dialect.bind(source.rules, source.spec.weights())
+        dialect.check(bound[side], source.weights.tensors(), source.dropped)
     users = defaultdict(list)
     for step in plan.steps:
         if step.source:
             users[step.source].append(step)
+    for side, name in plan.dropped:
+        sources[side].weights.release(bound[side][name].name)
     backbone, variables = _without_values(plan.pair, dtype)
     for (side, name), steps in track(list(users.items()), "Converting"):
-        tensor = bound[side][name]
-        array = tensor.to_ours(sources[side].read(tensor.name))
+        tensor, weights = bound[side][name], sources[side].weights
+        array = tensor.to_ours(weights.read(tensor.name))
         for step in steps:
             _assign(
                 variables[step.target],
                 np.repeat(array, step.repeat, axis=-2) if step.repeat > 1 else array,
             )
-        sources[side].release(tensor.name)
+        weights.release(tensor.name)
     _initialize(variables[step.target] for step in plan.fresh)
     return backbone
 
@@ -90,7 +93,7 @@ def _without_values(pair: PairSpec, dtype) -> tuple[EncDecBackbone, dict]:
     deferred = keras.backend.backend() == "jax"
     scope = keras.StatelessScope(initialize_variables=False)
     with scope if deferred else contextlib.nullcontext():
-        backbone = EncDecBackbone(pair.encoder, pair.decoder, pair.encoder_attention, dtype=dtype)
+        backbone = EncDecBackbone.of(pair, dtype=dtype)
     variables = {v.path: v for v in backbone.weights}
     if deferred:
         _forget_deferred(variables.values())

@@ -5,13 +5,27 @@ a plan can be made, printed and tested from specs alone.
 """
 
 import dataclasses
+import itertools
+import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from keras_encdec.spec import EncoderAttention, PairSpec, Shape, StackSpec, count_parameters
+from keras_encdec.spec import (
+    CrossAttentionSpec,
+    EncoderAttention,
+    PairSpec,
+    Shape,
+    StackSpec,
+    count_parameters,
+)
+
+_OF_KEYS_AND_VALUES = tuple(
+    f"attention/{name}/{kind}" for name in ("key", "value") for kind in ("kernel", "bias")
+)
 
 CrossAttentionInit = Literal["auto", "self_attention", "random"]
 
@@ -41,11 +55,20 @@ class Plan:
         pair: what will be built.
         sources: the decoder-only specs it is made of, by side.
         steps: one per weight of the pair.
+        decoder_layers: the source's layer behind each layer of the decoder.
     """
 
     pair: PairSpec
     sources: dict[str, StackSpec]
     steps: tuple[Step, ...]
+    decoder_layers: tuple[int, ...] = ()
+
+    @property
+    def dropped(self) -> list[tuple[str, str]]:
+        """`(side, name)` of each weight of a source that nothing is made of."""
+        used = {step.source for step in self.steps}
+        every = [(side, name) for side, spec in self.sources.items() for name in spec.weights()]
+        return [source for source in every if source not in used]
 
     @property
     def fresh(self) -> list[Step]:
@@ -56,6 +79,9 @@ class Plan:
         table = Table("weight", "shape", "layers", "from", box=None, title=self.summary())
         for (target, shape, origin), layers in self._rows().items():
             table.add_row(target, " x ".join(map(str, shape)), str(layers), origin)
+        dropped = Counter((side, _fold(name)) for side, name in self.dropped)
+        for (side, name), layers in dropped.items():
+            table.add_row("(left out)", "", str(layers), f"{side} model: {name}")
         return table
 
     def __str__(self) -> str:
@@ -67,7 +93,12 @@ class Plan:
     def summary(self) -> str:
         total = count_parameters({step.target: step.shape for step in self.steps})
         fresh = count_parameters({step.target: step.shape for step in self.fresh})
-        return f"{total:,} parameters, {total - fresh:,} from the source, {fresh:,} fresh"
+        text = f"{total:,} parameters, {total - fresh:,} from the source, {fresh:,} fresh"
+        source = self.sources.get("decoder") or self.sources.get("source")
+        if source is None or source.num_layers == len(self.decoder_layers):
+            return text
+        kept = ", ".join(map(str, self.decoder_layers))
+        return f"{text}; decoder of layers {kept} of {source.num_layers}"
 
     def _rows(self) -> Counter:
         uses = Counter(step.source for step in self.steps)
@@ -84,6 +115,11 @@ def make_plan(
     cross_attention_init: CrossAttentionInit = "auto",
     encoder_attention: EncoderAttention = "bidirectional",
     expand_gqa: bool = False,
+    decoder_layers: int | Sequence[int] | None = None,
+    merged_attention: bool = False,
+    cross_attention_gate: bool = False,
+    cross_attention_layers: Sequence[int] | None = None,
+    tied_embeddings: bool = False,
 ) -> Plan:
     """Plans a pair from two decoder-only specs.
 
@@ -94,33 +130,34 @@ def make_plan(
         cross_attention_init: `"self_attention"` copies each layer's self-attention
             with its norms, `"random"` starts fresh, `"auto"` copies where the two
             specs are equal (section 3.2; that the norms are copied too is ours).
-        encoder_attention: `"bidirectional"` or `"causal"`.
+        encoder_attention: `"bidirectional"`, or `"causal"` as an ablation.
         expand_gqa: repeat the encoder's key/value heads to one per query head.
+        decoder_layers: which of its layers the decoder keeps, by number, such as
+            `range(0, 26, 2)`; with a number n the first n.
+        merged_attention: let self-attention see the encoder too, in place of a
+            cross-attention (T5Gemma 2, arXiv 2512.14856, section 2).
+        cross_attention_gate: start as the decoder's source, by a gate that is 0.
+        cross_attention_layers: layers of the decoder that see the encoder, by number.
+        tied_embeddings: give both sides one embedding, the decoder's (T5Gemma 2).
 
     Raises:
-        ValueError: if the vocabularies differ, or if self-attention cannot be copied.
+        ValueError: if there are no such layers, self-attention cannot be copied, or the
+            two do not fit together as they are asked to.
     """
-    balanced = decoder is None
-    decoder = decoder or encoder
-    if encoder.vocabulary_size != decoder.vocabulary_size:
-        raise ValueError(
-            "Expected two models with the same vocabulary. Received: "
-            f"{encoder.vocabulary_size} and {decoder.vocabulary_size} tokens."
-        )
+    sides = {"encoder": "encoder", "decoder": "decoder"}
+    if decoder is None:
+        sides, decoder = dict.fromkeys(sides, "source"), encoder
     copies = _copies_self_attention(cross_attention_init, encoder, decoder)
-    heads = encoder.attention.num_heads
-    attention = dataclasses.replace(encoder.attention, num_kv_heads=heads)
-    target = dataclasses.replace(encoder, attention=attention) if expand_gqa else encoder
-    pair = PairSpec(target, decoder, encoder_attention)
-    repeat = heads // encoder.attention.num_kv_heads if expand_gqa else 1
-    sides = (
-        {"encoder": "source", "decoder": "source"}
-        if balanced
-        else {s: s for s in ("encoder", "decoder")}
-    )
-    steps = [_step(name, shape, sides, copies, repeat) for name, shape in pair.weights().items()]
+    kept = _kept_layers(decoder_layers, decoder.num_layers)
+    layers = None if cross_attention_layers is None else tuple(cross_attention_layers)
+    cross_attention = CrossAttentionSpec(merged_attention, cross_attention_gate, layers)
+    reads, writes = _expanded(encoder) if expand_gqa else encoder, _thinned(decoder, kept)
+    pair = PairSpec(reads, writes, encoder_attention, cross_attention, tied_embeddings)
+    repeat = reads.attention.num_kv_heads // encoder.attention.num_kv_heads
+    origins = _Origins(sides, copies, repeat, kept, tied_embeddings)
+    steps = tuple(origins.step(name, shape) for name, shape in pair.weights().items())
     sources = {sides["encoder"]: encoder, sides["decoder"]: decoder}
-    return Plan(pair, sources, tuple(steps))
+    return Plan(pair, sources, steps, tuple(kept))
 
 
 def random_plan(pair: PairSpec) -> Plan:
@@ -128,15 +165,61 @@ def random_plan(pair: PairSpec) -> Plan:
     return Plan(pair, {}, tuple(Step(name, shape, None) for name, shape in pair.weights().items()))
 
 
-def _step(target: str, shape: Shape, sides: dict[str, str], copies: bool, repeat: int) -> Step:
-    side, name = target.split("/", 1)
-    if "cross_attention" in name:
-        source = (sides[side], name.replace("cross_attention", "attention")) if copies else None
-        return Step(target, shape, source)
-    repeated = side == "encoder" and name.endswith(
-        ("attention/key/kernel", "attention/value/kernel")
-    )
-    return Step(target, shape, (sides[side], name), repeat if repeated else 1)
+def _kept_layers(layers: int | Sequence[int] | None, depth: int) -> Sequence[int]:
+    if layers is None:
+        return range(depth)
+    kept = range(layers) if isinstance(layers, int) else list(layers)
+    rising = all(a < b for a, b in itertools.pairwise(kept))
+    if not kept or not rising or kept[0] < 0 or kept[-1] >= depth:
+        raise ValueError(
+            f"Expected decoder_layers from 1 to {depth}, or rising numbers from 0 to {depth - 1} "
+            f"such as range(0, {depth}, 2). Received: {layers!r}."
+        )
+    return kept
+
+
+def _expanded(spec: StackSpec) -> StackSpec:
+    """With a key/value head for each query head."""
+    attention = dataclasses.replace(spec.attention, num_kv_heads=spec.attention.num_heads)
+    return dataclasses.replace(spec, attention=attention)
+
+
+def _thinned(spec: StackSpec, kept: Sequence[int]) -> StackSpec:
+    """With some of the layers."""
+    windows = tuple(spec.windows[i] for i in kept)
+    return dataclasses.replace(spec, windows=windows, rotary=tuple(spec.rotaries[i] for i in kept))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Origins:
+    """Where each weight of a pair is from.
+
+    Args:
+        sides: the source of each side.
+        copies: whether cross-attention starts from self-attention.
+        repeat: how often the encoder's key/value heads are repeated.
+        kept: the source's layer behind each layer of the decoder.
+        tied_embeddings: whether the one embedding, the encoder's by name, is the decoder's.
+    """
+
+    sides: dict[str, str]
+    copies: bool
+    repeat: int
+    kept: Sequence[int]
+    tied_embeddings: bool
+
+    def step(self, target: str, shape: Shape) -> Step:
+        side, name = target.split("/", 1)
+        if self.tied_embeddings and name == "embedding/embeddings":
+            side = "decoder"
+        if "cross_attention" in name:
+            if "cross_attention_gate" in name or not self.copies:
+                return Step(target, shape, None)
+            name = name.replace("cross_attention", "attention")
+        repeated = side == "encoder" and name.endswith(_OF_KEYS_AND_VALUES)
+        if side == "decoder":
+            name = re.sub(r"block_(\d+)", lambda match: f"block_{self.kept[int(match[1])]}", name)
+        return Step(target, shape, (self.sides[side], name), self.repeat if repeated else 1)
 
 
 def _copies_self_attention(init: str, encoder: StackSpec, decoder: StackSpec) -> bool:
@@ -158,7 +241,7 @@ def _origin(step: Step, uses: int) -> str:
         return "fresh"
     side, name = step.source
     origin = f"{side} model"
-    if step.target.partition("/")[2] != name:
+    if _fold(step.target.partition("/")[2]) != _fold(name):
         origin += f": {_fold(name)}"
     origin += f", heads x {step.repeat}" if step.repeat > 1 else ""
     return origin + (" (shared)" if uses > 1 else "")

@@ -4,16 +4,38 @@ A source gives names with shapes and dtypes first, so that everything can be che
 before anything is changed, and then one array at a time.
 """
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 from safetensors import safe_open
 
+from keras_encdec.families.dialect import Rule
 from keras_encdec.files import shard_names
-from keras_encdec.spec import Shape
+from keras_encdec.spec import Shape, StackSpec
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A decoder-only model on its way.
+
+    Args:
+        spec: what it is.
+        weights: where its tensors are read from.
+        rules: the dialect they are named in.
+        dropped: patterns of tensors that are no weights of the model.
+        tokenizer: its own, or None.
+    """
+
+    spec: StackSpec
+    weights: "ModelSource | SafetensorsSource"
+    rules: tuple[Rule, ...]
+    dropped: tuple[str, ...]
+    tokenizer: Any
 
 
 class ModelSource:

@@ -126,6 +126,11 @@ def write_teacher(
         ValueError: if an argument is out of range, the vocabularies differ, or the
             folder was begun otherwise.
     """
+    if preprocessor.has_two_vocabularies:
+        raise ValueError(
+            "Expected encoder and decoder of one vocabulary for a teacher, who reads input and "
+            "target as one text. Received: two tokenizers."
+        )
     size = preprocessor.tokenizer.vocabulary_size()
     _check(teacher, size, k, method, batch_size)
     about = {"k": k, "method": method, "batch_size": batch_size, "dtype": dtype}
@@ -218,7 +223,7 @@ class _Head(keras.Model):
 def _ids_of(preprocessor, start_token):
     tokenizer = preprocessor.tokenizer
     return {
-        "start": tokenizer.start_token_id if start_token else None,
+        "start": preprocessor.start_token_id if start_token else None,
         "end": tokenizer.end_token_id,
         "vocabulary": vocabulary_digest(tokenizer),
         "seed": preprocessor.seed,

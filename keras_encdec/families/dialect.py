@@ -8,6 +8,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
 
 import einops
 import numpy as np
@@ -79,7 +80,7 @@ def check(
     Args:
         expected: from `bind`.
         received: their names, with shape and dtype name of each.
-        dropped: names that may be there and are left out, declared by the dialect.
+        dropped: patterns of names that may be there and are left out, declared by the dialect.
 
     Raises:
         ValueError: naming what is missing, extra, or of another shape or dtype.
@@ -89,7 +90,7 @@ def check(
     problems += [
         f"{name} is not part of this model"
         for name in received
-        if name not in wanted and name not in set(dropped)
+        if name not in wanted and not any(fnmatch(name, pattern) for pattern in dropped)
     ]
     for name in wanted.keys() & received.keys():
         shape, dtype = received[name]

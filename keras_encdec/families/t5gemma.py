@@ -8,7 +8,14 @@ all), which is theirs: the weights and fields are the same.
 from typing import Any
 
 from keras_encdec.families.dialect import Rule
-from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
+from keras_encdec.spec import (
+    AttentionSpec,
+    CrossAttentionSpec,
+    NormSpec,
+    PairSpec,
+    RotarySpec,
+    StackSpec,
+)
 
 KERAS_HUB_CLASS = "T5GemmaBackbone"
 
@@ -107,10 +114,10 @@ def _stack(config: dict[str, Any]) -> StackSpec:
             head_dim=config["head_dim"],
             query_pre_attn_scalar=config["query_pre_attn_scalar"],
             logit_soft_cap=config["attn_logit_softcapping"],
-            rope_base=rope["rope_theta"],
         ),
+        rotary=RotarySpec(rope["rope_theta"]),
         windows=tuple(local[kind] for kind in config["layer_types"]),
-        norm_epsilon=config["rms_norm_eps"],
+        norm=NormSpec(config["rms_norm_eps"]),
         final_logit_soft_cap=config["final_logit_softcapping"],
         dropout=config.get("dropout_rate", 0.0),
     )
@@ -126,11 +133,12 @@ def to_transformers(pair: PairSpec, dtype: str) -> dict[str, Any]:
     Raises:
         ValueError: naming the field that the T5Gemma layout cannot hold.
     """
-    if pair.encoder_attention != "bidirectional":
-        raise ValueError(
-            "Expected encoder_attention='bidirectional', the only one the T5Gemma layout "
-            f"holds. Received: {pair.encoder_attention!r}."
-        )
+    _only(
+        ("encoder_attention", pair.encoder_attention, "bidirectional"),
+        ("cross_attention", pair.cross_attention, CrossAttentionSpec()),
+        ("tied_embeddings", pair.tied_embeddings, False),
+        ("encoder.vocabulary_size", pair.encoder.vocabulary_size, pair.decoder.vocabulary_size),
+    )
     decoder = _module(pair.decoder, dtype)
     shared = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "tie_word_embeddings": True}
     return {
@@ -154,15 +162,7 @@ def to_transformers(pair: PairSpec, dtype: str) -> dict[str, Any]:
 
 
 def _module(spec: StackSpec, dtype: str) -> dict[str, Any]:
-    if (
-        not spec.post_norm
-        or len(set(spec.windows) - {None}) > 1
-        or spec.attention.rope_base is None
-    ):
-        raise ValueError(
-            "Expected post norms, rotary positions and one window size, which the T5Gemma "
-            f"layout takes for granted. Received: {spec}."
-        )
+    _check_held(spec)
     kinds = {True: "full_attention", False: "sliding_attention"}
     return {
         "model_type": "t5_gemma_module",
@@ -178,8 +178,8 @@ def _module(spec: StackSpec, dtype: str) -> dict[str, Any]:
         "final_logit_softcapping": spec.final_logit_soft_cap,
         "sliding_window": max((w for w in spec.windows if w), default=4096),
         "layer_types": [kinds[window is None] for window in spec.windows],
-        "rope_parameters": {"rope_theta": spec.attention.rope_base, "rope_type": "default"},
-        "rms_norm_eps": spec.norm_epsilon,
+        "rope_parameters": {"rope_theta": _base(spec), "rope_type": "default"},
+        "rms_norm_eps": spec.norm.epsilon,
         "dropout_rate": spec.dropout,
         "hidden_activation": "gelu_pytorch_tanh",
         "attention_bias": False,
@@ -189,6 +189,40 @@ def _module(spec: StackSpec, dtype: str) -> dict[str, Any]:
         "use_cache": True,
         "dtype": dtype,
     }
+
+
+def _check_held(spec: StackSpec) -> None:
+    """Raises ValueError naming the first field that a T5Gemma module has no place for."""
+    _only(
+        ("rotary", spec.rotary, RotarySpec(_base(spec))),
+        ("activation", spec.activation, "gelu_tanh"),
+        ("norm", spec.norm, NormSpec(spec.norm.epsilon)),
+        ("post_norm", spec.post_norm, True),
+        ("scale_embeddings", spec.scale_embeddings, True),
+        ("tied_output", spec.tied_output, True),
+        ("attention.bias", spec.attention.bias, False),
+        ("attention.query_key_norm", spec.attention.query_key_norm, None),
+    )
+    sizes = set(spec.windows) - {None}
+    if len(sizes) > 1 or any(isinstance(size, tuple) for size in sizes):
+        raise ValueError(
+            f"Expected one window size in the T5Gemma layout. Received: windows={spec.windows}."
+        )
+
+
+def _base(spec: StackSpec) -> float:
+    """Of the rotary positions of the first layer that has them."""
+    return next((rotary.base for rotary in spec.rotaries if rotary), 10_000.0)
+
+
+def _only(*fields: tuple[str, Any, Any]) -> None:
+    """Raises ValueError at the first of `(name, value, held)` whose two values differ."""
+    for name, value, held in fields:
+        if value != held:
+            raise ValueError(
+                f"Expected {name}={held!r}, all that the T5Gemma layout holds. "
+                f"Received: {value!r}. save_to_preset keeps any pair."
+            )
 
 
 def from_keras_hub(config: dict[str, Any]) -> PairSpec:

@@ -14,8 +14,9 @@ from keras import ops
 
 from keras_encdec.layers import cache as caches
 from keras_encdec.layers import fused, masks
+from keras_encdec.layers.norm import RMSNorm
 from keras_encdec.layers.rotary import rotate
-from keras_encdec.spec import AttentionSpec
+from keras_encdec.spec import attention_from_json, rotary_from_json
 
 PATHS = ("auto", "plain", "fused")
 
@@ -79,7 +80,7 @@ def attend_kept(query, *parts, scale, soft_cap=None):
     Args:
         query: (B * n, T, N, H), rows that share keys one after another.
         *parts: `(key, value, visible)` of what is attended to together: (B, K, S, H) twice,
-            and `masks.Visible`; the masks of all parts have one shape.
+            and `masks.Visible`. All parts have the rows of the first.
         scale: multiplies the queries.
         soft_cap: as in `attend`.
 
@@ -92,7 +93,7 @@ def attend_kept(query, *parts, scale, soft_cap=None):
     query = ops.reshape(query * scale, (rows, -1, length, k, n // k, h))
     query = ops.reshape(ops.transpose(query, (0, 3, 1, 4, 2, 5)), (rows, k, -1, h))
     logits = _joined([ops.einsum("bkgh,bksh->bkgs", query, key) for key, _, _ in parts])
-    mask = _joined([masks.dense(visible, ops.shape(key)[2]) for key, _, visible in parts])
+    mask = _joined(_same([masks.dense(visible, ops.shape(key)[2]) for key, _, visible in parts]))
     total = ops.shape(logits)[-1]
     logits = ops.reshape(logits, (rows, k, -1, length, total))
     weights = _softmax(logits, mask[:, None, None], soft_cap, query.dtype)
@@ -112,6 +113,14 @@ def _joined(parts):
     return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
 
 
+def _same(arrays):
+    """Broadcast to one shape, but for the last axis."""
+    if len(arrays) == 1 or len({tuple(x.shape[:-1]) for x in arrays}) == 1:
+        return arrays
+    every = ops.ones_like(functools.reduce(ops.logical_or, [x[..., :1] for x in arrays]))
+    return [ops.logical_and(x, every) for x in arrays]
+
+
 def _softmax(logits, mask, soft_cap, dtype):
     """Weights of what is seen, in float32 until the end."""
     logits = ops.cast(logits, "float32")
@@ -126,32 +135,36 @@ class Attention(keras.layers.Layer):
 
     Args:
         spec: `AttentionSpec`, or its fields as a dict.
+        rotary: `RotarySpec`, or its fields; None for attention without positions.
         **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, spec, **kwargs):
+    def __init__(self, spec, rotary=None, **kwargs):
         super().__init__(**kwargs)
-        self.spec = AttentionSpec(**spec) if isinstance(spec, dict) else spec
+        self.spec, self.rotary = attention_from_json(spec), rotary_from_json(rotary)
 
     def build(self, query_shape, context_shape=None):
         width, context_shape = query_shape[-1], context_shape or query_shape
         s = self.spec
         heads = (None, s.num_heads, s.head_dim)
         kv_heads = (None, s.num_kv_heads, s.head_dim)
-        self.query = self._dense("btd,dnh->btnh", heads, "query", query_shape)
-        self.key = self._dense("bsd,dkh->bskh", kv_heads, "key", context_shape)
-        self.value = self._dense("bsd,dkh->bskh", kv_heads, "value", context_shape)
+        biases = ("nh", "kh") if s.bias else (None, None)
+        self.query = self._dense("btd,dnh->btnh", heads, "query", query_shape, biases[0])
+        self.key = self._dense("bsd,dkh->bskh", kv_heads, "key", context_shape, biases[1])
+        self.value = self._dense("bsd,dkh->bskh", kv_heads, "value", context_shape, biases[1])
+        self.query_norm, self.key_norm = self._norm("query_norm"), self._norm("key_norm")
         # Contracted axes in alphabetical order: JAX sorts them, and would permute the kernel.
         self.output_dense = self._dense(
             "btgh,ghd->btd", (None, width), "attention_output", (None, None, *heads[1:])
         )
 
-    def _dense(self, equation, output_shape, name, input_shape):
+    def _dense(self, equation, output_shape, name, input_shape, bias_axes=None):
         fan_in = math.prod(input_shape[2:])
         initializer = keras.initializers.RandomNormal(stddev=fan_in**-0.5)
         dense = keras.layers.EinsumDense(
             equation,
             output_shape,
+            bias_axes=bias_axes,
             kernel_initializer=initializer,
             dtype=self.dtype_policy,
             name=name,
@@ -159,11 +172,30 @@ class Attention(keras.layers.Layer):
         dense.build(input_shape)
         return dense
 
+    def _norm(self, name):
+        """Of each head, or nothing."""
+        if self.spec.query_key_norm is None:
+            return lambda x: x
+        norm = RMSNorm(self.spec.query_key_norm, dtype=self.dtype_policy, name=name)
+        norm.build((None, None, None, self.spec.head_dim))
+        return norm
+
     def keys_and_values(self, context, positions=None):
         """Keys and values of `context` (B, S, D'), each (B, S, K, H)."""
-        return self._rotate(self.key(context), positions), self.value(context)
+        key = self.key_norm(self.key(context))
+        return self._rotate(key, positions), self.value(context)
 
-    def call(self, x, visible, positions=None, context=None, cache=None, index=None, path="auto"):
+    def call(
+        self,
+        x,
+        visible,
+        positions=None,
+        context=None,
+        also=(),
+        cache=None,
+        index=None,
+        path="auto",
+    ):
         """Attends from `x`.
 
         Args:
@@ -172,6 +204,8 @@ class Attention(keras.layers.Layer):
             positions: (B, T) int of `x`; unused without rotary positions.
             context: what is attended to, by default `x`: (B, S, D') states, or their
                 `(keys, values)` as they are kept, each (B, K, S, H).
+            also: what is attended to together with that: `(keys, values, visible)` as they
+                are kept, and who may see them.
             cache: `(keys, values)` of the tokens before `x`, each (B, K, R, H); `x` is
                 a single token then, whose own are written to it.
             index: int, the number of that token.
@@ -180,24 +214,28 @@ class Attention(keras.layers.Layer):
         Returns:
             `(output (B, T, D), (keys, values))`: the cache, or those of the context.
         """
-        query, s = self._rotate(self.query(x), positions), self.spec
+        query, s = self._rotate(self.query_norm(self.query(x)), positions), self.spec
         spec = {"scale": s.query_scale, "soft_cap": s.logit_soft_cap}
         keys_values = context
         if not isinstance(context, tuple):
             keys_values = self.keys_and_values(x if context is None else context, positions)
         if cache is not None:
             own = caches.keep(keys_values)
-            output = attend_kept(query, (*cache, visible), (*own, masks.every(1)), **spec)
+            output = attend_kept(query, (*cache, visible), (*own, masks.every(1)), *also, **spec)
             keys_values = caches.write(cache, own, index, after=output)
         elif isinstance(context, tuple):
             output = attend_kept(query, (*keys_values, visible), **spec)
+        elif also:
+            output = attend_kept(query, (*caches.keep(keys_values), visible), *also, **spec)
         else:
             key, value = keys_values
             output = attend(query, key, value, visible, **spec, path=path)
         return self.output_dense(output), keys_values
 
     def _rotate(self, x, positions):
-        return x if self.spec.rope_base is None else rotate(x, positions, self.spec.rope_base)
+        return x if self.rotary is None or positions is None else rotate(x, positions, self.rotary)
 
     def get_config(self):
-        return {**super().get_config(), "spec": dataclasses.asdict(self.spec)}
+        rotary = self.rotary and dataclasses.asdict(self.rotary)
+        own = {"spec": dataclasses.asdict(self.spec), "rotary": rotary}
+        return {**super().get_config(), **own}

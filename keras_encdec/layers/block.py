@@ -4,9 +4,12 @@ Leaves embeddings, positions and masks to `keras_encdec.layers.stack`.
 """
 
 import keras
+from keras import ops
 
+from keras_encdec.layers import cache as caches
 from keras_encdec.layers.attention import Attention
 from keras_encdec.layers.feedforward import GatedFeedForward
+from keras_encdec.layers.masks import Visible
 from keras_encdec.layers.norm import RMSNorm
 
 
@@ -19,33 +22,40 @@ class Block(keras.layers.Layer):
 
     Args:
         spec: `StackSpec` of the stack.
-        cross_attention: `AttentionSpec` of the cross-attention, or None.
+        rotary: `RotarySpec` of the self-attention, or None.
+        cross_attention: `CrossAttentionSpec` where the block sees a context, or None.
         **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, spec, cross_attention=None, **kwargs):
+    def __init__(self, spec, rotary, cross_attention=None, **kwargs):
         super().__init__(**kwargs)
         self.spec = spec
-        self.attention = Attention(spec.attention, dtype=self.dtype_policy, name="attention")
-        self.cross_attention = cross_attention and Attention(
-            cross_attention, dtype=self.dtype_policy, name="cross_attention"
-        )
+        policy = {"dtype": self.dtype_policy}
+        self.attention = Attention(spec.attention, rotary, name="attention", **policy)
+        self.merged = cross_attention is not None and cross_attention.merged
+        self.cross_attention = self.gate = None
+        if cross_attention is not None and not self.merged:
+            self.cross_attention = Attention(spec.attention, name="cross_attention", **policy)
+            if cross_attention.gate:
+                self.gate = Gate(name="cross_attention_gate", **policy)
         self.feedforward = GatedFeedForward(
-            spec.feedforward_dim, dtype=self.dtype_policy, name="feedforward"
+            spec.feedforward_dim, spec.activation, name="feedforward", **policy
         )
-        self.dropout = keras.layers.Dropout(spec.dropout, dtype=self.dtype_policy)
+        self.dropout = keras.layers.Dropout(spec.dropout, **policy)
         self.norms = {}
 
     def build(self, input_shape, context_shape=None):
         self._build_sublayer(self.attention, input_shape)
         if self.cross_attention is not None:
             self._build_sublayer(self.cross_attention, input_shape, context_shape)
+        if self.gate is not None:
+            self.gate.build(input_shape)
         self._build_sublayer(self.feedforward, input_shape)
 
     def _build_sublayer(self, sublayer, input_shape, *context_shape):
         for side in ("pre", "post") if self.spec.post_norm else ("pre",):
             name = f"{side}_{sublayer.name}_norm"
-            norm = RMSNorm(self.spec.norm_epsilon, dtype=self.dtype_policy, name=name)
+            norm = RMSNorm(self.spec.norm, dtype=self.dtype_policy, name=name)
             norm.build(input_shape)
             self.norms[name] = norm
         sublayer.build(input_shape, *context_shape)
@@ -79,22 +89,49 @@ class Block(keras.layers.Layer):
         Returns:
             `(x, (keys, values))`, those of the self-attention: the cache, or of `x`.
         """
-        y, keys_values = self.attention(
-            self._pre("attention", x), visible, positions, cache=cache, index=index, path=path
-        )
+        also = [self._merged(x, context, context_visible)] if self.merged else ()
+        own = {"also": also, "cache": cache, "index": index, "path": path}
+        y, keys_values = self.attention(self._pre("attention", x), visible, positions, **own)
         x = self._add("attention", x, y, training)
         if self.cross_attention is not None:
             y, _ = self.cross_attention(
                 self._pre("cross_attention", x), context_visible, context=context, path=path
             )
-            x = self._add("cross_attention", x, y, training)
+            x = self._add("cross_attention", x, y, training, self.gate)
         y = self.feedforward(self._pre("feedforward", x))
         return self._add("feedforward", x, y, training), keys_values
+
+    def read(self, context):
+        """`(keys, values)` of a context (B, S', D') as they are kept; () if none is seen."""
+        attention = self.attention if self.merged else self.cross_attention
+        return () if attention is None else caches.keep(attention.keys_and_values(context))
+
+    def _merged(self, x, context, visible):
+        """What self-attention sees of the context, with a row for each of `x`."""
+        keys, values = context if isinstance(context, tuple) else self.read(context)
+        each = x.shape[0] // keys.shape[0] if x.shape[0] and keys.shape[0] else 1
+        if each > 1:  # samples or beams share a row
+            keys, values, *visible = (
+                ops.repeat(y, each if y.shape[0] > 1 else 1, axis=0)
+                for y in (keys, values, *visible)
+            )
+        return keys, values, Visible(*visible)
 
     def _pre(self, name, x):
         return self.norms[f"pre_{name}_norm"](x)
 
-    def _add(self, name, x, y, training):
+    def _add(self, name, x, y, training, gate=None):
         if self.spec.post_norm:
             y = self.norms[f"post_{name}_norm"](y)
+        y = y if gate is None else gate(y)
         return x + self.dropout(y, training=training)
+
+
+class Gate(keras.layers.Layer):
+    """Times the tanh of a number that starts at 0."""
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(name="scale", shape=(), initializer="zeros")
+
+    def call(self, x):
+        return x * ops.cast(ops.tanh(self.scale), x.dtype)

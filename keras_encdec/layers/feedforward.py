@@ -1,21 +1,29 @@
 """The gated feed-forward sublayer."""
 
+import functools
+
 import keras
 from keras import ops
+
+from keras_encdec.spec import Activation
+
+_ACTIVATIONS = {"gelu_tanh": functools.partial(ops.gelu, approximate=True), "silu": ops.silu}
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
 class GatedFeedForward(keras.layers.Layer):
-    """`down(gelu(gate(x)) * up(x))` with the tanh approximation of gelu, no biases.
+    """`down(activation(gate(x)) * up(x))`, no biases.
 
     Args:
         hidden_dim: F, the width of the gate and of the up projection each.
+        activation: `"gelu_tanh"` or `"silu"`.
         **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, hidden_dim, **kwargs):
+    def __init__(self, hidden_dim, activation: Activation = "gelu_tanh", **kwargs):
         super().__init__(**kwargs)
         self.hidden_dim = hidden_dim
+        self.activation = activation
 
     def build(self, input_shape):
         width = input_shape[-1]
@@ -35,10 +43,14 @@ class GatedFeedForward(keras.layers.Layer):
         return dense
 
     def call(self, x):
-        return self.down(ops.gelu(self.gate(x), approximate=True) * self.up(x))
+        return self.down(_ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
-        return {**super().get_config(), "hidden_dim": self.hidden_dim}
+        return {
+            **super().get_config(),
+            "hidden_dim": self.hidden_dim,
+            "activation": self.activation,
+        }

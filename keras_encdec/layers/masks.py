@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from keras_encdec.spec import sides
+
 
 class Visible(NamedTuple):
     """The keys that each query may see: those from `start` up to, without, `end`.
@@ -59,7 +61,7 @@ def self_attention(padding_mask, *, causal, window=None):
     Args:
         padding_mask: (B, S), 0 for padding, else the number of the segment.
         causal: whether keys after the query are hidden.
-        window: W, or None for no limit.
+        window: W; `(before, after)` where the sides differ; or None for no limit.
 
     Returns:
         `Visible`, each part (B, T): there is a query at each key, and it sees the keys
@@ -68,8 +70,9 @@ def self_attention(padding_mask, *, causal, window=None):
     query_index = ops.arange(ops.shape(padding_mask)[-1], dtype="int32")
     start, end = cross_attention(padding_mask, padding_mask)
     if window is not None:
-        start = ops.maximum(start, query_index - window + 1)
-        end = ops.minimum(end, query_index + window)
+        before, after = sides(window)
+        start = ops.maximum(start, query_index - before + 1)
+        end = ops.minimum(end, query_index + after)
     if causal:
         end = ops.minimum(end, query_index + 1)
     return Visible(start, end)

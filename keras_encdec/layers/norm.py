@@ -1,35 +1,44 @@
-"""RMS normalisation with a zero-centred scale, the norm of the Gemma family."""
+"""RMS normalisation."""
+
+import dataclasses
 
 import keras
 from keras import ops
 
+from keras_encdec.spec import NormSpec
+
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
 class RMSNorm(keras.layers.Layer):
-    """Divides by the root mean square over the last axis, multiplies by `1 + scale`.
+    """Divides by the root mean square over the last axis, multiplies by the scale.
 
-    Computed in float32 whatever the policy, as KerasHub and transformers do. The
-    scale is stored zero-centred, so that bfloat16 keeps its digits around 1.
+    Computed in float32 whatever the policy, as KerasHub and transformers do. Where the
+    scale is stored zero-centred, bfloat16 keeps its digits around 1.
 
     Args:
-        epsilon: added to the mean square.
+        spec: `NormSpec`, or its fields as a dict.
         **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, epsilon, **kwargs):
+    def __init__(self, spec, **kwargs):
         super().__init__(**kwargs)
-        self.epsilon = epsilon
+        self.spec = NormSpec(**spec) if isinstance(spec, dict) else spec
 
     def build(self, input_shape):
-        self.scale = self.add_weight(name="scale", shape=input_shape[-1:], initializer="zeros")
+        initializer = "zeros" if self.spec.zero_centered else "ones"
+        shape = input_shape[-1:]
+        self.scale = self.add_weight(name="scale", shape=shape, initializer=initializer)
 
     def call(self, x):
         x = ops.cast(x, "float32")
-        x = x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + self.epsilon)
-        return ops.cast(x * (1.0 + ops.cast(self.scale, "float32")), self.compute_dtype)
+        x = x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + self.spec.epsilon)
+        scale = ops.cast(self.scale, "float32")
+        if self.spec.zero_centered:
+            scale = 1.0 + scale
+        return ops.cast(x * scale, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
-        return {**super().get_config(), "epsilon": self.epsilon}
+        return {**super().get_config(), "spec": dataclasses.asdict(self.spec)}

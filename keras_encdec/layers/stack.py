@@ -16,14 +16,15 @@ from keras_encdec.layers import masks, remat
 from keras_encdec.layers.attention import check_path
 from keras_encdec.layers.block import Block
 from keras_encdec.layers.norm import RMSNorm
-from keras_encdec.spec import stack_from_json
+from keras_encdec.spec import cross_attention_from_json, stack_from_json
 
 
 class Context(NamedTuple):
     """What a decoder's cross-attention reads, while it writes.
 
     Args:
-        keys_values: for each layer `(keys, values)`, each (B, K, S, H).
+        keys_values: for each layer `(keys, values)`, each (B, K, S, H); () for one that sees
+            nothing of it.
         visible: `masks.Visible`, the keys that there are in each row.
     """
 
@@ -40,28 +41,31 @@ class Stack(keras.layers.Layer):
 
     Args:
         spec: `StackSpec`, or its fields as a dict.
-        cross_attention: `AttentionSpec` of each block's cross-attention, or None.
+        cross_attention: `CrossAttentionSpec` of a decoder, which writes logits; or None.
+        embedding: that of another stack to share, or None.
         **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, spec, cross_attention=None, **kwargs):
+    def __init__(self, spec, cross_attention=None, embedding=None, **kwargs):
         super().__init__(**kwargs)
         self.spec = spec = stack_from_json(spec)
         self.attention, self.remat = "auto", False
         policy = {"dtype": self.dtype_policy}
-        self.embedding = keras.layers.ReversibleEmbedding(
+        self.embedding = embedding or keras.layers.ReversibleEmbedding(
             spec.vocabulary_size,
             spec.width,
+            tie_weights=spec.tied_output or cross_attention is None,
             embeddings_initializer=keras.initializers.RandomNormal(stddev=spec.width**-0.5),
             logit_soft_cap=spec.final_logit_soft_cap,
             name="embedding",
             **policy,
         )
+        sees = [cross_attention and cross_attention.is_in(i) for i in range(spec.num_layers)]
         self.blocks = [
-            Block(spec, cross_attention, name=f"block_{i}", **policy)
-            for i in range(spec.num_layers)
+            Block(spec, rotary, cross_attention if sees[i] else None, name=f"block_{i}", **policy)
+            for i, rotary in enumerate(spec.rotaries)
         ]
-        self.final_norm = RMSNorm(spec.norm_epsilon, name="final_norm", **policy)
+        self.final_norm = RMSNorm(spec.norm, name="final_norm", **policy)
         self.dropout = keras.layers.Dropout(spec.dropout, **policy)
 
     @property
@@ -84,16 +88,19 @@ class Stack(keras.layers.Layer):
         self._remat = value
 
     def _build_stack(self, context_shape=None):
-        self.embedding.build()
+        if not self.embedding.built:
+            self.embedding.build()
         shape = (None, None, self.spec.width)
         for block in self.blocks:
             block.build(shape, context_shape)
         self.final_norm.build(shape)
 
     def embed(self, token_ids, training=None):
-        """(B, T) token ids to (B, T, D): rows scaled by the square root of D."""
+        """(B, T) token ids to (B, T, D)."""
         x = layout.rows_apart(self.embedding(token_ids))
-        return self.dropout(x * ops.cast(self.spec.width**0.5, x.dtype), training=training)
+        if self.spec.scale_embeddings:
+            x = x * ops.cast(self.spec.width**0.5, x.dtype)
+        return self.dropout(x, training=training)
 
     def _finish(self, x, training):
         return self.dropout(self.final_norm(x), training=training)
@@ -168,6 +175,7 @@ class Decoder(Stack):
     Args:
         spec: `StackSpec`, or its fields as a dict.
         context_width: D of the encoder, whose states come in.
+        cross_attention: `CrossAttentionSpec`, or its fields as a dict; None for the usual one.
         **kwargs: of `keras.layers.Layer`.
 
     Example:
@@ -176,9 +184,10 @@ class Decoder(Stack):
         >>> logits = decoder.logits(states)  # (B, T, V)
     """
 
-    def __init__(self, spec, context_width, **kwargs):
-        spec = stack_from_json(spec)
-        super().__init__(spec, spec.cross_attention, **kwargs)
+    def __init__(self, spec, context_width, cross_attention=None, **kwargs):
+        cross_attention = cross_attention_from_json(cross_attention)
+        super().__init__(spec, cross_attention, **kwargs)
+        self.cross_attention = cross_attention
         self.context_width = context_width
 
     def build(self, *input_shapes):
@@ -215,8 +224,8 @@ class Decoder(Stack):
             encoder_output: (B, S, D') states of the encoder.
             encoder_padding_mask: (B, S).
         """
-        layers = [block.cross_attention.keys_and_values(encoder_output) for block in self.blocks]
-        return Context(list(map(caches.keep, layers)), masks.cross_attention(encoder_padding_mask))
+        layers = [block.read(encoder_output) for block in self.blocks]
+        return Context(layers, masks.cross_attention(encoder_padding_mask))
 
     def prefill(self, token_ids, count, context, length):
         """Runs over the tokens that a target begins with.
@@ -293,7 +302,7 @@ class Decoder(Stack):
         return self._finish(x, training), new
 
     def logits(self, states):
-        """(B, T, D) states to (B, T, V) logits, by the tied embedding, soft capped."""
+        """(B, T, D) states to (B, T, V) logits, soft capped."""
         return self.embedding(states, reverse=True)
 
     def empty_cache(self, batch_size, length):
@@ -304,4 +313,8 @@ class Decoder(Stack):
         return keras.KerasTensor((*token_ids.shape, self.spec.width), self.compute_dtype)
 
     def get_config(self):
-        return {**super().get_config(), "context_width": self.context_width}
+        own = {
+            "context_width": self.context_width,
+            "cross_attention": dataclasses.asdict(self.cross_attention),
+        }
+        return {**super().get_config(), **own}

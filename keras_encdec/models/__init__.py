@@ -1,7 +1,8 @@
 """Backbone, task and preprocessor, as KerasHub users know them."""
 
 from keras_encdec.models.backbone import EncDecBackbone
+from keras_encdec.models.json_tokenizer import JsonTokenizer
 from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor
 from keras_encdec.models.seq2seq_lm import EncDecSeq2SeqLM
 
-__all__ = ["EncDecBackbone", "EncDecSeq2SeqLM", "EncDecSeq2SeqLMPreprocessor"]
+__all__ = ["EncDecBackbone", "EncDecSeq2SeqLM", "EncDecSeq2SeqLMPreprocessor", "JsonTokenizer"]

@@ -11,7 +11,11 @@ import keras_hub
 from keras_encdec import layout
 from keras_encdec.files import atomic_folder, shard_names
 from keras_encdec.layers.stack import Decoder, Encoder
-from keras_encdec.spec import PairSpec, stack_from_json
+from keras_encdec.spec import (
+    PairSpec,
+    cross_attention_from_json,
+    stack_from_json,
+)
 from keras_encdec.training.warmup import pretrained
 
 
@@ -39,6 +43,8 @@ class EncDecBackbone(keras_hub.models.Backbone):
         encoder: `StackSpec`, or its fields as a dict.
         decoder: `StackSpec`, or its fields as a dict.
         encoder_attention: `"bidirectional"` or `"causal"`.
+        cross_attention: `CrossAttentionSpec`, or its fields as a dict; None for the usual one.
+        tied_embeddings: whether both sides share an embedding.
         dtype: dtype or policy of computations and weights.
         **kwargs: of `keras_hub.models.Backbone`.
 
@@ -54,13 +60,35 @@ class EncDecBackbone(keras_hub.models.Backbone):
         [Encoder-Decoder Gemma](https://arxiv.org/abs/2504.06225)
     """
 
-    def __init__(self, encoder, decoder, encoder_attention="bidirectional", dtype=None, **kwargs):
-        spec = PairSpec(stack_from_json(encoder), stack_from_json(decoder), encoder_attention)
-        layout.check(spec.weights())
-        self.encoder = Encoder(
-            spec.encoder, causal=encoder_attention == "causal", dtype=dtype, name="encoder"
+    def __init__(
+        self,
+        encoder,
+        decoder,
+        encoder_attention="bidirectional",
+        cross_attention=None,
+        tied_embeddings=False,
+        dtype=None,
+        **kwargs,
+    ):
+        spec = PairSpec(
+            stack_from_json(encoder),
+            stack_from_json(decoder),
+            encoder_attention,
+            cross_attention_from_json(cross_attention),
+            tied_embeddings,
         )
-        self.decoder = Decoder(spec.decoder, spec.encoder.width, dtype=dtype, name="decoder")
+        layout.check(spec.weights())
+        policy = {"dtype": dtype}
+        self.decoder = Decoder(
+            spec.decoder, spec.encoder.width, spec.cross_attention, name="decoder", **policy
+        )
+        self.encoder = Encoder(
+            spec.encoder,
+            causal=encoder_attention == "causal",
+            embedding=self.decoder.embedding if tied_embeddings else None,
+            name="encoder",
+            **policy,
+        )
         inputs = {
             f"{side}_{name}": keras.Input((None,), dtype="int32", name=f"{side}_{name}")
             for side in ("encoder", "decoder")
@@ -80,6 +108,12 @@ class EncDecBackbone(keras_hub.models.Backbone):
             **kwargs,
         )
         self.spec = spec
+
+    @classmethod
+    def of(cls, spec, **kwargs):
+        """The backbone of a `PairSpec`."""
+        fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+        return cls(**fields, **kwargs)
 
     @property
     def attention(self):
@@ -137,6 +171,8 @@ class EncDecBackbone(keras_hub.models.Backbone):
             elif layer.name in names and hasattr(layer, "enable_lora"):
                 layer.trainable = True
                 layer.enable_lora(rank)
+                if getattr(layer, "bias", None) is not None:
+                    layer.bias.trainable = False
                 self._lora_enabled_layers.append(i)
 
     def quantize(self, mode=None, **kwargs):

@@ -1,18 +1,93 @@
-"""Turns of a conversation as text, framed as Gemma's instruction-tuned models expect.
+"""Turns of a conversation as text, framed as instruction-tuned models expect.
 
-Source: gemma/gm/text/_template.py and the tokenizer's model card; a system message has no
-turn of its own there and opens the first user's.
+Which frame a model knows shows in its tokenizer: each format has a piece that ends a turn.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
+from keras_encdec.objectives.tokenizer import encode, piece_id
+
 _ROLES = {"user": "user", "assistant": "model", "model": "model"}
-OPENING, CLOSING = "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"
 
 
-def framed(text: str) -> str:
-    """One user's turn, and the beginning of the model's."""
-    return OPENING + text + CLOSING
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How turns are framed.
+
+    Args:
+        end: the piece that ends a turn.
+        user: what opens a user's turn.
+        model: what opens the model's.
+        system: what opens a system message; None where it has no turn of its own and
+            opens the first user's.
+        between: what stands between turns.
+    """
+
+    end: str
+    user: str
+    model: str
+    system: str | None
+    between: str
+
+    @property
+    def closing(self) -> str:
+        """After what a user said: the end of the turn, and the beginning of the model's."""
+        return f"{self.end}{self.between}{self.model}"
+
+    def conversation(self, system: str, texts: Sequence[str]) -> str:
+        """Turns, from `turns`, as one text that the model goes on with."""
+        first = ""
+        if system and self.system is None:
+            texts = [f"{system}\n\n{texts[0]}", *texts[1:]]
+        elif system:
+            first = f"{self.system}{system}{self.end}{self.between}"
+        said = [f"{self.user}{texts[0]}{self.closing}"]
+        for answer, text in zip(texts[1::2], texts[2::2], strict=True):
+            said.append(f"{answer}{self.end}{self.between}{self.user}{text}{self.closing}")
+        return first + "".join(said)
+
+    def fitted(self, tokenizer, system: str, texts: Sequence[str], length: int):
+        """`(ids, how many texts were left out)`: the last turns that `length` ids hold."""
+        for first in range(0, len(texts), 2):
+            (ids,) = encode(tokenizer, [self.conversation(system, texts[first:])])
+            if len(ids) <= length:
+                return ids, first
+        opened = f"{system}\n\n{texts[first]}" if system else texts[first]
+        return self.cut(tokenizer, opened, length), first
+
+    def cut(self, tokenizer, text: str, length: int) -> list[int]:
+        """A turn that is too long, with less of what the user said in the whole frame."""
+        opening, body, closing = encode(tokenizer, [self.user, text, self.closing])
+        kept = body[: max(0, length - len(opening) - len(closing))]
+        return [*opening, *kept, *closing][:length]
+
+
+FORMATS = (
+    # gemma/gm/text/_template.py
+    Format("<end_of_turn>", "<start_of_turn>user\n", "<start_of_turn>model\n", None, "\n"),
+    # ChatML: chat_template in tokenizer_config.json of Qwen 2.5 and 3, SmolLM 2 and 3
+    Format(
+        "<|im_end|>",
+        "<|im_start|>user\n",
+        "<|im_start|>assistant\n",
+        "<|im_start|>system\n",
+        "\n",
+    ),
+    # Llama 3's model card, "Llama 3 instruct"
+    Format(
+        "<|eot_id|>",
+        "<|start_header_id|>user<|end_header_id|>\n\n",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<|start_header_id|>system<|end_header_id|>\n\n",
+        "",
+    ),
+)
+
+
+def format_of(tokenizer) -> Format | None:
+    """The format whose turns the tokenizer can end."""
+    return next((f for f in FORMATS if piece_id(tokenizer, f.end) is not None), None)
 
 
 def turns(messages) -> tuple[str, list[str]]:
@@ -33,7 +108,7 @@ def turns(messages) -> tuple[str, list[str]]:
                 f'Expected messages as {{"role": ..., "content": text}}. Received: {message!r}.'
             )
     roles = [message.get("role") for message in messages]
-    system = messages[0]["content"] + "\n\n" if roles[:1] == ["system"] else ""
+    system = messages[0]["content"] if roles[:1] == ["system"] else ""
     roles, messages = roles[bool(system) :], messages[bool(system) :]
     expected = ["user" if i % 2 == 0 else "model" for i in range(len(roles))]
     if [_ROLES.get(role) for role in roles] != expected or len(roles) % 2 == 0:
@@ -42,11 +117,3 @@ def turns(messages) -> tuple[str, list[str]]:
             f"system message. Received: roles {roles}."
         )
     return system, [message["content"] for message in messages]
-
-
-def conversation(system: str, texts: Sequence[str]) -> str:
-    """Turns, from `turns`, as one text."""
-    later = zip(texts[1::2], texts[2::2], strict=True)
-    return framed(system + texts[0]) + "".join(
-        f"{answer}<end_of_turn>\n{framed(text)}" for answer, text in later
-    )

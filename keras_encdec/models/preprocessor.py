@@ -17,6 +17,7 @@ from keras_encdec.models.text import is_single, is_text, strings
 from keras_encdec.objectives import Example, Objective, Stages
 from keras_encdec.objectives.config import from_config, to_config
 from keras_encdec.objectives.draws import fold
+from keras_encdec.objectives.retokenized import Retokenized
 from keras_encdec.objectives.tokenizer import encode, piece_id
 from keras_encdec.objectives.windows import Windows, cut
 
@@ -39,11 +40,12 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
     `seed`, the number of the text and the epoch, never from the batch it is in.
 
     Args:
-        tokenizer: `keras_hub.tokenizers.Tokenizer`, for both sides.
+        tokenizer: `keras_hub.tokenizers.Tokenizer` of the decoder, and of the encoder if
+            it has none of its own.
         encoder_sequence_length: S, tokens of an encoder input.
         decoder_sequence_length: T, tokens of a decoder input.
-        chat: frame the encoder text as a user's turn and end answers with
-            `<end_of_turn>`, as instruction-tuned models expect.
+        chat: frame the encoder text as a user's turn and end answers as a turn ends,
+            such as with `<end_of_turn>`, which instruction-tuned models expect.
         objective: makes examples of plain text: one of `keras_encdec.objectives`, its
             config, or the name of a mixture, such as `"ul2"`; None for `PrefixLM()`.
             Ids that it needs are taken from the tokenizer.
@@ -51,6 +53,8 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         cross_documents: whether a window may go on into the next text, after `<eos>`.
         packing: whether several examples share a row, which is then no longer than
             needed; see `keras_encdec.objectives.packing`.
+        encoder_tokenizer: of an encoder with another vocabulary, or None. Plain text is
+            then cut into windows of the decoder's tokens, for PrefixLM alone.
         **kwargs: of `keras_hub.models.Seq2SeqLMPreprocessor`.
 
     Raises:
@@ -75,6 +79,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         seed=0,
         cross_documents=False,
         packing=False,
+        encoder_tokenizer=None,
         **kwargs,
     ):
         _check_length("encoder_sequence_length", encoder_sequence_length)
@@ -85,16 +90,39 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         self.seed = seed
         self.cross_documents = cross_documents
         self.packing = packing
+        self._encoder_tokenizer = encoder_tokenizer
+        if encoder_tokenizer is not None:
+            encoder_tokenizer.config_file = "encoder_tokenizer.json"  # its name in a preset
+
+    @property
+    def encoder_tokenizer(self):
+        """What the encoder's text is tokenised by."""
+        return self._encoder_tokenizer or self.tokenizer
+
+    @property
+    def has_two_vocabularies(self) -> bool:
+        """Whether encoder and decoder have tokens of their own."""
+        return self._encoder_tokenizer is not None
+
+    @property
+    def start_token_id(self) -> int:
+        """What the decoder reads first: `<bos>`, or where there is none the end token."""
+        start = self.tokenizer.start_token_id
+        return self.tokenizer.end_token_id if start is None else start
 
     @property
     def objective(self):
         """What makes examples of plain text, with the tokenizer's ids; can be set.
 
         Raises:
-            ValueError: if the tokenizer has no tokens for the objective's sentinels.
+            ValueError: if the tokenizer has no tokens for the objective's sentinels, or
+                the objective needs one vocabulary.
         """
         if self._bound is None:  # not before it is used: a preset loads the vocabulary late
             self._bound = self._unbound.bind(self.tokenizer)
+            if self.has_two_vocabularies:
+                tokenizers = self.tokenizer, self.encoder_tokenizer
+                self._bound = Retokenized(self._bound, *tokenizers, self.encoder_sequence_length)
         return self._bound
 
     @objective.setter
@@ -107,11 +135,9 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
 
     @property
     def stop_token_ids(self) -> tuple[int, ...]:
-        """Ids that end a generated text: `<eos>`, and `<end_of_turn>` where there is one."""
-        ids = [self.tokenizer.end_token_id]
-        if (turn := self._end_of_turn_id()) is not None:
-            ids.append(turn)
-        return tuple(ids)
+        """Ids that end a generated text: `<eos>`, and what ends a turn where there is one."""
+        ids = [self.tokenizer.end_token_id, self._end_of_turn_id()]
+        return tuple(dict.fromkeys(i for i in ids if i is not None))
 
     def call(self, x, y=None, sample_weight=None, first=0, epoch=0, **lengths):
         """Text to `(x, y, sample_weight)`.
@@ -143,8 +169,8 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
     def rows(self, **lengths) -> Rows:
         """How examples are laid into rows of these lengths."""
         source, target = self._lengths(**lengths)
-        ids = self.tokenizer
-        return Rows(source, target, ids.start_token_id, ids.end_token_id, ids.pad_token_id)
+        pads = (t.pad_token_id or 0 for t in (self.encoder_tokenizer, self.tokenizer))
+        return Rows(source, target, self.start_token_id, self.tokenizer.end_token_id, *pads)
 
     def cut(self, document_lengths, objective=None, first=0, epoch=0, **lengths) -> Windows:
         """Where documents are cut into windows, each of which makes an example.
@@ -190,8 +216,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
             starts = encode(self.tokenizer, texts)
         _check_as_many(encoder, starts)
         return [
-            (ids, [self.tokenizer.start_token_id, *start])
-            for ids, start in zip(encoder, starts, strict=True)
+            (ids, [self.start_token_id, *start]) for ids, start in zip(encoder, starts, strict=True)
         ]
 
     def lay_prompts(self, prompts, rows) -> dict[str, np.ndarray]:
@@ -217,32 +242,22 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         Raises:
             ValueError: if messages are out of turn, or the tokenizer has no turns.
         """
-        if self._end_of_turn_id() is None:
-            raise ValueError(
-                "Expected a tokenizer with <start_of_turn> and <end_of_turn> for a chat. "
-                f"Received: {type(self.tokenizer).__name__} without them. Use generate."
-            )
+        frame, length = self._chat_format(), self.encoder_sequence_length
         system, texts = chat.turns(messages)
-        length, said = self.encoder_sequence_length, len(texts)
-        (ids,) = encode(self.tokenizer, [chat.conversation(system, texts)])
-        while len(ids) > length and len(texts) > 1:
-            texts = texts[2:]
-            (ids,) = encode(self.tokenizer, [chat.conversation(system, texts)])
-        if len(texts) < said:
+        ids, left_out = frame.fitted(self.encoder_tokenizer, system, texts, length)
+        if left_out:
             warnings.warn(
-                f"The oldest {said - len(texts)} of {said} messages do not fit into "
+                f"The oldest {left_out} of {len(texts)} messages do not fit into "
                 f"encoder_sequence_length = {length} and were left out.",
                 stacklevel=3,
             )
-        if len(ids) > length:
-            ids = self._cut_turn(system + texts[0], length)
-        return ids, [self.tokenizer.start_token_id]
+        return ids, [self.start_token_id]
 
     def generate_postprocess(self, x):
         """Generated ids to strings, without special tokens."""
         ids = keras.ops.convert_to_numpy(x["decoder_token_ids"])
         mask = keras.ops.convert_to_numpy(x["decoder_padding_mask"]).astype(bool)
-        hidden = (self.tokenizer.start_token_id, self.tokenizer.pad_token_id, *self.stop_token_ids)
+        hidden = (self.start_token_id, *self.stop_token_ids)
         rows = [
             row[keep & ~np.isin(row, hidden)].tolist() for row, keep in zip(ids, mask, strict=True)
         ]
@@ -300,7 +315,8 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         return [Example(np.array(ids), np.array([*answer, end])) for ids, answer in pairs]
 
     def _encoder_ids(self, texts, length, warn=False):
-        every = encode(self.tokenizer, [chat.framed(t) for t in texts] if self.chat else texts)
+        said = [self._chat_format().conversation("", [t]) for t in texts] if self.chat else texts
+        every = encode(self.encoder_tokenizer, said)
         sizes = [len(ids) for ids in every if len(ids) > length]
         if sizes and warn:
             warnings.warn(
@@ -311,16 +327,24 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         return [self._fitted(*pair, length) for pair in zip(texts, every, strict=True)]
 
     def _fitted(self, text, ids, length):
-        return self._cut_turn(text, length) if self.chat and len(ids) > length else ids[:length]
+        if self.chat and len(ids) > length:
+            return self._chat_format().cut(self.encoder_tokenizer, text, length)
+        return ids[:length]
 
-    def _cut_turn(self, text, length):
-        """A turn that is too long, with less of what the user said in the whole frame."""
-        opening, body, closing = encode(self.tokenizer, [chat.OPENING, text, chat.CLOSING])
-        kept = body[: max(0, length - len(opening) - len(closing))]
-        return [*opening, *kept, *closing][:length]
+    def _chat_format(self):
+        """How the encoder's text is framed."""
+        found = chat.format_of(self.encoder_tokenizer)
+        if found is None:
+            ends = ", ".join(known.end for known in chat.FORMATS)
+            raise ValueError(
+                f"Expected a tokenizer with pieces for turns ({ends}) for a chat. "
+                f"Received: {type(self.encoder_tokenizer).__name__} without them. Use generate."
+            )
+        return found
 
     def _end_of_turn_id(self):
-        return piece_id(self.tokenizer, "<end_of_turn>")
+        found = chat.format_of(self.tokenizer)
+        return found and piece_id(self.tokenizer, found.end)
 
     def _lengths(
         self, encoder_sequence_length=None, decoder_sequence_length=None, sequence_length=None
@@ -370,7 +394,16 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
             "seed": self.seed,
             "cross_documents": self.cross_documents,
             "packing": self.packing,
+            "encoder_tokenizer": self._encoder_tokenizer
+            and keras.layers.serialize(self._encoder_tokenizer),
         }
+
+    @classmethod
+    def from_config(cls, config):
+        if isinstance(config.get("encoder_tokenizer"), dict):
+            tokenizer = keras.layers.deserialize(config["encoder_tokenizer"])
+            config = {**config, "encoder_tokenizer": tokenizer}
+        return super().from_config(config)
 
 
 def _callable(objective):

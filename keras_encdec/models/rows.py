@@ -21,14 +21,16 @@ class Rows:
         target: T, tokens of a decoder row.
         start: id that the decoder reads first.
         end: id that it writes where a target ends.
-        pad: id that fills a row.
+        source_pad: id that fills an encoder row.
+        target_pad: id that fills a decoder row.
     """
 
     source: int
     target: int
     start: int
     end: int
-    pad: int
+    source_pad: int
+    target_pad: int
 
     def sides(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
         """What encoder and decoder read and write: `inputs`, and `<bos> targets <eos>`.
@@ -64,7 +66,7 @@ class Rows:
         targets = [[decoder[:-1] for _, decoder in row] for row in sides]
         labels = [[decoder[1:] for _, decoder in row] for row in sides]
         x = self.model_inputs(sources, targets)
-        y, _ = self._fill(labels, self.target)
+        y, _ = self._fill(labels, self.target, self.target_pad)
         weight = (x["decoder_padding_mask"] > 0).astype("float32")
         teachers = [[example.teacher for example in row] for row in rows]
         if all(teacher is None for row in teachers for teacher in row):
@@ -73,9 +75,9 @@ class Rows:
         return x, {"labels": y, "teacher_ids": ids, "teacher_log_probs": log_probs}, weight
 
     def _fill_teachers(self, rows):
-        """(B, T, k) ids and log-probabilities; padding has all probability on `pad`."""
+        """(B, T, k) ids and log-probabilities; padding has all probability on its id."""
         k = next(ids.shape[1] for row in rows for ids, _ in row)
-        ids = np.full((len(rows), self.target, k), self.pad, "int32")
+        ids = np.full((len(rows), self.target, k), self.target_pad, "int32")
         log_probs = np.full((len(rows), self.target, k), -np.inf, "float32")
         log_probs[:, :, 0] = 0
         for i, teachers in enumerate(rows):
@@ -89,16 +91,16 @@ class Rows:
     def model_inputs(self, sources, targets) -> dict[str, np.ndarray]:
         """The four inputs of the model, from the token ids of each segment of each row."""
         inputs: dict[str, np.ndarray] = {}
-        for side, rows, length in (
-            ("encoder", sources, self.source),
-            ("decoder", targets, self.target),
+        for side, *laid in (
+            ("encoder", sources, self.source, self.source_pad),
+            ("decoder", targets, self.target, self.target_pad),
         ):
-            ids, mask = self._fill(rows, length)
+            ids, mask = self._fill(*laid)
             inputs |= {f"{side}_token_ids": ids, f"{side}_padding_mask": mask}
         return inputs
 
-    def _fill(self, rows, length):
-        ids = np.full((len(rows), length), self.pad, "int32")
+    def _fill(self, rows, length, pad):
+        ids = np.full((len(rows), length), pad, "int32")
         mask = np.zeros((len(rows), length), "int32")
         for i, segments in enumerate(rows):
             at = 0

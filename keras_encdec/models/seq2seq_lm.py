@@ -191,6 +191,11 @@ class EncDecSeq2SeqLM(Generator, Trainer, keras_hub.models.Seq2SeqLM):
         teacher = self._distillation and self._distillation.teacher
         if self.preprocessor is None or not teacher:
             return
+        if self.preprocessor.has_two_vocabularies:
+            raise ValueError(
+                "Expected encoder and decoder of one vocabulary for a teacher, who reads input "
+                "and target as one text. Received: two tokenizers."
+            )
         theirs = getattr(teacher.preprocessor, "tokenizer", None)
         ours = self.preprocessor.tokenizer
         if theirs is not None and vocabulary_digest(theirs) != vocabulary_digest(ours):

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_encdec.families import gemma
+from keras_encdec.families.known import FAMILIES
 from keras_encdec.files import read_json
 from keras_encdec.spec import PairSpec, StackSpec, count_parameters, stack_from_json
 
@@ -99,7 +100,7 @@ def on_this_machine(preset: str) -> str:
     """
     if path := embedded(preset):
         return path
-    handle = keras_hub.models.GemmaBackbone.presets.get(preset, {}).get("kaggle_handle", preset)
+    handle = _of_keras_hub().get(preset, {}).get("kaggle_handle", preset)
     if not handle.startswith("kaggle://"):
         return preset
     parsed = parse_model_handle(handle.removeprefix("kaggle://"))
@@ -110,7 +111,8 @@ def on_this_machine(preset: str) -> str:
 def known_spec(name: str) -> StackSpec:
     """The spec of a source by name, without its weights."""
     if path := embedded(name):
-        return gemma.from_keras_hub(read_json(Path(path) / "config.json")["config"])
+        config = read_json(Path(path) / "config.json")["config"]
+        return gemma.from_keras_hub({"tie_word_embeddings": True, **config})
     return stack_from_json(_read("specs.json")[name]["spec"])
 
 
@@ -120,7 +122,7 @@ def check_known(name: str) -> None:
     Raises:
         ValueError: with the nearest names.
     """
-    builtin = keras_hub.models.GemmaBackbone.presets
+    builtin = _of_keras_hub()
     if name in presets or name in builtin or embedded(name) or "://" in name or Path(name).exists():
         return
     near = difflib.get_close_matches(name, [*presets, *builtin], n=3, cutoff=0.5)
@@ -129,6 +131,13 @@ def check_known(name: str) -> None:
         "Expected the name of a preset, a kaggle:// or hf:// handle, or a folder. "
         f"Received: {name!r}. {hint}"
     )
+
+
+@functools.cache
+def _of_keras_hub() -> dict[str, dict]:
+    """KerasHub's presets of known families, by name."""
+    classes = [getattr(keras_hub.models, name) for f in FAMILIES for name in f.backbones]
+    return {name: facts for cls in classes for name, facts in cls.presets.items()}
 
 
 @functools.cache

@@ -7,7 +7,6 @@ can read it: KerasHub, the T5Gemma layout, or conversion.
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import keras_hub
 from keras_hub.src.utils.preset_utils import get_file
@@ -15,22 +14,15 @@ from keras_hub.src.utils.preset_utils import get_file
 from keras_encdec import layout
 from keras_encdec.conversion.execute import convert, load
 from keras_encdec.conversion.plan import Plan, make_plan, random_plan
-from keras_encdec.conversion.sources import ModelSource, SafetensorsSource
-from keras_encdec.families import gemma, t5gemma
+from keras_encdec.conversion.sources import ModelSource, SafetensorsSource, Source
+from keras_encdec.families import known, t5gemma, t5gemma2
 from keras_encdec.files import read_json, shard_names
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.sharing import catalog
+from keras_encdec.sharing.tokenizers import tokenizer_of_files
 
 _AUTO = "auto"
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A decoder-only model: its spec, its weights, and its tokenizer if it has one."""
-
-    spec: Any
-    weights: ModelSource
-    tokenizer: Any
+_RELEASED = {"t5gemma": t5gemma, "t5gemma2": t5gemma2}  # pairs, by their model_type
 
 
 def from_preset(preset, *, dtype=None, preprocessor=_AUTO, **options) -> EncDecSeq2SeqLM:
@@ -42,8 +34,9 @@ def from_preset(preset, *, dtype=None, preprocessor=_AUTO, **options) -> EncDecS
               sources through KerasHub and converts them, or makes random weights for
               an architecture such as `"t5gemma_s_s"`;
             - a folder or `kaggle://`, `hf://` handle of a saved pair of ours;
-            - a folder or handle in the released T5Gemma layout;
-            - anything else that KerasHub knows as decoder-only: adapted, balanced.
+            - a folder or handle in the released T5Gemma layout, or T5Gemma 2's, whose
+              text part is read;
+            - anything else that `adapt` takes: adapted, balanced.
         dtype: dtype or policy of the pair; Keras' default policy if None.
         preprocessor: `"auto"` for the one that belongs to the preset, None for none.
         **options: of `adapt`, where the preset is converted.
@@ -65,8 +58,8 @@ def from_preset(preset, *, dtype=None, preprocessor=_AUTO, **options) -> EncDecS
     config = _config(preset)
     if config.get("registered_name") == "keras_encdec>EncDecBackbone":
         return _load_ours(preset, dtype, preprocessor, options)
-    if config.get("model_type") == "t5gemma":
-        return _load_t5gemma(preset, config, dtype, preprocessor, options)
+    if config.get("model_type") in _RELEASED:
+        return _load_released(preset, config, dtype, preprocessor, options)
     if not {"registered_name", "model_type"} & set(config):
         raise ValueError(
             "Expected a config.json of KerasHub (registered_name) or of transformers "
@@ -76,58 +69,46 @@ def from_preset(preset, *, dtype=None, preprocessor=_AUTO, **options) -> EncDecS
 
 
 def adapt(
-    encoder,
-    decoder=None,
-    *,
-    cross_attention_init="auto",
-    encoder_attention="bidirectional",
-    expand_gqa=False,
-    dtype=None,
-    chat=False,
-    preprocessor=_AUTO,
+    encoder, decoder=None, *, dtype=None, chat=False, preprocessor=_AUTO, **options
 ) -> EncDecSeq2SeqLM:
-    """Turns one or two decoder-only models into an encoder-decoder.
+    """Turns one or two decoder-only models, of any known family, into an encoder-decoder.
 
     Args:
-        encoder: becomes the encoder: a preset name, handle or folder, a KerasHub
-            backbone or a KerasHub task. A `T5GemmaBackbone` is taken over whole.
-        decoder: becomes the decoder; by default the same as the encoder.
-        cross_attention_init: `"self_attention"`, `"random"`, or `"auto"`: from
-            self-attention where both configurations are equal (arXiv 2504.06225, 3.2).
-        encoder_attention: `"bidirectional"`, or `"causal"` as an ablation.
-        expand_gqa: give the encoder one key/value head per query head, by repetition.
+        encoder: becomes the encoder: a preset name, handle or folder of KerasHub or of
+            transformers (config.json with safetensors), a KerasHub backbone or task.
+            A `T5GemmaBackbone` is taken over whole.
+        decoder: becomes the decoder; by default the same as the encoder. With another
+            vocabulary each side keeps its own tokenizer.
         dtype: dtype or policy of the pair; Keras' default policy if None.
         chat: whether the sources are instruction-tuned, for the preprocessor.
-        preprocessor: `"auto"` to build one from the source's tokenizer, None for none.
+        preprocessor: `"auto"` to build one from the sources' tokenizers, None for none.
+        **options: the paper's choices `cross_attention_init`, `encoder_attention` and
+            `expand_gqa`; `decoder_layers` for a smaller decoder; and of later papers
+            `merged_attention`, `cross_attention_gate`, `cross_attention_layers` and
+            `tied_embeddings`. See `keras_encdec.conversion.plan.make_plan`.
 
     Returns:
         `EncDecSeq2SeqLM`.
 
     Raises:
-        ValueError: if the sources cannot be paired; nothing is built then.
+        ValueError: if a source is of no known family or has a field that no spec can
+            express, or the two cannot be paired; nothing is built then.
 
     Example:
         >>> lm = keras_encdec.adapt("gemma2_tiny_docs", "gemma2_mini_docs")
     """
     first = _backbone_of(encoder)
     if type(first).__name__ == t5gemma.KERAS_HUB_CLASS:
-        backbone = _take_over(first, dtype)
-        return _task(backbone, _tokenizer_of(encoder), chat, preprocessor)
+        _check_no_options(options)
+        return _task(_take_over(first, dtype), _tokenizer_of(encoder), chat, preprocessor)
     sources = {"source": _source(encoder, dtype)}
     if decoder is not None:
         sources = {"encoder": sources["source"], "decoder": _source(decoder, dtype)}
-        _check_same_tokenizer(*sources.values())
-    specs = [source.spec for source in sources.values()]
-    plan = make_plan(
-        *specs,
-        cross_attention_init=cross_attention_init,
-        encoder_attention=encoder_attention,
-        expand_gqa=expand_gqa,
-    )
-    weights = {side: source.weights for side, source in sources.items()}
-    backbone = convert(plan, weights, dict.fromkeys(weights, gemma.KERAS_HUB), dtype)
-    tokenizer = next(iter(sources.values())).tokenizer
-    return _task(backbone, tokenizer, chat, preprocessor)
+    every = list(sources.values())
+    plan = make_plan(*[source.spec for source in every], **options)
+    tokenizer, encoder_tokenizer = _tokenizers(every)
+    backbone = convert(plan, sources, dtype)
+    return _task(backbone, tokenizer, chat, preprocessor, encoder_tokenizer)
 
 
 def plan(preset, **options) -> Plan:
@@ -153,7 +134,7 @@ def plan(preset, **options) -> Plan:
 def _from_recipe(recipe: catalog.Recipe, dtype, preprocessor, options) -> EncDecSeq2SeqLM:
     if recipe.encoder is None:
         spec = recipe.spec
-        backbone = EncDecBackbone(spec.encoder, spec.decoder, dtype=dtype, **options)
+        backbone = EncDecBackbone.of(dataclasses.replace(spec, **options), dtype=dtype)
         tokenizer = None
         if preprocessor == _AUTO:
             tokenizer = keras_hub.models.Tokenizer.from_preset(recipe.tokenizer)
@@ -164,23 +145,32 @@ def _from_recipe(recipe: catalog.Recipe, dtype, preprocessor, options) -> EncDec
 
 
 def _source(model, dtype) -> Source:
-    loaded = isinstance(model, (str, Path))
-    if loaded:
-        catalog.check_known(str(model))
-        model = catalog.on_this_machine(str(model))
-        tokenizer = keras_hub.models.Tokenizer.from_preset(model)
-        with layout.on_host():
-            model = keras_hub.models.Backbone.from_preset(model, dtype=dtype)
-    else:
-        tokenizer = _tokenizer_of(model)
-    backbone = _backbone_of(model)
-    if type(backbone).__name__ != gemma.KERAS_HUB_CLASS:
-        raise ValueError(
-            "Expected a Gemma or Gemma 2 preset, backbone or task of KerasHub. "
-            f"Received: {type(backbone).__name__}."
-        )
-    spec = gemma.from_keras_hub(backbone.get_config())
-    return Source(spec, ModelSource(backbone, consume=loaded), tokenizer)
+    if not isinstance(model, (str, Path)):
+        return _in_memory(_backbone_of(model), _tokenizer_of(model))
+    catalog.check_known(str(model))
+    preset = catalog.on_this_machine(str(model))
+    config = _config(preset)
+    if "model_type" in config:
+        return _in_files(preset, config)
+    tokenizer = keras_hub.models.Tokenizer.from_preset(preset)
+    with layout.on_host():
+        backbone = keras_hub.models.Backbone.from_preset(preset, dtype=dtype)
+    return _in_memory(backbone, tokenizer, consume=True)
+
+
+def _in_memory(backbone, tokenizer, consume=False) -> Source:
+    family = known.of_backbone(type(backbone).__name__)
+    # Not every backbone of KerasHub tells: Llama's and Mistral's do not.
+    config = {"tie_word_embeddings": backbone.token_embedding.tie_weights, **backbone.get_config()}
+    spec, weights = family.from_keras_hub(config), ModelSource(backbone, consume)
+    return Source(spec, weights, family.keras_hub, family.dropped, tokenizer)
+
+
+def _in_files(preset, config) -> Source:
+    family = known.of_model_type(config["model_type"])
+    weights = SafetensorsSource(lambda name: get_file(preset, name), preset)
+    spec, tokenizer = family.from_transformers(config), tokenizer_of_files(preset)
+    return Source(spec, weights, family.transformers, family.dropped, tokenizer)
 
 
 def _backbone_of(model):
@@ -191,21 +181,35 @@ def _tokenizer_of(model):
     return getattr(getattr(model, "preprocessor", None), "tokenizer", None)
 
 
-def _check_same_tokenizer(encoder: Source, decoder: Source) -> None:
-    if encoder.tokenizer is None or decoder.tokenizer is None:
-        return
-    if encoder.tokenizer.get_vocabulary() != decoder.tokenizer.get_vocabulary():
-        raise ValueError(
-            "Expected two models with the same vocabulary. Received: tokenizers of "
-            f"{encoder.tokenizer.vocabulary_size()} and {decoder.tokenizer.vocabulary_size()} "
-            "pieces that differ."
-        )
-
-
-def _task(backbone, tokenizer, chat, preprocessor) -> EncDecSeq2SeqLM:
+def _task(backbone, tokenizer, chat, preprocessor, encoder_tokenizer=None) -> EncDecSeq2SeqLM:
     if preprocessor == _AUTO:
-        preprocessor = tokenizer and EncDecSeq2SeqLMPreprocessor(tokenizer, chat=chat)
+        preprocessor = tokenizer and EncDecSeq2SeqLMPreprocessor(
+            tokenizer, chat=chat, encoder_tokenizer=encoder_tokenizer
+        )
     return EncDecSeq2SeqLM(backbone, preprocessor)
+
+
+def _tokenizers(sources) -> tuple:
+    """The decoder's and, where it is another, the encoder's; None where one is missing.
+
+    Raises:
+        ValueError: if a tokenizer has more pieces than its embedding has rows.
+    """
+    for source in sources:
+        rows, pieces = (
+            source.spec.vocabulary_size,
+            source.tokenizer.vocabulary_size() if source.tokenizer else 0,
+        )
+        if pieces > rows:
+            raise ValueError(
+                f"Expected a tokenizer of at most {rows} pieces, the rows of the embedding. "
+                f"Received: one of {pieces}. It belongs to another model."
+            )
+    encoder, decoder = sources[0].tokenizer, sources[-1].tokenizer
+    if encoder is None or decoder is None:
+        return None, None
+    same = encoder is decoder or encoder.get_vocabulary() == decoder.get_vocabulary()
+    return decoder, None if same else encoder
 
 
 def _take_over(backbone, dtype) -> EncDecBackbone:
@@ -244,24 +248,17 @@ def _load_ours(preset, dtype, preprocessor, options) -> EncDecSeq2SeqLM:
         ) from error
 
 
-def _load_t5gemma(preset, config, dtype, preprocessor, options) -> EncDecSeq2SeqLM:
+def _load_released(preset, config, dtype, preprocessor, options) -> EncDecSeq2SeqLM:
     _check_no_options(options)
+    release = _RELEASED[config["model_type"]]
     source = SafetensorsSource(lambda name: get_file(preset, name), preset)
-    pair = t5gemma.from_transformers(config)
-    backbone = load(pair, source, t5gemma.TRANSFORMERS, t5gemma.TRANSFORMERS_DROPPED, dtype)
-    tokenizer = _t5gemma_tokenizer(preset) if preprocessor == _AUTO else None
-    return _task(backbone, tokenizer, _t5gemma_chats(preset), preprocessor)
+    pair = release.from_transformers(config)
+    backbone = load(pair, source, release.TRANSFORMERS, release.TRANSFORMERS_DROPPED, dtype)
+    tokenizer = tokenizer_of_files(preset) if preprocessor == _AUTO else None
+    return _task(backbone, tokenizer, _chats(preset), preprocessor)
 
 
-def _t5gemma_tokenizer(preset):
-    try:
-        proto = get_file(preset, "tokenizer.model")
-    except FileNotFoundError:
-        return None
-    return keras_hub.tokenizers.GemmaTokenizer(proto)
-
-
-def _t5gemma_chats(preset) -> bool:
+def _chats(preset) -> bool:
     """Whether a release is instruction-tuned: it then stops at a list of ids."""
     try:
         config = read_json(get_file(preset, "generation_config.json"))

@@ -29,7 +29,7 @@ def draw(name, shape):
 def tiny_backbone(pair=None, **kwargs):
     """A backbone of `pair` (by default the tiny one) with all weights drawn."""
     pair = pair or tiny_pair()
-    model = EncDecBackbone(pair.encoder, pair.decoder, pair.encoder_attention, **kwargs)
+    model = EncDecBackbone.of(pair, **kwargs)
     for weight in model.weights:
         weight.assign(draw(weight.path, tuple(weight.shape)))
     return model

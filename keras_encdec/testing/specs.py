@@ -6,7 +6,14 @@ that are reached, and a query scale that is not the head width's.
 
 import dataclasses
 
-from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
+from keras_encdec.spec import (
+    AttentionSpec,
+    CrossAttentionSpec,
+    NormSpec,
+    PairSpec,
+    RotarySpec,
+    StackSpec,
+)
 
 
 def tiny_encoder(**changes) -> StackSpec:
@@ -42,3 +49,29 @@ def tiny_decoder(**changes) -> StackSpec:
 def tiny_pair(**changes) -> PairSpec:
     """`tiny_encoder` with `tiny_decoder`."""
     return dataclasses.replace(PairSpec(tiny_encoder(), tiny_decoder()), **changes)
+
+
+def other(spec: StackSpec) -> StackSpec:
+    """With all that Gemma 2 lacks, and without what it has."""
+    stretched = RotarySpec(100.0, 8.0, 1.0, 4.0, 64)
+    return dataclasses.replace(
+        spec,
+        attention=dataclasses.replace(
+            spec.attention, logit_soft_cap=None, bias=True, query_key_norm=NormSpec(1e-2, False)
+        ),
+        rotary=(None, *[stretched] * (spec.num_layers - 1)),
+        activation="silu",
+        norm=NormSpec(1e-2, zero_centered=False),
+        post_norm=False,
+        scale_embeddings=False,
+        tied_output=False,
+        final_logit_soft_cap=None,
+    )
+
+
+def other_pair(**changes) -> PairSpec:
+    """`tiny_pair` of another kind: `other` sides, uneven windows, a gate in some layers."""
+    encoder = other(tiny_encoder(windows=((3, 8), None)))
+    cross_attention = CrossAttentionSpec(gate=True, layers=(0,))
+    pair = PairSpec(encoder, other(tiny_decoder()), cross_attention=cross_attention)
+    return dataclasses.replace(pair, **changes)

@@ -162,7 +162,7 @@ def _variables(pair, dtype, lora_rank, train_cross_attention, quantization) -> I
         if lora_rank and train_cross_attention and is_new(path):
             yield Weight(path, shape, dtype)
             continue
-        if name == "scale" or quantization is None:
+        if name in ("scale", "bias") or quantization is None:
             yield Weight(path, shape, dtype, trainable=not lora_rank)
         else:
             yield from _quantized(path, shape, dtype, quantization)
@@ -176,11 +176,14 @@ def _quantized(path, shape, dtype, mode) -> Iterable[Weight]:
 
     Keras scales columns of kernels and rows of embeddings, so these count as (D, V).
     """
-    layer = path.rpartition("/")[0]
+    layer, _, name = path.rpartition("/")
     inputs = 2 if path.endswith("attention_output/kernel") else 1
-    if path.endswith("embeddings"):
+    if name == "embeddings":
         rows, columns = shape[1], shape[0]
         packed: Shape = (columns, -(-rows // 2))
+    elif name == "reverse_embeddings":
+        rows, columns = shape
+        packed = (-(-rows // 2), columns)
     else:
         rows, columns = math.prod(shape[:inputs]), math.prod(shape[inputs:])
         packed = (rows, -(-columns // 2))
@@ -191,8 +194,11 @@ def _quantized(path, shape, dtype, mode) -> Iterable[Weight]:
     groups = -(-rows // _INT4_BLOCK)
     yield Weight(path, packed, "int8", trainable=False)
     yield Weight(f"{path}_scale", (groups, columns), dtype, trainable=False)
-    yield Weight(f"{path}_zero", (groups, columns), "int8", trainable=False)
-    yield Weight(f"{layer}/g_idx", (rows,), "float32", trainable=False)
+    if name == "reverse_embeddings":  # Keras 3.15 makes its zeros in float32
+        yield Weight(f"{path}_zero", (groups, columns), "float32", trainable=False)
+    else:
+        yield Weight(f"{path}_zero", (groups, columns), "int8", trainable=False)
+        yield Weight(f"{layer}/g_idx", (rows,), "float32", trainable=False)
 
 
 def _slots(optimizer, trainable: list[Weight]) -> list[Weight]:
@@ -284,8 +290,10 @@ class _Step:
         return max(sizes.values()) * self.width
 
     def output_loss(self, chunk_tokens: int | None, trained: bool) -> int:
-        spec, layout = self.pair.decoder, self.layouts.get("decoder/embedding/embeddings")
-        matrix = _gathered_shape((spec.vocabulary_size, spec.width), layout)
+        path = self.pair.output
+        layout = self.layouts.get(path)
+        matrix = _gathered_shape(self.pair.weights()[path], layout)
+        words = matrix[path.endswith("reverse_embeddings")]
         tokens = self.rows * self.target
         if chunk_tokens is not None:
             tokens = self.rows * max(1, min(chunk_tokens // self.rows, self.target))
@@ -294,7 +302,7 @@ class _Step:
             self.policy.compute_dtype,
             _is_cut(layout),
         )
-        size = 4 * _PER_OUTPUT_LOGIT * tokens * matrix[0]
+        size = 4 * _PER_OUTPUT_LOGIT * tokens * words
         if cut or computed != stored or not trained:
             size += math.prod(matrix) * self.width
         if trained and (cut or stored != "float32"):

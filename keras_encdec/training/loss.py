@@ -94,7 +94,13 @@ class FusedCrossEntropy:
 
 def output_matrix(embedding):
     """(V, D) that states are multiplied by, with LoRA; dequantised where it is quantised."""
-    if embedding.quantization_mode is not None:
+    quantized = embedding.quantization_mode is not None
+    if not embedding.tie_weights:
+        unit = ops.eye(embedding.output_dim, dtype=embedding.compute_dtype)
+        return ops.transpose(
+            embedding(unit, reverse=True) if quantized else embedding.reverse_embeddings
+        )
+    if quantized:
         return embedding(ops.arange(embedding.input_dim, dtype="int32"))
     # A reshape reads the variable: TensorFlow's custom gradients take tensors only.
     return ops.reshape(embedding.embeddings, (embedding.input_dim, embedding.output_dim))

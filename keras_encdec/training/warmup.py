@@ -39,6 +39,11 @@ class CrossAttentionWarmup(keras.callbacks.Callback):
                 f"Expected steps that steps_per_execution ({together}) divides. "
                 f"Received: {self.steps}."
             )
+        if not any(is_new(variable.path) for variable in self.model.trainable_variables):
+            raise ValueError(
+                "Expected a pair with a cross-attention of its own to warm up. Received: one "
+                "without, such as with merged attention. Leave the warm-up out."
+            )
         self._done = int(self.model.optimizer.iterations.numpy())
         if self._done < self.steps:
             self._freeze([v for v in self.model.trainable_variables if not is_new(v.path)])

@@ -2,7 +2,8 @@
 
     KERAS_BACKEND=torch python run_step.py weights.npz result.npz
 
-Writes weights.npz if it does not exist yet; otherwise starts from it.
+Writes a file of weights for each pair beside weights.npz if it does not exist yet; otherwise
+starts from it.
 """
 
 import sys
@@ -12,20 +13,38 @@ import keras
 import numpy as np
 
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
-from keras_encdec.testing.specs import tiny_pair
+from keras_encdec.spec import CrossAttentionSpec
+from keras_encdec.testing.specs import other_pair, tiny_encoder, tiny_pair
+
+PAIRS = {
+    "usual": tiny_pair(),
+    "other": other_pair(),
+    "merged": tiny_pair(
+        decoder=tiny_encoder(),
+        cross_attention=CrossAttentionSpec(merged=True),
+        tied_embeddings=True,
+    ),
+}
 
 
 def main(weights_file: str, result_file: str) -> None:
-    pair = tiny_pair()
-    lm = EncDecSeq2SeqLM(EncDecBackbone(pair.encoder, pair.decoder))
-    set_weights(lm, Path(weights_file))
+    results = {}
+    for name, pair in PAIRS.items():
+        found = step(pair, Path(weights_file).with_name(f"{name}.npz"))
+        results |= {f"{name}/{key}": value for key, value in found.items()}
+    np.savez(result_file, **results)
+
+
+def step(pair, weights: Path) -> dict[str, np.ndarray]:
+    lm = EncDecSeq2SeqLM(EncDecBackbone.of(pair))
+    set_weights(lm, weights)
     x, y, weight = inputs()
     result = {"logits": keras.ops.convert_to_numpy(lm(x))}
     lm.compile(optimizer=keras.optimizers.SGD(0.01), sampler="greedy")
     result["loss"] = np.array(lm.train_on_batch(x, y, sample_weight=weight))
     result |= {f"after/{v.path}": keras.ops.convert_to_numpy(v.value) for v in lm.weights}
     result["generated"] = np.asarray(lm.generate(x, stop_token_ids=(1,))["decoder_token_ids"])
-    np.savez(result_file, **result)
+    return result
 
 
 def set_weights(lm, path: Path) -> None:

@@ -11,9 +11,11 @@ import pytest
 from safetensors import safe_open
 
 from keras_encdec.families import dialect, gemma, t5gemma
-from keras_encdec.spec import PairSpec
+from keras_encdec.families import keras_hub as keras_hub_rules
+from keras_encdec.spec import CrossAttentionSpec, NormSpec, PairSpec
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
 
+TIED = {"tie_word_embeddings": True}
 PARITY = Path(__file__).parents[1] / "parity"
 GEMMA2 = {
     "vocabulary_size": 96,
@@ -83,7 +85,7 @@ def hf_config():
 
 # A dialect, the weights it names, and the tensors of a real model in it: a line per family.
 CASES = {
-    "gemma in keras_hub": (gemma.KERAS_HUB, tiny_encoder(), keras_hub_gemma),
+    "gemma in keras_hub": (keras_hub_rules.gemma_rules(), tiny_encoder(), keras_hub_gemma),
     "t5gemma in keras_hub": (t5gemma.KERAS_HUB, tiny_pair(), keras_hub_t5gemma),
     "t5gemma in transformers": (
         t5gemma.TRANSFORMERS,
@@ -101,9 +103,10 @@ def test_every_weight_has_one_rule_and_a_tensor_of_its_own(rules, spec, theirs):
     bound = dialect.bind(rules, spec.weights())
     assert bound.keys() == spec.weights().keys()
     assert len({tensor.name for tensor in bound.values()}) == len(bound)
-    for rule in rules:  # and every rule a weight, but post norms, which Gemma 1 lacks
+    for rule in rules:  # and every rule a weight, but those for what this model lacks
         one = rule.ours.format(i=0)
-        assert one in bound or "post_" in one, one
+        lacked = ("reverse_embeddings", "query_norm/scale", "key_norm/scale")
+        assert one in bound or one.endswith(lacked), one
 
 
 @every_dialect
@@ -149,13 +152,13 @@ def test_specs_of_real_configs():
     )
     assert t5gemma.from_keras_hub(keras_hub.models.T5GemmaBackbone(**T5GEMMA).get_config()) == pair
     config = keras_hub.models.GemmaBackbone(**GEMMA2).get_config()
-    assert gemma.from_keras_hub(config) == tiny_encoder()
+    assert gemma.from_keras_hub({**TIED, **config}) == tiny_encoder()
 
 
 @pytest.mark.parametrize(
     ("change", "spec"),
     [
-        ({"layer_norm_epsilon": 1e-3}, {"norm_epsilon": 1e-3}),
+        ({"layer_norm_epsilon": 1e-3}, {"norm": NormSpec(1e-3)}),
         ({"use_sliding_window_attention": False}, {"windows": (None,) * 4}),
         ({"dropout": 0.2}, {"dropout": 0.2}),
         (
@@ -166,18 +169,18 @@ def test_specs_of_real_configs():
 )
 def test_gemma_fields_reach_the_spec(change, spec):
     config = keras_hub.models.GemmaBackbone(**{**GEMMA2, **change}).get_config()
-    assert gemma.from_keras_hub(config) == tiny_encoder(**spec)
+    assert gemma.from_keras_hub({**TIED, **config}) == tiny_encoder(**spec)
 
 
 def test_gemma_refuses_one_post_norm_without_the_other():
     config = keras_hub.models.GemmaBackbone(**GEMMA2).get_config()
     with pytest.raises(ValueError, match=r"Expected use_post_ffw_norm=True.*Received: False"):
-        gemma.from_keras_hub({**config, "use_post_ffw_norm": False})
+        gemma.from_keras_hub({**TIED, **config, "use_post_ffw_norm": False})
 
 
 @pytest.mark.parametrize("windows", [(8, None), (None, None), (8, 8), (None, 8)])
 def test_config_round_trip(windows):
-    pair = tiny_pair(decoder=tiny_decoder(windows=windows, dropout=0.1, norm_epsilon=1e-5))
+    pair = tiny_pair(decoder=tiny_decoder(windows=windows, dropout=0.1, norm=NormSpec(1e-5)))
     config = json.loads(json.dumps(t5gemma.to_transformers(pair, "float32")))
     assert t5gemma.from_transformers(config) == pair
 
@@ -226,18 +229,23 @@ def test_untied_embeddings_are_refused():
 def test_keras_hub_refusals_name_the_field(field, value):
     config = keras_hub.models.T5GemmaBackbone(**T5GEMMA).get_config()
     with pytest.raises(ValueError, match=f"Expected {field}=.*Received"):
-        t5gemma.from_keras_hub({**config, field: value})
+        t5gemma.from_keras_hub({**TIED, **config, field: value})
 
 
 def without_positions(spec):
-    return dataclasses.replace(spec, attention=dataclasses.replace(spec.attention, rope_base=None))
+    return dataclasses.replace(spec, rotary=None)
 
 
 @pytest.mark.parametrize(
     ("pair", "named"),
     [
         (tiny_pair(encoder_attention="causal"), "encoder_attention"),
-        (tiny_pair(encoder=tiny_encoder(post_norm=False)), "post norms"),
+        (tiny_pair(encoder=tiny_encoder(post_norm=False)), "post_norm"),
+        (tiny_pair(encoder=tiny_encoder(activation="silu")), "activation"),
+        (tiny_pair(encoder=tiny_encoder(norm=NormSpec(1e-6, False))), "norm"),
+        (tiny_pair(decoder=tiny_decoder(tied_output=False)), "tied_output"),
+        (tiny_pair(decoder=tiny_decoder(vocabulary_size=97)), "vocabulary_size"),
+        (tiny_pair(cross_attention=CrossAttentionSpec(gate=True)), "cross_attention"),
         (tiny_pair(decoder=tiny_decoder(windows=(4, 8))), "one window size"),
         (tiny_pair(decoder=without_positions(tiny_decoder())), "rotary"),
     ],

@@ -5,6 +5,7 @@ import pytest
 import keras_encdec
 from keras_encdec.models import chat
 
+GEMMA = chat.FORMATS[0]
 FIRST = {"role": "user", "content": "Hello"}
 ANSWER = {"role": "assistant", "content": "Hi."}
 SECOND = {"role": "user", "content": "Sort."}
@@ -18,11 +19,11 @@ def lm():
 
 
 def framed(messages):
-    return chat.conversation(*chat.turns(messages))
+    return GEMMA.conversation(*chat.turns(messages))
 
 
 def test_one_turn_is_that_of_the_preprocessor(lm):
-    assert framed("Hello") == chat.framed("Hello") == framed([FIRST])
+    assert framed("Hello") == framed([FIRST])
     chatty = keras_encdec.from_preset("gemma2_tiny_tiny")
     chatty.preprocessor.chat = True
     assert chatty.preprocessor.prompts("Hello") == [lm.preprocessor.chat_prompt("Hello")]
@@ -58,7 +59,7 @@ def test_the_oldest_turns_are_left_out(lm):
     preprocessor.encoder_sequence_length = len(kept) - 2
     shorter, _ = preprocessor.chat_prompt([system, SECOND])
     assert len(shorter) == len(kept) - 2
-    closing = preprocessor.tokenizer([chat.CLOSING])[0]
+    closing = preprocessor.tokenizer([GEMMA.closing])[0]
     assert list(shorter[-len(closing) :]) == list(closing)
 
 
@@ -83,6 +84,6 @@ def test_out_of_turn(lm, messages):
 
 def test_a_tokenizer_without_turns(lm, monkeypatch):
     preprocessor = keras_encdec.from_preset("gemma2_tiny_tiny").preprocessor
-    monkeypatch.setattr(preprocessor, "_end_of_turn_id", lambda: None)
-    with pytest.raises(ValueError, match="start_of_turn"):
+    monkeypatch.setattr(chat, "FORMATS", (chat.Format("<|over|>", "", "", None, ""),))
+    with pytest.raises(ValueError, match=r"<\|over\|>"):
         preprocessor.chat_prompt("Hello")

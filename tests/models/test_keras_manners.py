@@ -11,6 +11,7 @@ from keras_encdec.layers.feedforward import GatedFeedForward
 from keras_encdec.layers.norm import RMSNorm
 from keras_encdec.layers.stack import Decoder, Encoder
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
+from keras_encdec.spec import NormSpec, RotarySpec
 from keras_encdec.testing.models import assert_close, make_inputs, run, tiny_lm
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
 
@@ -54,9 +55,9 @@ def logits(lm):
     [
         Encoder(tiny_encoder(), causal=True),
         Decoder(tiny_decoder(), 48),
-        Attention(tiny_decoder().attention),
+        Attention(tiny_decoder().attention, RotarySpec(100.0)),
         GatedFeedForward(80),
-        RMSNorm(1e-3),
+        RMSNorm(NormSpec(1e-3)),
     ],
     ids=lambda layer: type(layer).__name__,
 )

@@ -6,9 +6,16 @@ import functools
 import numpy as np
 import pytest
 
-from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
+from keras_encdec.spec import (
+    AttentionSpec,
+    CrossAttentionSpec,
+    NormSpec,
+    PairSpec,
+    RotarySpec,
+    StackSpec,
+)
 from keras_encdec.testing.models import SIDES, make_inputs, tiny_backbone, to_numpy
-from keras_encdec.testing.specs import tiny_pair
+from keras_encdec.testing.specs import tiny_encoder, tiny_pair
 
 # For each field the values to try, each as a function of the value it has.
 CHANGES = {
@@ -18,50 +25,93 @@ CHANGES = {
         "head_dim": [lambda old: old // 2],
         "query_pre_attn_scalar": [lambda old: 2 * old],
         "logit_soft_cap": [lambda old: 2 * old, lambda old: None],
-        "rope_base": [lambda old: 100.0, lambda old: None],
+        "bias": [lambda old: True],
+        "query_key_norm": [lambda old: NormSpec()],
     },
+    RotarySpec: {
+        "base": [lambda old: 30.0],
+        "factor": [lambda old: 2.0],
+        "low_frequency_factor": [lambda old: 0.3],
+        "high_frequency_factor": [lambda old: 8.0],
+        "original_length": [lambda old: 32],
+    },
+    NormSpec: {"epsilon": [lambda old: 0.1], "zero_centered": [lambda old: False]},
     StackSpec: {
         "vocabulary_size": [lambda old: old + 8],
         "width": [lambda old: old + 8],
         "feedforward_dim": [lambda old: old + 8],
         "windows": [lambda old: tuple(w and w + 1 for w in old), lambda old: (*old, None)],
+        "rotary": [lambda old: None, lambda old: (None, *[RotarySpec()] * 10)],
+        "activation": [lambda old: "silu"],
         "post_norm": [lambda old: not old],
-        "norm_epsilon": [lambda old: 0.1],
+        "scale_embeddings": [lambda old: not old],
+        "tied_output": [lambda old: not old],
         "final_logit_soft_cap": [lambda old: 2 * old, lambda old: None],
         "dropout": [lambda old: 0.5],
     },
-    PairSpec: {"encoder_attention": [lambda old: "causal"]},
+    CrossAttentionSpec: {
+        "merged": [lambda old: True],
+        "gate": [lambda old: True],
+        "layers": [lambda old: (1,)],
+    },
+    PairSpec: {"encoder_attention": [lambda old: "causal"], "tied_embeddings": [lambda old: True]},
 }
 EXEMPT = {
     (StackSpec, "attention"): "its own fields are changed one by one",
+    (StackSpec, "norm"): "its own fields are changed one by one",
     (PairSpec, "encoder"): "its own fields are changed one by one",
     (PairSpec, "decoder"): "its own fields are changed one by one",
+    (PairSpec, "cross_attention"): "its own fields are changed one by one",
     ("encoder", "final_logit_soft_cap"): "an encoder writes no logits; kept for its source model",
+    ("encoder", "tied_output"): "an encoder writes no logits; kept for its source model",
 }
+STRETCHED = RotarySpec(100.0, 8.0, 1.0, 4.0, 64)
+
+
+def start(spec_class):
+    """The pair whose fields are changed."""
+    if spec_class is RotarySpec:
+        sides = {side: getattr(tiny_pair(), side) for side in SIDES}
+        return tiny_pair(**{k: dataclasses.replace(v, rotary=STRETCHED) for k, v in sides.items()})
+    if spec_class in (CrossAttentionSpec, PairSpec):
+        return tiny_pair(decoder=tiny_encoder(windows=(8, None)))
+    return tiny_pair()
 
 
 def changed(pair, side, spec_class, field, change):
     """The pair with one field of one class changed, on one side."""
 
     def replaced(spec):
-        return dataclasses.replace(spec, **{field: change(getattr(spec, field))})
+        value = change(getattr(spec, field))
+        if field == "rotary" and isinstance(value, tuple):
+            value = value[: spec.num_layers]
+        return dataclasses.replace(spec, **{field: value})
 
     if spec_class is PairSpec:
         return replaced(pair)
+    owner = {
+        AttentionSpec: "attention",
+        RotarySpec: "rotary",
+        NormSpec: "norm",
+        CrossAttentionSpec: "cross_attention",
+    }.get(spec_class)
+    if spec_class is CrossAttentionSpec:
+        return dataclasses.replace(pair, **{owner: replaced(getattr(pair, owner))})
     stack = getattr(pair, side)
-    if spec_class is StackSpec:
-        return dataclasses.replace(pair, **{side: replaced(stack)})
-    stack = dataclasses.replace(stack, attention=replaced(stack.attention))
+    if owner is None:
+        stack = replaced(stack)
+    else:
+        stack = dataclasses.replace(stack, **{owner: replaced(getattr(stack, owner))})
     return dataclasses.replace(pair, **{side: stack})
 
 
 def cases():
     for spec_class, fields in CHANGES.items():
-        for side in ("pair",) if spec_class is PairSpec else SIDES:
+        for side in ("pair",) if spec_class in (PairSpec, CrossAttentionSpec) else SIDES:
             for field, changes in fields.items():
                 for i, change in enumerate(changes):
                     if (side, field) not in EXEMPT:
-                        name = f"{side}-{field}-{i}"
+                        name = f"{side}-{spec_class.__name__}-{field}-{i}"
                         yield pytest.param(side, spec_class, field, change, id=name)
 
 
@@ -78,8 +128,8 @@ def logits(model):
 
 
 @functools.cache
-def baseline():
-    model = tiny_backbone()
+def baseline(spec_class):
+    model = tiny_backbone(start(spec_class))
     return shapes(model), logits(model)
 
 
@@ -93,11 +143,12 @@ def test_every_field_is_changed_or_exempt(spec_class):
 
 @pytest.mark.parametrize(("side", "spec_class", "field", "change"), list(cases()))
 def test_knob_is_live(side, spec_class, field, change):
-    pair = changed(tiny_pair(), side, spec_class, field, change)
+    pair = changed(start(spec_class), side, spec_class, field, change)
     model = tiny_backbone(pair)
     assert shapes(model) == pair.weights()
-    if shapes(model) == baseline()[0]:
-        assert np.abs(logits(model) - baseline()[1]).max() > 1e-2
+    before = baseline(spec_class)
+    if shapes(model) == before[0]:
+        assert np.abs(logits(model) - before[1]).max() > 1e-2
 
 
 def test_dropout_acts_in_training_only():

@@ -9,7 +9,7 @@ from keras_encdec.testing.models import VOCABULARY, assert_close, run, tiny_lm
 
 # Longer than two windows, shorter than one, and a single token.
 LENGTHS = [(24, 3), (9, 20), (1, 1), (30, 18), (5, 7), (13, 1), (2, 2)]
-ROWS = Rows(source=40, target=30, start=2, end=1, pad=0)
+ROWS = Rows(source=40, target=30, start=2, end=1, source_pad=0, target_pad=0)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_encdec.models import EncDecBackbone
-from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
+from keras_encdec.spec import AttentionSpec, PairSpec, RotarySpec, StackSpec
 from keras_encdec.testing.models import to_numpy
 
 HERE = Path(__file__).parent
@@ -32,7 +32,6 @@ def stack_spec(config):
         head_dim=config["head_dim"],
         query_pre_attn_scalar=query_pre_attn_scalar(config),
         logit_soft_cap=config["attn_logits_soft_cap"],
-        rope_base=config["local_base_frequency"],
     )
     return StackSpec(
         vocabulary_size=config["num_embed"],
@@ -40,6 +39,7 @@ def stack_spec(config):
         feedforward_dim=config["hidden_dim"],
         attention=attention,
         windows=tuple(windows[kind] for kind in config["attention_types"]),
+        rotary=RotarySpec(config["local_base_frequency"]),
         post_norm=config["use_post_attn_norm"],
         final_logit_soft_cap=config["final_logit_softcap"],
     )

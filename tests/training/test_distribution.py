@@ -31,12 +31,15 @@ def answer(process):
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("presets") / "ours")
-    return answer(start(fit=[[[2, 4]]], load=[folder], write=[["data", [2, 4]]]))
+    return answer(
+        start(fit=[[[2, 4]]], fit_other=[[[2, 4]]], load=[folder], write=[["data", [2, 4]]])
+    )
 
 
 @pytest.mark.slow
 def test_a_mixed_mesh_trains_like_one_device(quick):
     assert_same(quick["fit"]["[2, 4]"])
+    assert_same(quick["fit_other"]["[2, 4]"])
 
 
 @pytest.mark.slow

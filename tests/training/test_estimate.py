@@ -11,7 +11,7 @@ import keras_encdec
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
 from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
 from keras_encdec.testing.models import tiny_lm
-from keras_encdec.testing.specs import tiny_pair
+from keras_encdec.testing.specs import other_pair, tiny_pair
 from keras_encdec.training import FusedCrossEntropy
 from keras_encdec.training.estimate import estimate
 from keras_encdec.training.warmup import pretrained
@@ -32,9 +32,10 @@ def held(variables):
     return sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
 
 
+@pytest.mark.parametrize("spec", [tiny_pair(), other_pair()], ids=["usual", "other"])
 @pytest.mark.parametrize("run", RUNS, ids=[str(number) for number in range(len(RUNS))])
-def test_variables_are_exact(run):
-    lm = tiny_lm(dtype=run["dtype"])
+def test_variables_are_exact(run, spec):
+    lm = tiny_lm(pair=spec, dtype=run["dtype"])
     whole = run.get("train_cross_attention", True)
     if "quantization" in run:
         lm.quantize(run["quantization"], filters=pretrained if "lora_rank" in run else None)
@@ -43,7 +44,7 @@ def test_variables_are_exact(run):
     optimizer = keras.optimizers.get(run.get("optimizer", "adamw"))
     optimizer = type(optimizer).from_config(optimizer.get_config())
     optimizer.build(lm.trainable_variables)
-    found = estimate(tiny_pair(), **run, **SIZES)
+    found = estimate(spec, **run, **SIZES)
     assert found.parameters == held(lm.weights)
     assert found.gradients == held(lm.trainable_variables)
     assert found.optimizer == held(optimizer.variables)

@@ -1,0 +1,108 @@
+"""What decoder-only families of KerasHub 0.32 share: variable names in one of two manners.
+
+A rule for a weight that a family lacks is never used.
+"""
+
+from keras_encdec.families.dialect import Rule
+from keras_encdec.families.family import LLAMA
+from keras_encdec.families.fields import Fields
+from keras_encdec.spec import AttentionSpec, NormSpec, RotarySpec, StackSpec
+
+_ENDS = (
+    Rule("embedding/embeddings", "token_embedding/embeddings", "v d -> v d"),
+    Rule("embedding/reverse_embeddings", "token_embedding/reverse_embeddings", "d v -> d v"),
+)
+_GEMMA = (
+    ("attention/query/kernel", "attention/query/kernel", "n d h -> d n h"),
+    ("attention/key/kernel", "attention/key/kernel", "k d h -> d k h"),
+    ("attention/value/kernel", "attention/value/kernel", "k d h -> d k h"),
+    ("attention/query_norm/scale", "attention/query_norm/scale", "h -> h"),
+    ("attention/key_norm/scale", "attention/key_norm/scale", "h -> h"),
+    ("attention/attention_output/kernel", "attention/attention_output/kernel", "n h d -> n h d"),
+    ("feedforward/gate/kernel", "ffw_gating/kernel", "d f -> d f"),
+    ("feedforward/up/kernel", "ffw_gating_2/kernel", "d f -> d f"),
+    ("feedforward/down/kernel", "ffw_linear/kernel", "f d -> f d"),
+    ("pre_attention_norm/scale", "pre_attention_norm/scale", "d -> d"),
+    ("post_attention_norm/scale", "post_attention_norm/scale", "d -> d"),
+    ("pre_feedforward_norm/scale", "pre_ffw_norm/scale", "d -> d"),
+    ("post_feedforward_norm/scale", "post_ffw_norm/scale", "d -> d"),
+)
+_LLAMA = (
+    ("attention/query/kernel", "self_attention/query/kernel", "d n h -> d n h"),
+    ("attention/key/kernel", "self_attention/key/kernel", "d k h -> d k h"),
+    ("attention/value/kernel", "self_attention/value/kernel", "d k h -> d k h"),
+    ("attention/query/bias", "self_attention/query/bias", "n h -> n h"),
+    ("attention/key/bias", "self_attention/key/bias", "k h -> k h"),
+    ("attention/value/bias", "self_attention/value/bias", "k h -> k h"),
+    ("attention/query_norm/scale", "self_attention/query_dense_layernorm/scale", "h -> h"),
+    ("attention/key_norm/scale", "self_attention/key_dense_layernorm/scale", "h -> h"),
+    ("attention/attention_output/kernel", "self_attention/attention_output/kernel", "n h d -> n h d"),
+    ("feedforward/gate/kernel", "feedforward_gate_dense/kernel", "d f -> d f"),
+    ("feedforward/up/kernel", "feedforward_intermediate_dense/kernel", "d f -> d f"),
+    ("feedforward/down/kernel", "feedforward_output_dense/kernel", "f d -> f d"),
+    ("pre_attention_norm/scale", "self_attention_layernorm/scale", "d -> d"),
+    ("pre_feedforward_norm/scale", "feedforward_layernorm/scale", "d -> d"),
+)  # fmt: skip
+
+
+def gemma_rules() -> tuple[Rule, ...]:
+    """As in `GemmaBackbone` and `Gemma3Backbone`."""
+    last = Rule("final_norm/scale", "final_normalization/scale", "d -> d")
+    return (*_ENDS, last, *blocks("decoder_block_{i}", _GEMMA))
+
+
+def llama_rules() -> tuple[Rule, ...]:
+    """As in `LlamaBackbone`, `MistralBackbone`, `QwenBackbone` and `Qwen3Backbone`."""
+    last = Rule("final_norm/scale", "sequence_output_layernorm/scale", "d -> d")
+    return (*_ENDS, last, *blocks("transformer_layer_{i}", _LLAMA))
+
+
+def blocks(prefix: str, rows) -> tuple[Rule, ...]:
+    """Rules of every layer from rows of ours, theirs and a layout."""
+    return tuple(Rule(f"block_{{i}}/{ours}", f"{prefix}/{t}", layout) for ours, t, layout in rows)
+
+
+def linear_rotary(field: Fields) -> RotarySpec:
+    """Positions divided by a factor."""
+    return RotarySpec(float(field("rope_max_wavelength")), float(field("rope_scaling_factor")))
+
+
+def llama_stack(
+    field: Fields,
+    *,
+    rotary: RotarySpec,
+    window: int | None = None,
+    query_key_norm: bool = False,
+    bias: bool = False,
+) -> StackSpec:
+    """The spec behind the config of one of the backbones that `llama_rules` are for.
+
+    Args:
+        field: of the config.
+        rotary: of every layer.
+        window: of every layer.
+        query_key_norm: whether heads are normalised.
+        bias: of queries, keys and values.
+    """
+    heads, width = field("num_query_heads"), field("hidden_dim")
+    head_dim = field("head_dim", None) or width // heads
+    norm = NormSpec(field("layer_norm_epsilon"), zero_centered=False)
+    return StackSpec(
+        vocabulary_size=field("vocabulary_size"),
+        width=width,
+        feedforward_dim=field("intermediate_dim"),
+        attention=AttentionSpec(
+            num_heads=heads,
+            num_kv_heads=field("num_key_value_heads"),
+            head_dim=head_dim,
+            query_pre_attn_scalar=head_dim,
+            bias=bias,
+            query_key_norm=norm if query_key_norm else None,
+        ),
+        windows=(window,) * field("num_layers"),
+        rotary=rotary,
+        norm=norm,
+        tied_output=field("tie_word_embeddings"),
+        dropout=field("dropout"),
+        **LLAMA,
+    )

@@ -1,0 +1,45 @@
+"""The families there are, and which one a model belongs to."""
+
+import difflib
+
+from keras_encdec.families import gemma, gemma3, llama, mistral, qwen
+from keras_encdec.families.family import Family
+
+# A new family joins by one name here.
+FAMILIES: tuple[Family, ...] = (
+    *gemma.FAMILIES,
+    *gemma3.FAMILIES,
+    *llama.FAMILIES,
+    *mistral.FAMILIES,
+    *qwen.FAMILIES,
+)
+
+
+def of_backbone(class_name: str) -> Family:
+    """The family of a KerasHub backbone class.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    return _find(class_name, "backbones", "a KerasHub backbone of a known family")
+
+
+def of_model_type(model_type: str) -> Family:
+    """The family of a `config.json` of transformers.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    return _find(model_type, "model_types", "a model_type of a known family")
+
+
+def _find(name: str, attribute: str, expected: str) -> Family:
+    names = {n: family for family in FAMILIES for n in getattr(family, attribute)}
+    if name in names:
+        return names[name]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"The nearest is {near[0]!r}. " if near else ""
+    raise ValueError(
+        f"Expected {expected}: one of {sorted(names)}. Received: {name!r}. {hint}"
+        "CONTRIBUTING.md says how to add a family."
+    )

@@ -1,0 +1,70 @@
+"""Qwen 2 and 2.5, whose heads have biases, and Qwen 3, whose heads have norms."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras_encdec.families import keras_hub, transformers
+from keras_encdec.families.family import LLAMA, Family
+from keras_encdec.families.fields import reading
+from keras_encdec.spec import StackSpec
+
+
+def from_keras_hub_2(config: Mapping[str, Any]) -> StackSpec:
+    """The spec behind a `QwenBackbone` config."""
+    with reading(config) as field:
+        rotary, window = keras_hub.linear_rotary(field), field("sliding_window_size")
+        window = window if field("use_sliding_window_attention") else None
+        return keras_hub.llama_stack(field, rotary=rotary, window=window, bias=True)
+
+
+def from_keras_hub_3(config: Mapping[str, Any]) -> StackSpec:
+    """The spec behind a `Qwen3Backbone` config.
+
+    Heads are normalised with the config's epsilon; KerasHub 0.32 itself does it with 1e-5
+    (qwen3_attention.py).
+    """
+    with reading(config) as field:
+        rotary, window = keras_hub.linear_rotary(field), field("sliding_window_size")
+        return keras_hub.llama_stack(field, rotary=rotary, window=window, query_key_norm=True)
+
+
+def from_transformers_2(config: Mapping[str, Any]) -> StackSpec:
+    """The spec behind a `config.json` of model type `qwen2`."""
+    return _from_transformers(config, attention={"bias": True})
+
+
+def from_transformers_3(config: Mapping[str, Any]) -> StackSpec:
+    """The spec behind a `config.json` of model type `qwen3`."""
+    return _from_transformers(config, query_key_norm=True)
+
+
+def _from_transformers(config, **own) -> StackSpec:
+    with reading(config) as field:
+        field.only("hidden_act", "silu")
+        field.only("use_mrope", False)
+        first = field("max_window_layers", 0)  # layers that see everything
+
+        def local(layer):
+            return layer >= first
+
+        return transformers.stack(field, tied=False, local=local, **own, **LLAMA)
+
+
+FAMILIES = (
+    Family(
+        ("QwenBackbone", "Qwen2Backbone"),
+        ("qwen2",),
+        keras_hub.llama_rules(),
+        transformers.rules(post_norm=False),
+        from_keras_hub_2,
+        from_transformers_2,
+    ),
+    Family(
+        ("Qwen3Backbone",),
+        ("qwen3",),
+        keras_hub.llama_rules(),
+        transformers.rules(post_norm=False),
+        from_keras_hub_3,
+        from_transformers_3,
+    ),
+)

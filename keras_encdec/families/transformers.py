@@ -1,0 +1,152 @@
+"""What decoder-only families of transformers share: tensor names, and most of a config.
+
+Source: transformers 5.23, configuration_*.py and modeling_*.py of the families, which name
+the same things alike. A rule for a weight that a family lacks is never used.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from keras_encdec.families.dialect import Rule
+from keras_encdec.families.fields import Fields
+from keras_encdec.spec import AttentionSpec, NormSpec, RotarySpec, StackSpec
+
+# Ours, theirs within a layer, and how the axes move from theirs to ours.
+_LAYER = (
+    ("attention/query/kernel", "self_attn.q_proj.weight", "(n h) d -> d n h"),
+    ("attention/key/kernel", "self_attn.k_proj.weight", "(k h) d -> d k h"),
+    ("attention/value/kernel", "self_attn.v_proj.weight", "(k h) d -> d k h"),
+    ("attention/query/bias", "self_attn.q_proj.bias", "(n h) -> n h"),
+    ("attention/key/bias", "self_attn.k_proj.bias", "(k h) -> k h"),
+    ("attention/value/bias", "self_attn.v_proj.bias", "(k h) -> k h"),
+    ("attention/query_norm/scale", "self_attn.q_norm.weight", "h -> h"),
+    ("attention/key_norm/scale", "self_attn.k_norm.weight", "h -> h"),
+    ("attention/attention_output/kernel", "self_attn.o_proj.weight", "d (n h) -> n h d"),
+    ("feedforward/gate/kernel", "mlp.gate_proj.weight", "f d -> d f"),
+    ("feedforward/up/kernel", "mlp.up_proj.weight", "f d -> d f"),
+    ("feedforward/down/kernel", "mlp.down_proj.weight", "d f -> f d"),
+    ("pre_attention_norm/scale", "input_layernorm.weight", "d -> d"),
+)
+_WITHOUT_POST_NORMS = (("pre_feedforward_norm/scale", "post_attention_layernorm.weight", "d -> d"),)
+_WITH_POST_NORMS = (
+    ("post_attention_norm/scale", "post_attention_layernorm.weight", "d -> d"),
+    ("pre_feedforward_norm/scale", "pre_feedforward_layernorm.weight", "d -> d"),
+    ("post_feedforward_norm/scale", "post_feedforward_layernorm.weight", "d -> d"),
+)
+
+
+def rules(post_norm: bool) -> tuple[Rule, ...]:
+    """Names in a safetensors file; `post_norm` says which of two norms has which."""
+    layer = _LAYER + (_WITH_POST_NORMS if post_norm else _WITHOUT_POST_NORMS)
+    return (
+        Rule("embedding/embeddings", "model.embed_tokens.weight", "v d -> v d"),
+        Rule("embedding/reverse_embeddings", "lm_head.weight", "v d -> d v"),
+        Rule("final_norm/scale", "model.norm.weight", "d -> d"),
+        *(
+            Rule(f"block_{{i}}/{ours}", f"model.layers.{{i}}.{theirs}", layout)
+            for ours, theirs, layout in layer
+        ),
+    )
+
+
+def stack(
+    field: Fields,
+    *,
+    tied: bool,
+    zero_centered: bool = False,
+    query_key_norm: bool = False,
+    local: Callable[[int], bool] = lambda layer: True,
+    rotary: Callable[[int | None], RotarySpec | None] | None = None,
+    attention: Mapping[str, Any] | None = None,
+    **own: Any,
+) -> StackSpec:
+    """The spec behind a config, but for what a family has of its own.
+
+    Args:
+        field: of the config.
+        tied: whether the output is, where the config does not say.
+        zero_centered: of the norms.
+        query_key_norm: whether heads are normalised, as every norm of the stack.
+        local: which layers have the window, where there is one and no `layer_types`.
+        rotary: positions of a layer by its window; as the config says if None.
+        attention: fields of `AttentionSpec` with the family's values.
+        **own: fields of `StackSpec` with the family's values.
+
+    Raises:
+        ValueError: if a field has a value that a spec cannot express.
+    """
+    for name in ("attention_bias", "mlp_bias", "use_bidirectional_attention"):
+        field.only(name, False, None)
+    field.only("attention_dropout", 0.0)
+    heads, width = field("num_attention_heads"), field("hidden_size")
+    head_dim = field("head_dim", None) or width // heads
+    norm = NormSpec(field("rms_norm_eps"), zero_centered)
+    windows = _windows(field, local)
+    if rotary is None:
+        positions = read_rotary(field)
+        rotary = lambda window: positions  # noqa: E731
+    given = {"query_pre_attn_scalar": head_dim, **(attention or {})}
+    return StackSpec(
+        vocabulary_size=field("vocab_size"),
+        width=width,
+        feedforward_dim=field("intermediate_size"),
+        attention=AttentionSpec(
+            num_heads=heads,
+            num_kv_heads=field("num_key_value_heads", heads),
+            head_dim=head_dim,
+            query_key_norm=norm if query_key_norm else None,
+            **given,
+        ),
+        windows=windows,
+        rotary=tuple(map(rotary, windows)),
+        norm=norm,
+        tied_output=field("tie_word_embeddings", tied),
+        **own,
+    )
+
+
+def _windows(field: Fields, local: Callable[[int], bool]) -> tuple[int | None, ...]:
+    """Of each layer."""
+    window, layers = field("sliding_window", None), range(field("num_hidden_layers"))
+    kinds = field("layer_types", None)
+    if not field("use_sliding_window", True):
+        window = None
+    if kinds is None:
+        return tuple(window if local(i) else None for i in layers)
+    known = {"sliding_attention": window, "full_attention": None}
+    if unknown := set(kinds) - set(known):
+        raise ValueError(f"Expected layer_types of {sorted(known)}. Received: {sorted(unknown)}.")
+    return tuple(known[kinds[i]] for i in layers)
+
+
+def read_rotary(field: Fields) -> RotarySpec:
+    """From `rope_parameters`, or from `rope_theta` and `rope_scaling` of older configs."""
+    base, scaling = field("rope_theta", None), field("rope_scaling", None)
+    given = field("rope_parameters", None) or {"rope_theta": base, **(scaling or {})}
+    return rotary_of(given)
+
+
+def rotary_of(parameters: Mapping[str, Any]) -> RotarySpec:
+    """The positions that `rope_parameters` describe.
+
+    Raises:
+        ValueError: if they are of a kind that a spec cannot express.
+    """
+    given = Fields(parameters)
+    kind = given("rope_type", None) or given("type", "default")
+    given("type", None)
+    if kind not in ("default", "linear", "llama3"):
+        raise ValueError(
+            f"Expected rope_type 'default', 'linear' or 'llama3'. Received: {kind!r}, which "
+            "keras_encdec has no field for."
+        )
+    given.only("partial_rotary_factor", 1.0)
+    spec: dict[str, Any] = {"base": float(given("rope_theta"))}
+    if kind != "default":
+        spec["factor"] = float(given("factor"))
+    if kind == "llama3":
+        spec["low_frequency_factor"] = given("low_freq_factor")
+        spec["high_frequency_factor"] = given("high_freq_factor")
+        spec["original_length"] = given("original_max_position_embeddings")
+    given.check_empty()
+    return RotarySpec(**spec)

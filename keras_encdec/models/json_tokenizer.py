@@ -1,0 +1,90 @@
+"""A tokenizer.json as a tokenizer of KerasHub, for every family alike.
+
+Leaves the tokenising to the `tokenizers` package, so that ids are those of transformers.
+"""
+
+from pathlib import Path
+
+import keras
+import keras_hub
+import tokenizers
+
+from keras_encdec.models.text import is_single, strings
+
+_FILE = "tokenizer.json"
+
+
+@keras.saving.register_keras_serializable(package="keras_encdec")
+class JsonTokenizer(keras_hub.tokenizers.Tokenizer):
+    """Tokenises by a tokenizer.json, adding no special tokens of its own.
+
+    Args:
+        tokenizer: path of the file; None where `load_preset_assets` follows.
+        start_token: piece that a text begins with, or None.
+        end_token: piece that a text ends with.
+        pad_token: piece that fills rows; None for the id 0.
+        **kwargs: of `keras_hub.tokenizers.Tokenizer`.
+
+    Raises:
+        ValueError: if a special token is no piece of the vocabulary.
+
+    Example:
+        >>> tokenizer = JsonTokenizer("tokenizer.json", end_token="<|endoftext|>")
+        >>> tokenizer(["some text"])
+    """
+
+    def __init__(
+        self, tokenizer=None, *, start_token=None, end_token=None, pad_token=None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.start_token, self.end_token, self.pad_token = start_token, end_token, pad_token
+        self.file_assets = [_FILE]
+        if tokenizer is not None:
+            self._read(tokenizer)
+
+    def _read(self, path):
+        self._tokenizer_of_file = tokenizers.Tokenizer.from_file(str(path))
+        self._tokenizer_of_file.no_padding()
+        self._tokenizer_of_file.no_truncation()
+        self.start_token_id = self._id(self.start_token)
+        self.end_token_id = self._id(self.end_token)
+        self.pad_token_id = self._id(self.pad_token) or 0
+
+    def _id(self, piece):
+        return None if piece is None else self.token_to_id(piece)
+
+    def save_assets(self, dir_path):
+        self._tokenizer_of_file.save(str(Path(dir_path) / _FILE))
+
+    def load_assets(self, dir_path):
+        self._read(Path(dir_path) / _FILE)
+
+    def tokenize(self, inputs):
+        texts = strings(inputs, "text to tokenize", may_be_empty=True)
+        every = self._tokenizer_of_file.encode_batch(texts, add_special_tokens=False)
+        rows = [encoding.ids for encoding in every]
+        return rows[0] if is_single(inputs) else rows
+
+    def detokenize(self, inputs):
+        ids = [int(i) for i in inputs]
+        return self._tokenizer_of_file.decode(ids, skip_special_tokens=False)
+
+    def vocabulary_size(self):
+        return self._tokenizer_of_file.get_vocab_size()
+
+    def get_vocabulary(self):
+        return [self.id_to_token(i) for i in range(self.vocabulary_size())]
+
+    def id_to_token(self, id):
+        return self._tokenizer_of_file.id_to_token(id)
+
+    def token_to_id(self, token):
+        """Raises ValueError if there is no such piece."""
+        token_id = self._tokenizer_of_file.token_to_id(token)
+        if token_id is None:
+            raise ValueError(f"Expected a piece of the vocabulary. Received: {token!r}.")
+        return token_id
+
+    def get_config(self):
+        special = {f"{n}_token": getattr(self, f"{n}_token") for n in ("start", "end", "pad")}
+        return {**super().get_config(), **special}

@@ -1,0 +1,267 @@
+"""Every family is held to the same laws; a new one by one line here."""
+
+import dataclasses
+import json
+
+import keras
+import keras_hub
+import ml_dtypes
+import numpy as np
+import pytest
+from reference_folder import FAMILIES as REFERENCES
+from reference_folder import facts_of, write_folder
+from safetensors.numpy import load_file, save_file
+
+import keras_encdec
+from keras_encdec.families import dialect, known
+from keras_encdec.models import EncDecSeq2SeqLM
+from keras_encdec.testing.models import assert_close, draw, make_inputs, to_numpy
+
+# References that tests/parity/make_family_references.py made, by the name there.
+FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2", "qwen3"]
+every_family = pytest.mark.parametrize("name", FAMILIES)
+
+# KerasHub backbones: class, and what makes it another model than the one before.
+HEADS = {"num_query_heads": 4, "num_key_value_heads": 2}
+SIZES = {"vocabulary_size": 96, "num_layers": 3, "hidden_dim": 40, "intermediate_dim": 72}
+GEMMA_3 = {"image_size": None, "global_rope_scaling_factor": 4.0, "num_layers": 7}
+GEMMA = {
+    "head_dim": 12,
+    "use_post_ffw_norm": True,
+    "use_post_attention_norm": True,
+    "use_sliding_window_attention": True,
+    "sliding_window_size": 6,
+    "attention_logit_soft_cap": 5.0,
+    "final_logit_soft_cap": 3.0,
+}
+LLAMA3 = {
+    "rope_max_wavelength": 100,
+    "rope_frequency_adjustment_factor": 8.0,
+    "rope_low_freq_factor": 1.0,
+    "rope_high_freq_factor": 4.0,
+    "rope_pretraining_sequence_length": 64,
+}
+LINEAR = {"rope_max_wavelength": 100, "rope_scaling_factor": 2.0}
+KERAS_HUB = {
+    "gemma": ("Gemma", {"head_dim": 12, "num_key_value_heads": 1, "intermediate_dim": 144}),
+    "gemma2": ("Gemma", {**GEMMA, "intermediate_dim": 144}),
+    "gemma3": ("Gemma3", {**GEMMA, **GEMMA_3}),
+    "llama2": ("Llama", {"layer_norm_epsilon": 1e-2}),
+    "llama3": ("Llama3", {**LLAMA3, "tie_word_embeddings": True}),
+    "mistral": ("Mistral", {**LINEAR, "sliding_window": 6, "head_dim": 12}),
+    "qwen2": ("Qwen", {**LINEAR, "tie_word_embeddings": False}),
+    "qwen3": ("Qwen3", {**LINEAR, "head_dim": 12, "layer_norm_epsilon": 1e-5}),
+}
+every_backbone = pytest.mark.parametrize("name", KERAS_HUB)
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory):
+    root = tmp_path_factory.mktemp("families")
+    return lambda name: root / name if (root / name).exists() else write_folder(root / name, name)
+
+
+def keras_hub_backbone(name):
+    family, changes = KERAS_HUB[name]
+    backbone = getattr(keras_hub.models, f"{family}Backbone")(**{**SIZES, **HEADS, **changes})
+    for weight in backbone.weights:
+        values = draw(weight.path, tuple(weight.shape))
+        if weight.path.endswith("scale") and "Gemma" not in family:
+            values = 1 + values
+        weight.assign(values / 3 if len(weight.shape) == 3 else values)
+    return backbone
+
+
+def silenced(backbone):
+    """The decoder as if it saw no encoder."""
+    for block in backbone.decoder.blocks:
+        kernel = block.cross_attention.output_dense.kernel
+        kernel.assign(np.zeros(kernel.shape, "float32"))
+    return backbone
+
+
+def decoder_logits(backbone, ids, mask):
+    silenced(backbone)
+    states = backbone.encoder(ids[:, ::-1], mask[:, ::-1])
+    return to_numpy(backbone.decoder.logits(backbone.decoder(ids, mask, states, mask)))
+
+
+def reference(name):
+    with np.load(REFERENCES / f"{name}.npz") as arrays:
+        return [arrays[key] for key in ("input_ids", "attention_mask", "logits")]
+
+
+@every_family
+def test_the_decoder_is_the_source_in_transformers(name, folder_of):
+    ids, mask, logits = reference(name)
+    found = decoder_logits(keras_encdec.adapt(folder_of(name)).backbone, ids, mask)
+    assert_close(found[mask == 1], logits[mask == 1], 1e-4)
+
+
+@every_family
+def test_with_a_causal_mask_the_encoder_is_the_source(name, folder_of):
+    ids, mask, logits = reference(name)
+    for expand_gqa in (False, True):
+        options = {"encoder_attention": "causal", "expand_gqa": expand_gqa}
+        pair = keras_encdec.adapt(folder_of(name), **options).backbone
+        found = to_numpy(pair.decoder.logits(pair.encoder(ids, mask)))
+        assert_close(found[mask == 1], logits[mask == 1], 1e-4)
+
+
+@every_backbone
+def test_the_decoder_is_the_source_in_keras_hub(name):
+    source = keras_hub_backbone(name)
+    ids = np.random.default_rng(0).integers(3, 96, (2, 20)).astype("int32")
+    mask = (np.arange(20) < np.array([[20], [13]])).astype("int32")
+    states = source({"token_ids": ids, "padding_mask": mask})
+    expected = to_numpy(source.token_embedding(states, reverse=True))
+    pair = keras_encdec.adapt(source, encoder_attention="causal").backbone
+    found = to_numpy(pair.encoder(ids, mask))
+    assert_close(found[mask == 1], to_numpy(states)[mask == 1], 1e-4)
+    found = decoder_logits(pair, ids, mask)
+    assert_close(found[mask == 1], expected[mask == 1], 1e-4)
+
+
+@every_family
+@pytest.mark.parametrize("dtype", ["float32", ml_dtypes.bfloat16])
+def test_there_and_back_is_bitwise(name, dtype):
+    facts = facts_of(name)
+    family = known.of_model_type(facts["config"]["model_type"])
+    spec = family.from_transformers(facts["config"])
+    bound = dialect.bind(family.transformers, spec.weights())
+    assert {t.name: t.shape for t in bound.values()} == {
+        key: tuple(shape) for key, shape in facts["tensors"].items()
+    }
+    rng = np.random.default_rng(0)
+    for tensor in bound.values():
+        array = rng.normal(size=tensor.shape).astype(dtype)
+        back = np.ascontiguousarray(tensor.to_theirs(tensor.to_ours(array)))
+        assert (back.shape, back.tobytes()) == (array.shape, array.tobytes())
+
+
+@every_backbone
+def test_every_variable_of_keras_hub_has_a_weight(name):
+    backbone = keras_hub_backbone(name)
+    family = known.of_backbone(type(backbone).__name__)
+    tied = {"tie_word_embeddings": backbone.token_embedding.tie_weights}
+    spec = family.from_keras_hub({**tied, **backbone.get_config()})
+    bound = dialect.bind(family.keras_hub, spec.weights())
+    shapes = {weight.path: tuple(weight.shape) for weight in backbone.weights}
+    assert {t.name: t.shape for t in bound.values()} == shapes
+
+
+@every_family
+def test_a_pair_trains_generates_and_comes_back(name, folder_of, tmp_path):
+    lm = keras_encdec.adapt(folder_of(name), decoder_layers=[0, 3])
+    lm.compile(optimizer=keras.optimizers.SGD(0.01), sampler="greedy")
+    inputs = make_inputs()
+    labels, weight = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
+    before = to_numpy(lm.predict_on_batch(inputs))
+    history = lm.fit(inputs, labels, sample_weight=weight, batch_size=3, epochs=2, verbose=0)
+    assert history.history["loss"][1] < history.history["loss"][0]
+    logits = to_numpy(lm.predict_on_batch(inputs))
+    assert np.abs(logits - before).max() > 1e-3
+    written = lm.generate(inputs, max_length=24, stop_token_ids=None)["decoder_token_ids"]
+    lm.save_to_preset(tmp_path / name)
+    again = EncDecSeq2SeqLM.from_preset(str(tmp_path / name))
+    assert again.backbone.spec == lm.backbone.spec
+    np.testing.assert_array_equal(to_numpy(again.predict_on_batch(inputs)), logits)
+    again.compile(sampler="greedy")
+    found = again.generate(inputs, max_length=24, stop_token_ids=None)["decoder_token_ids"]
+    np.testing.assert_array_equal(found, written)
+
+
+@every_family
+def test_cached_is_full(name, folder_of):
+    backbone = keras_encdec.adapt(folder_of(name)).backbone
+    inputs = make_inputs(target=(20, 20, 20))
+    ids, decoder = inputs["decoder_token_ids"], backbone.decoder
+    mask = inputs["encoder_padding_mask"]
+    states = backbone.encoder(inputs["encoder_token_ids"], mask)
+    full = to_numpy(decoder(ids, inputs["decoder_padding_mask"], states, mask))
+    context, cache = decoder.context(states, mask), decoder.empty_cache(3, 20)
+    for i in range(20):
+        state, cache = decoder.step(ids[:, i : i + 1], i, cache, context)
+        assert_close(to_numpy(state)[:, 0], full[:, i], 1e-5)
+
+
+def test_shards_are_read_as_one_file(tmp_path, folder_of):
+    one = keras_encdec.adapt(folder_of("llama")).backbone
+    three = keras_encdec.adapt(write_folder(tmp_path / "llama", "llama", shards=3)).backbone
+    for a, b in zip(one.weights, three.weights, strict=True):
+        if "cross_attention" not in a.path:
+            np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    folder = write_folder(tmp_path / "llama", "llama", shards=3)
+    (folder / "model-1.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"Expected model-1.safetensors in .*Received"):
+        keras_encdec.adapt(folder)
+
+
+def test_a_tensor_that_the_index_lacks_is_named(tmp_path):
+    folder = write_folder(tmp_path / "llama", "llama", shards=3)
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    kept = {k: v for k, v in index["weight_map"].items() if v != "model-1.safetensors"}
+    path.write_text(json.dumps({**index, "weight_map": kept}))
+    with pytest.raises(ValueError, match=r"(?s)Expected the .* tensors.*is missing"):
+        keras_encdec.adapt(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("llama", {"model_type": "lama"}, "The nearest is 'llama'"),
+        ("llama", {"model_type": "bert"}, "add a family"),
+        ("llama", {"attention_bias": True}, "attention_bias=False"),
+        ("llama", {"hidden_act": "relu"}, "hidden_act='silu'"),
+        ("llama", {"residual_multiplier": 0.2}, "residual_multiplier=0.2"),
+        ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
+        ("gemma3", {"layer_types": ["linear_attention"] * 4}, "layer_types"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("qwen2", {"use_mrope": True}, "use_mrope"),
+    ],
+)
+def test_what_a_spec_cannot_express_is_named(name, change, message, tmp_path):
+    folder = write_folder(tmp_path / name, name)
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=f"(?s)Expected .*{message}"):
+        keras_encdec.adapt(folder)
+
+
+def test_a_config_without_a_needed_field(tmp_path):
+    config = facts_of("llama")["config"]
+    del config["hidden_size"]
+    with pytest.raises(ValueError, match="Expected a config with hidden_size"):
+        known.of_model_type("llama").from_transformers(config)
+
+
+def test_older_configs_say_the_same():
+    family = known.of_model_type("llama")
+    config = facts_of("llama")["config"]
+    scaling = dict(config["rope_parameters"])
+    older = {**config, "rope_theta": scaling.pop("rope_theta"), "rope_scaling": scaling}
+    del older["rope_parameters"]
+    assert family.from_transformers(older) == family.from_transformers(config)
+    family, config = known.of_model_type("gemma2"), facts_of("gemma2")["config"]
+    older = {**config, "layer_types": None, "rope_theta": 100.0, "rope_parameters": None}
+    assert family.from_transformers(older) == family.from_transformers(config)
+    family, config = known.of_model_type("qwen2"), facts_of("qwen2")["config"]
+    older = {**config, "layer_types": None}
+    assert family.from_transformers(older) == family.from_transformers(config)
+
+
+def test_stored_ties_and_frequencies_are_left_out(tmp_path):
+    folder = write_folder(tmp_path / "smollm2", "smollm2")
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(5, "float32")
+    save_file(tensors, path)
+    spec = keras_encdec.adapt(folder).backbone.spec.decoder
+    assert spec.tied_output
+    assert dataclasses.replace(spec, tied_output=False) != spec

@@ -1,0 +1,116 @@
+"""The released T5Gemma 2 layout: its text part is transformers' model, merged attention and all."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from reference_folder import FAMILIES, facts_of, write_folder
+from safetensors.numpy import load_file, save_file
+
+import keras_encdec
+from keras_encdec.generation import BeamSearch
+from keras_encdec.spec import CrossAttentionSpec
+from keras_encdec.testing.models import assert_close, to_numpy
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("release") / "t5gemma2", "t5gemma2")
+
+
+@pytest.fixture
+def lm(folder):
+    return keras_encdec.from_preset(folder)
+
+
+def reference():
+    with np.load(FAMILIES / "t5gemma2.npz") as arrays:
+        names = ("encoder_token_ids", "encoder_padding_mask")
+        names += ("decoder_token_ids", "decoder_padding_mask")
+        theirs = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
+        inputs = {n: arrays[t].astype("int32") for n, t in zip(names, theirs, strict=True)}
+        return inputs, arrays["states"], arrays["logits"]
+
+
+def test_numbers_are_those_of_transformers(lm):
+    inputs, states, logits = reference()
+    source, target = inputs["encoder_padding_mask"] == 1, inputs["decoder_padding_mask"] == 1
+    found = to_numpy(lm.backbone(inputs)["encoder_sequence_output"])
+    assert_close(found[source], states[source], 1e-4)
+    assert_close(to_numpy(lm(inputs))[target], logits[target], 1e-4)
+
+
+def test_it_is_two_switches_of_the_spec(lm):
+    spec = lm.backbone.spec
+    assert spec.cross_attention == CrossAttentionSpec(merged=True)
+    assert spec.tied_embeddings
+    assert spec.encoder.windows == ((3, 4), (3, 4), None, (3, 4))
+    assert spec.decoder.windows == (6, 6, None, 6)
+    assert {w.path: tuple(w.shape) for w in lm.backbone.weights} == spec.weights()
+    assert lm.backbone.count_params() == sum(np.prod(s) for s in spec.weights().values())
+
+
+def test_cached_is_full(lm):
+    inputs, *_ = reference()
+    decoder, mask = lm.backbone.decoder, inputs["encoder_padding_mask"]
+    states = lm.backbone.encoder(inputs["encoder_token_ids"], mask)
+    ids = inputs["decoder_token_ids"]
+    full = to_numpy(decoder(ids, np.ones_like(ids), states, mask))
+    context, cache = decoder.context(states, mask), decoder.empty_cache(*ids.shape)
+    for i in range(ids.shape[1]):
+        state, cache = decoder.step(ids[:, i : i + 1], i, cache, context)
+        assert_close(to_numpy(state)[:, 0], full[:, i], 1e-5)
+
+
+def test_prompts_beams_and_samples(lm):
+    inputs, *_ = reference()
+    inputs["decoder_padding_mask"] = (np.arange(16) < np.array([[5], [3]])).astype("int32")
+    lm.compile(sampler="greedy")
+    greedy = lm.generate(inputs, stop_token_ids=None)["decoder_token_ids"]
+    lm.compile(sampler=BeamSearch(1))
+    np.testing.assert_array_equal(
+        lm.generate(inputs, stop_token_ids=None)["decoder_token_ids"], greedy
+    )
+    lm.compile(sampler=BeamSearch(3))
+    both = lm.generate(inputs, stop_token_ids=None, num_samples=3)["decoder_token_ids"]
+    one = {key: rows[1:] for key, rows in inputs.items()}
+    alone = lm.generate(one, stop_token_ids=None, num_samples=3)["decoder_token_ids"]
+    np.testing.assert_array_equal(both[3:], alone)
+
+
+def test_trains_and_comes_back(lm, tmp_path):
+    inputs, *_ = reference()
+    labels, weight = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
+    lm.compile(optimizer=keras.optimizers.SGD(0.01))
+    losses = lm.fit(inputs, labels, sample_weight=weight, epochs=2, verbose=0).history["loss"]
+    assert losses[1] < losses[0]
+    logits = to_numpy(lm.predict_on_batch(inputs))
+    lm.save_to_preset(tmp_path / "pair")
+    again = keras_encdec.from_preset(tmp_path / "pair")
+    np.testing.assert_array_equal(to_numpy(again.predict_on_batch(inputs)), logits)
+    assert again.backbone.encoder.embedding is again.backbone.decoder.embedding
+
+
+def test_the_first_layout_cannot_hold_it(lm, tmp_path):
+    with pytest.raises(ValueError, match=r"Expected cross_attention=.*T5Gemma layout holds"):
+        lm.export_to_transformers(tmp_path / "export")
+
+
+def test_a_warm_up_has_nothing_to_warm_up(lm):
+    lm.compile()
+    inputs, *_ = reference()
+    warmup = keras_encdec.training.CrossAttentionWarmup(2)
+    with pytest.raises(ValueError, match=r"Expected a pair with a cross-attention of its own"):
+        lm.fit(inputs, inputs["decoder_token_ids"], callbacks=[warmup], verbose=0)
+
+
+def test_a_tensor_too_many_is_named(folder, tmp_path):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.decoder.layers.0.cross_attn.q_proj.weight"] = np.ones((2, 2), "float32")
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "config.json").write_text(json.dumps(facts_of("t5gemma2")["config"]))
+    save_file(tensors, damaged / "model.safetensors")
+    with pytest.raises(ValueError, match=r"cross_attn\.q_proj.* is not part of this model"):
+        keras_encdec.from_preset(damaged)

@@ -1,0 +1,189 @@
+"""Logits of tiny models of each family in transformers, in float32 with eager attention.
+
+Writes families/NAME.json, the model's config.json with the shape of each tensor of its
+safetensors file, and families/NAME.npz, inputs and logits. Weights follow from names
+(drawn.py), so that a test can write the file itself. Run with
+`python make_family_references.py` where transformers==5.23.0 and torch 2.13 (CPU) are installed.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from drawn import drawn
+from safetensors import safe_open
+
+HERE = Path(__file__).parent / "families"
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+# Values that bite: K < N, N * H != D, a large epsilon, windows shorter than the texts, a
+# rotary base that turns fast, and a query scale that is not the head width's.
+COMMON = {
+    "vocab_size": 96,
+    "hidden_size": 40,
+    "intermediate_size": 72,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+HEADS = {"head_dim": 12}
+FAST = {"rope_type": "default", "rope_theta": 100.0}
+STRETCHED = {
+    "rope_type": "llama3",
+    "rope_theta": 100.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+CAPS = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}
+# The family's class, and its config.
+MODELS = {
+    "gemma": ("Gemma", {**HEADS, "num_key_value_heads": 1, "rope_parameters": FAST}),
+    "gemma2": (
+        "Gemma2",
+        {
+            **HEADS,
+            **CAPS,
+            "sliding_window": 6,
+            "query_pre_attn_scalar": 10,
+            "rope_parameters": FAST,
+        },
+    ),
+    "gemma3": (
+        "Gemma3",
+        {
+            **HEADS,
+            "sliding_window": 6,
+            "query_pre_attn_scalar": 10,
+            "layer_types": [LOCAL, LOCAL, GLOBAL, LOCAL],
+            "rope_parameters": {
+                LOCAL: FAST,
+                GLOBAL: {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0},
+            },
+        },
+    ),
+    "llama": ("Llama", {**HEADS, "rope_parameters": STRETCHED}),
+    "smollm2": ("Llama", {"rope_parameters": FAST, "tie_word_embeddings": True}),
+    "mistral": ("Mistral", {**HEADS, "sliding_window": 6, "rope_parameters": FAST}),
+    "qwen2": (
+        "Qwen2",
+        {
+            "rope_parameters": FAST,
+            "use_sliding_window": True,
+            "sliding_window": 6,
+            "max_window_layers": 2,
+        },
+    ),
+    "qwen3": ("Qwen3", {**HEADS, "rope_parameters": FAST, "tie_word_embeddings": True}),
+}
+LENGTHS = (20, 13)
+
+
+def make(name):
+    """A model with the weights of its tensors' names, and what save_pretrained writes."""
+    family, changes = MODELS[name]
+    config_class = f"{family}TextConfig" if family == "Gemma3" else f"{family}Config"
+    config = getattr(transformers, config_class)(**{**COMMON, **changes}, dtype="float32")
+    model_class = getattr(transformers, f"{family}ForCausalLM")
+    return filled(model_class, config, zero_centered="Gemma" in family)
+
+
+def filled(model_class, config, zero_centered):
+    model = model_class._from_config(config, attn_implementation="eager").eval()
+    names = names_on_disk(model)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            values = drawn(names[key], tuple(parameter.shape), zero_centered)
+            parameter.copy_(torch.from_numpy(values))
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        config = json.loads((Path(folder) / "config.json").read_text())
+        with safe_open(Path(folder) / "model.safetensors", framework="np") as file:
+            shapes = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    return model, {"config": config, "tensors": shapes}
+
+
+def names_on_disk(model):
+    """What save_pretrained calls each parameter: T5Gemma 2's text encoder lies one deeper."""
+    names = [name for name, _ in model.named_parameters()]
+    return {name: name.replace("model.encoder.text_model.", "model.encoder.") for name in names}
+
+
+def padded(rng, lengths, start=None):
+    """Random ids below 90 with their mask, padded with 0 to the right."""
+    mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype("int64")
+    ids = rng.integers(3, 90, mask.shape)
+    if start is not None:
+        ids[:, 0] = start
+    return ids * mask, mask
+
+
+def make_t5gemma2():
+    """A whole pair, past its windows on both sides; its part for images is as small as can be."""
+    text = {
+        **COMMON,
+        **HEADS,
+        "sliding_window": 6,
+        "query_pre_attn_scalar": 10,
+        "layer_types": [LOCAL, LOCAL, GLOBAL, LOCAL],
+        "rope_parameters": MODELS["gemma3"][1]["rope_parameters"],
+    }
+    images = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    images |= {"num_attention_heads": 2, "image_size": 4, "patch_size": 2}
+    encoder = transformers.T5Gemma2EncoderConfig(
+        text_config=text, vision_config=images, eoi_token_index=90, image_token_index=91
+    )
+    decoder = transformers.T5Gemma2DecoderConfig(**text)
+    config = transformers.T5Gemma2Config(encoder=encoder, decoder=decoder, image_token_index=91)
+    return config, transformers.T5Gemma2ForConditionalGeneration
+
+
+def save_t5gemma2():
+    config, model_class = make_t5gemma2()
+    model, facts = filled(model_class, config, zero_centered=True)
+    rng = np.random.default_rng(6)
+    ids, mask = padded(rng, (20, 13))
+    target_ids, target_mask = padded(rng, (16, 9), start=2)
+    arrays = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "decoder_input_ids": target_ids,
+        "decoder_attention_mask": target_mask,
+    }
+    with torch.no_grad():
+        tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
+        output = model(**tensors, use_cache=False)
+    states = output.encoder_last_hidden_state.numpy()
+    write("t5gemma2", facts, **arrays, states=states, logits=output.logits.numpy())
+
+
+def write(name, facts, **arrays):
+    (HERE / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    np.savez_compressed(HERE / f"{name}.npz", **arrays)
+    print(f"{name}: logits of spread {arrays['logits'].std():.2f}")
+
+
+def main():
+    HERE.mkdir(exist_ok=True)
+    save_t5gemma2()
+    for name in MODELS:
+        model, facts = make(name)
+        rng = np.random.default_rng(5)
+        mask = (np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]).astype("int64")
+        ids = rng.integers(3, 96, mask.shape) * mask
+        with torch.no_grad():
+            inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+            logits = model(**inputs, use_cache=False).logits.numpy()
+        write(name, facts, input_ids=ids, attention_mask=mask, logits=logits)
+
+
+if __name__ == "__main__":
+    main()

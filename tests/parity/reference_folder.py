@@ -1,0 +1,33 @@
+"""The folder that transformers wrote for a reference of `families/`, made again from its facts."""
+
+import json
+from pathlib import Path
+
+from drawn import drawn
+from safetensors.numpy import save_file
+
+FAMILIES = Path(__file__).parent / "families"
+
+
+def facts_of(name):
+    """The config.json of a reference, and the shape of each tensor by name."""
+    return json.loads((FAMILIES / f"{name}.json").read_text())
+
+
+def write_folder(folder, name, shards=1):
+    """Writes config and weights, in one file or in shards with their index."""
+    facts = facts_of(name)
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(facts["config"]))
+    zero_centered = "gemma" in facts["config"]["model_type"]
+    names = list(facts["tensors"])
+    tensors = {key: drawn(key, facts["tensors"][key], zero_centered) for key in names}
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors")
+        return folder
+    weight_map = {key: f"model-{i % shards}.safetensors" for i, key in enumerate(names)}
+    for file in set(weight_map.values()):
+        save_file({k: tensors[k] for k in names if weight_map[k] == file}, folder / file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
