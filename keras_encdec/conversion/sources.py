@@ -5,6 +5,7 @@ before anything is changed, and then one array at a time.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,7 @@ class Source:
 
 
 class ModelSource:
-    """The variables of a Keras model by path.
+    """The variables of a Keras model by path; `path#0`, `path#1`, ... where several share one.
 
     Args:
         model: a built model.
@@ -50,7 +51,8 @@ class ModelSource:
     """
 
     def __init__(self, model, consume=False, rename: Callable = lambda v: v.path):
-        self._variables = {rename(v): v for v in model.weights}
+        names = [rename(v) for v in model.weights]
+        self._variables = dict(zip(_numbered(names), model.weights, strict=True))
         self._consume = consume
 
     def tensors(self) -> dict[str, tuple[Shape, str]]:
@@ -62,6 +64,17 @@ class ModelSource:
     def release(self, name: str) -> None:
         if self._consume:
             self._variables[name]._value = None
+
+
+def _numbered(names: list[str]) -> list[str]:
+    """With a number behind each name that stands there more than once."""
+    shared = {name for name, count in Counter(names).items() if count > 1}
+    seen: Counter = Counter()
+    apart = []
+    for name in names:
+        apart.append(f"{name}#{seen[name]}" if name in shared else name)
+        seen[name] += 1
+    return apart
 
 
 class SafetensorsSource:

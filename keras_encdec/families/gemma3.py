@@ -78,7 +78,7 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
             zero_centered=True,
             query_key_norm=True,
             local=lambda layer: (layer + 1) % pattern != 0,
-            rotary=lambda window: everywhere if window is None else near,
+            rotary=lambda layer, window: everywhere if window is None else near,
             attention=attention,
             final_logit_soft_cap=field("final_logit_softcapping", None),
         )

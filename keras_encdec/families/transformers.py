@@ -56,7 +56,7 @@ def stack(
     zero_centered: bool = False,
     query_key_norm: bool = False,
     local: Callable[[int], bool] = lambda layer: True,
-    rotary: Callable[[int | None], RotarySpec | None] | None = None,
+    rotary: Callable[[int, int | None], RotarySpec | None] | None = None,
     attention: Mapping[str, Any] | None = None,
     **own: Any,
 ) -> StackSpec:
@@ -68,7 +68,7 @@ def stack(
         zero_centered: of the norms.
         query_key_norm: whether heads are normalised, as every norm of the stack.
         local: which layers have the window, where there is one and no `layer_types`.
-        rotary: positions of a layer by its window; as the config says if None.
+        rotary: positions of a layer by its number and window; as the config says if None.
         attention: fields of `AttentionSpec` with the family's values.
         **own: fields of `StackSpec` with the family's values.
 
@@ -84,7 +84,7 @@ def stack(
     windows = _windows(field, local)
     if rotary is None:
         positions = read_rotary(field)
-        rotary = lambda window: positions  # noqa: E731
+        rotary = lambda layer, window: positions  # noqa: E731
     given = {"query_pre_attn_scalar": head_dim, **(attention or {})}
     return StackSpec(
         vocabulary_size=field("vocab_size"),
@@ -98,7 +98,7 @@ def stack(
             **given,
         ),
         windows=windows,
-        rotary=tuple(map(rotary, windows)),
+        rotary=tuple(rotary(i, window) for i, window in enumerate(windows)),
         norm=norm,
         tied_output=field("tie_word_embeddings", tied),
         **own,
