@@ -2,7 +2,7 @@
 
 import difflib
 
-from keras_encdec.families import gemma, gemma3, llama, mistral, qwen
+from keras_encdec.families import gemma, gemma3, llama, mistral, qwen, smollm3
 from keras_encdec.families.family import Family
 
 # A new family joins by one name here.
@@ -12,6 +12,7 @@ FAMILIES: tuple[Family, ...] = (
     *llama.FAMILIES,
     *mistral.FAMILIES,
     *qwen.FAMILIES,
+    *smollm3.FAMILIES,
 )
 
 

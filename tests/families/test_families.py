@@ -20,7 +20,7 @@ from keras_encdec.models import EncDecSeq2SeqLM
 from keras_encdec.testing.models import assert_close, draw, make_inputs, to_numpy
 
 # References that tests/parity/make_family_references.py made, by the name there.
-FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2", "qwen3"]
+FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2", "qwen3", "smollm3"]
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
 # KerasHub backbones: class, and what makes it another model than the one before.
@@ -44,6 +44,19 @@ LLAMA3 = {
     "rope_pretraining_sequence_length": 64,
 }
 LINEAR = {"rope_max_wavelength": 100, "rope_scaling_factor": 2.0}
+SMOLLM3 = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "mlp_bias": False,
+    "rope_layer_enabled_list": [True, False, True],
+    "layer_types": ["full_attention"] * 3,
+    "layer_norm_epsilon": 1e-2,
+    "max_position_embeddings": 64,
+    "rope_theta": 100.0,
+    "partial_rotary_factor": 1.0,
+}
 USUAL = SIZES | HEADS
 KERAS_HUB = {
     "gemma": ("Gemma", USUAL | {"head_dim": 12, "num_key_value_heads": 1, "intermediate_dim": 144}),
@@ -53,6 +66,7 @@ KERAS_HUB = {
     "llama3": ("Llama3", USUAL | LLAMA3 | {"tie_word_embeddings": True}),
     "mistral": ("Mistral", USUAL | LINEAR | {"sliding_window": 6, "head_dim": 12}),
     "qwen2": ("Qwen", USUAL | LINEAR | {"tie_word_embeddings": False}),
+    "smollm3": ("SmolLM3", SIZES | SMOLLM3),
     "qwen3": ("Qwen3", USUAL | LINEAR | {"head_dim": 12, "layer_norm_epsilon": 1e-5}),
 }
 every_backbone = pytest.mark.parametrize("name", KERAS_HUB)
@@ -67,8 +81,8 @@ def folder_of(tmp_path_factory):
 def keras_hub_backbone(name):
     family, config = KERAS_HUB[name]
     backbone = getattr(keras_hub.models, f"{family}Backbone")(**config)
-    for weight in backbone.weights:
-        values = draw(weight.path, tuple(weight.shape))
+    for i, weight in enumerate(backbone.trainable_weights):  # rotary frequencies are not
+        values = draw(f"{i} {weight.path}", tuple(weight.shape))
         if weight.path.endswith("scale") and "Gemma" not in family:
             values = 1 + values
         weight.assign(values / 3 if len(weight.shape) == 3 else values)

@@ -82,6 +82,7 @@ MODELS = {
             "max_window_layers": 2,
         },
     ),
+    "smollm3": ("SmolLM3", {"rope_parameters": FAST, "no_rope_layers": [1, 1, 0, 1]}),
     "qwen3": ("Qwen3", {**HEADS, "rope_parameters": FAST, "tie_word_embeddings": True}),
 }
 LENGTHS = (20, 13)

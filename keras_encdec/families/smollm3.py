@@ -1,0 +1,84 @@
+"""SmolLM3: Llama whose every fourth layer knows no positions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras_encdec.families import keras_hub, transformers
+from keras_encdec.families.dialect import Rule
+from keras_encdec.families.family import LLAMA, Family
+from keras_encdec.families.fields import reading
+from keras_encdec.spec import AttentionSpec, NormSpec, RotarySpec, StackSpec
+
+_LAYER = (
+    ("attention/query/kernel", "self_attn/q_proj/kernel", "d (n h) -> d n h"),
+    ("attention/key/kernel", "self_attn/k_proj/kernel", "d (k h) -> d k h"),
+    ("attention/value/kernel", "self_attn/v_proj/kernel", "d (k h) -> d k h"),
+    ("feedforward/gate/kernel", "mlp/gate_proj/kernel", "d f -> d f"),
+    ("feedforward/up/kernel", "mlp/up_proj/kernel", "d f -> d f"),
+    ("feedforward/down/kernel", "mlp/down_proj/kernel", "f d -> f d"),
+    ("pre_attention_norm/scale", "input_layernorm/scale", "d -> d"),
+    ("pre_feedforward_norm/scale", "post_attention_layernorm/scale", "d -> d"),
+)
+KERAS_HUB = (
+    Rule("embedding/embeddings", "token_embedding/embeddings", "v d -> v d"),
+    Rule("final_norm/scale", "sequence_output_layernorm/scale", "d -> d"),
+    # Built outside of its layer's name (smollm3_layers.py): all of them share a path.
+    Rule("block_{i}/attention/attention_output/kernel", "o_proj/kernel#{i}", "n h d -> n h d"),
+    *keras_hub.blocks("transformer_layer_{i}", _LAYER),
+)
+
+
+def from_keras_hub(config: Mapping[str, Any]) -> StackSpec:
+    """The spec behind a `SmolLM3Backbone` config; its output is always tied."""
+    with reading(config) as field:
+        for name in ("attention_bias", "mlp_bias"):
+            field.only(name, False)
+        field.only("attention_dropout", 0.0)
+        field.only("partial_rotary_factor", 1.0)
+        layers, heads, width = (
+            field(name) for name in ("num_layers", "num_attention_heads", "hidden_dim")
+        )
+        field.only("layer_types", ["full_attention"] * layers)
+        rotary = RotarySpec(float(field("rope_theta")))
+        return StackSpec(
+            vocabulary_size=field("vocabulary_size"),
+            width=width,
+            feedforward_dim=field("intermediate_dim"),
+            attention=AttentionSpec(
+                num_heads=heads,
+                num_kv_heads=field("num_key_value_heads"),
+                head_dim=width // heads,
+                query_pre_attn_scalar=width // heads,
+            ),
+            windows=(None,) * layers,
+            rotary=tuple(rotary if used else None for used in field("rope_layer_enabled_list")),
+            norm=NormSpec(field("layer_norm_epsilon"), zero_centered=False),
+            tied_output=field("tie_word_embeddings"),
+            **LLAMA,
+        )
+
+
+def from_transformers(config: Mapping[str, Any]) -> StackSpec:
+    """The spec behind a `config.json` of model type `smollm3`."""
+    with reading(config) as field:
+        field.only("hidden_act", "silu")
+        field("max_window_layers", None), field("no_rope_layer_interval", None)  # said by the lists
+        used, positions = field("no_rope_layers"), transformers.read_rotary(field)  # 1: used
+
+        def rotary(layer, window):
+            return positions if used[layer] else None
+
+        return transformers.stack(field, tied=True, rotary=rotary, **LLAMA)
+
+
+FAMILIES = (
+    Family(
+        ("SmolLM3Backbone",),
+        ("smollm3",),
+        KERAS_HUB,
+        transformers.rules(post_norm=False),
+        from_keras_hub,
+        from_transformers,
+        ("lm_head.weight", "*.inv_freq", "rotary_emb/inv_freq*"),
+    ),
+)
