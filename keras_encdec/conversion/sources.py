@@ -90,16 +90,19 @@ class SafetensorsSource:
 
     def __init__(self, locate: Callable[[str], str], known: str):
         self._known = known
-        self._files = {}
+        self._paths: dict[str, str] = {}
+        self._headers: dict[str, tuple[Shape, str]] = {}
         for path in self._shards(locate):
             try:
-                file = safe_open(path, framework="np")
+                with safe_open(path, framework="np") as file:
+                    headers = {name: _header(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
             except Exception as error:  # safetensors raises its own Rust error type
                 raise ValueError(
                     f"Expected a safetensors file. Received: {path}, which cannot be read "
                     f"({error}). Download or export it again."
                 ) from error
-            self._files.update(dict.fromkeys(file.keys(), file))
+            self._paths |= dict.fromkeys(headers, path)
+            self._headers |= headers
 
     def _shards(self, locate) -> list[str]:
         try:
@@ -117,14 +120,15 @@ class SafetensorsSource:
             ) from error
 
     def tensors(self) -> dict[str, tuple[Shape, str]]:
-        return {name: self._header(name) for name in self._files}
-
-    def _header(self, name: str) -> tuple[Shape, str]:
-        part = self._files[name].get_slice(name)
-        return tuple(part.get_shape()), _DTYPES.get(part.get_dtype(), part.get_dtype())
+        return self._headers
 
     def read(self, name: str) -> np.ndarray:
-        return self._files[name].get_tensor(name)
+        with safe_open(self._paths[name], framework="np") as file:  # its pages go as it closes
+            return file.get_tensor(name)
 
     def release(self, name: str) -> None:
-        """Nothing to let go of: `read` maps the file."""
+        """Nothing to let go of: `read` gives a copy."""
+
+
+def _header(part) -> tuple[Shape, str]:
+    return tuple(part.get_shape()), _DTYPES.get(part.get_dtype(), part.get_dtype())

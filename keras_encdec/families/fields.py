@@ -81,7 +81,8 @@ class Fields:
         for name, value in self._left.items():
             if value not in (None, False):
                 raise ValueError(
-                    f"Expected only fields that keras_encdec knows. Received: {name}={value!r}, "
+                    "Expected only fields that keras_encdec knows. "
+                    f"Received: {name}={repr(value)[:80]}, "
                     "which it would have to ignore."
                 )
 

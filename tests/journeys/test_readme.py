@@ -9,6 +9,7 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+from qwen_folder import write_qwen
 
 import keras_encdec
 from keras_encdec.sharing import catalog
@@ -26,6 +27,7 @@ lm.compile(sampler="greedy")
 def world(tmp_path_factory):
     released = tmp_path_factory.mktemp("released") / "t5gemma"
     keras_encdec.from_preset("gemma2_tiny_mini").export_to_transformers(released)
+    qwen = write_qwen(tmp_path_factory.mktemp("qwen"))
     text = "Returns the sum of two arrays, element by element, as a new array."
     names = {
         "step": 1,
@@ -40,6 +42,9 @@ def world(tmp_path_factory):
         "gemma2_9b_en": str(catalog.embedded("gemma2_tiny_docs")),
         "gemma2_2b_en": "gemma2_mini_docs",
         "hf://google/t5gemma-2b-2b-ul2": str(released),
+        "qwen3_0.6b_en": str(catalog.embedded("gemma2_mini_docs")),
+        "hf://HuggingFaceTB/SmolLM2-135M": str(qwen),
+        "hf://Qwen/Qwen2.5-0.5B": str(qwen),
     }
     return names, sizes
 

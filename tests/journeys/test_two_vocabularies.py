@@ -1,15 +1,10 @@
 """A Qwen-shaped encoder with a Gemma-shaped decoder, each with its own tokenizer."""
 
-import json
-
 import keras
 import keras_hub
 import numpy as np
 import pytest
-import tokenizers
-from drawn import drawn
-from reference_folder import facts_of
-from safetensors.numpy import save_file
+from qwen_folder import PIECES, TEXTS, write_qwen
 
 import keras_encdec
 from keras_encdec import data, objectives, training
@@ -17,42 +12,12 @@ from keras_encdec.models import JsonTokenizer
 from keras_encdec.sharing import catalog
 from keras_encdec.testing.models import to_numpy
 
-TEXTS = [
-    "Return the sum of array elements over a given axis, or of all of them.",
-    "Sort the array in place; the order of equal elements is kept if kind is stable.",
-    "Read a table of numbers from a text file, one row for each line of it.",
-]
 PAIRS = {"encoder_text": TEXTS, "decoder_text": ["A sum.", "A sorted array.", "A table."]}
-PIECES = 320
-
-
-def write_tokenizer(folder):
-    """Byte pairs of the texts, with ChatML's special pieces."""
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=PIECES,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    special = {"bos_token": None, "eos_token": {"content": "<|endoftext|>"}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(special))
 
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory):
-    """A folder of transformers with a model and its tokenizer."""
-    folder, facts = tmp_path_factory.mktemp("qwen"), facts_of("qwen2")
-    (folder / "config.json").write_text(json.dumps({**facts["config"], "vocab_size": PIECES}))
-    shapes = {k: [PIECES if n == 96 else n for n in v] for k, v in facts["tensors"].items()}
-    tensors = {key: drawn(key, shape, False) for key, shape in shapes.items()}
-    save_file(tensors, folder / "model.safetensors")
-    write_tokenizer(folder)
-    return folder
+    return write_qwen(tmp_path_factory.mktemp("qwen"))
 
 
 @pytest.fixture

@@ -1,0 +1,100 @@
+"""Peak memory and time of converting a folder of safetensors of Llama 3.2 3B's shape into 3B-3B.
+
+    python bench/convert_folder.py /tmp/llama_3b_shape
+
+The first call writes config.json and shards of random bfloat16 weights (6.4 GB) to that folder.
+Prints one line: seconds, peak resident memory, and its ratio to the finished model.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+# https://huggingface.co/meta-llama/Llama-3.2-3B, config.json
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "tie_word_embeddings": True,
+}
+SHARD = 2_000_000_000  # bytes
+
+
+def write(folder: Path) -> None:
+    """Names and shapes as the family's rules have them, a shard at a time."""
+    import ml_dtypes
+    from safetensors.numpy import save_file
+
+    from keras_encdec.families import dialect, llama
+
+    (family,) = llama.FAMILIES
+    bound = dialect.bind(family.transformers, family.from_transformers(CONFIG).weights())
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    some = np.random.default_rng(0).normal(0, 0.02, 1 << 20).astype(ml_dtypes.bfloat16)
+    weight_map, pending, size = {}, {}, 0
+    for tensor in [*bound.values(), None]:
+        if tensor is None or size > SHARD:
+            file = f"model-{len(set(weight_map.values()))}.safetensors"
+            save_file(pending, folder / file)
+            weight_map |= dict.fromkeys(pending, file)
+            pending, size = {}, 0
+        if tensor is not None:
+            pending[tensor.name] = np.resize(some, tensor.shape)
+            size += pending[tensor.name].nbytes
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def convert(folder: Path) -> None:
+    import keras_encdec
+
+    start = time.time()
+    lm = keras_encdec.adapt(folder, dtype="bfloat16")
+    seconds = time.time() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    finished = 2 * lm.backbone.count_params()
+    print(
+        f"convert a folder, 3B-3B bfloat16: {seconds:.0f} s, peak {peak / 1e9:.2f} GB, "
+        f"finished model {finished / 1e9:.2f} GB, ratio {peak / finished:.3f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--stage", choices=["write", "convert"])
+    args = parser.parse_args()
+    if args.stage:
+        {"write": write, "convert": convert}[args.stage](args.folder)
+        return
+    for stage in ["convert"] if args.folder.exists() else ["write", "convert"]:
+        subprocess.run([sys.executable, __file__, str(args.folder), "--stage", stage], check=True)
+
+
+if __name__ == "__main__":
+    main()
