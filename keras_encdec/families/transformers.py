@@ -120,8 +120,11 @@ def _windows(field: Fields, local: Callable[[int], bool]) -> tuple[int | None, .
 
 
 def read_rotary(field: Fields) -> RotarySpec:
-    """From `rope_parameters`, or from `rope_theta` and `rope_scaling` of older configs."""
-    base, scaling = field("rope_theta", None), field("rope_scaling", None)
+    """From `rope_parameters`, or from `rope_theta` and `rope_scaling` of older configs.
+
+    Where a config says nothing, as Llama 2's, the base is that of arXiv 2104.09864.
+    """
+    base, scaling = field("rope_theta", 10_000.0), field("rope_scaling", None)
     given = field("rope_parameters", None) or {"rope_theta": base, **(scaling or {})}
     return rotary_of(given)
 

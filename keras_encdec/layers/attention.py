@@ -204,8 +204,8 @@ class Attention(keras.layers.Layer):
             positions: (B, T) int of `x`; unused without rotary positions.
             context: what is attended to, by default `x`: (B, S, D') states, or their
                 `(keys, values)` as they are kept, each (B, K, S, H).
-            also: what is attended to together with that: `(keys, values, visible)` as they
-                are kept, and who may see them.
+            also: what is attended to together with that, on the plain path: `(keys, values,
+                visible)` as they are kept, and who may see them.
             cache: `(keys, values)` of the tokens before `x`, each (B, K, R, H); `x` is
                 a single token then, whose own are written to it.
             index: int, the number of that token.

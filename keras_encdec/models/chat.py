@@ -90,6 +90,27 @@ def format_of(tokenizer) -> Format | None:
     return next((f for f in FORMATS if piece_id(tokenizer, f.end) is not None), None)
 
 
+def required_format(tokenizer) -> Format:
+    """The format of a tokenizer.
+
+    Raises:
+        ValueError: if it has no pieces for turns, or splits them.
+    """
+    found, name = format_of(tokenizer), type(tokenizer).__name__
+    if found is None:
+        ends = ", ".join(known.end for known in FORMATS)
+        raise ValueError(
+            f"Expected a tokenizer with pieces for turns ({ends}) for a chat. "
+            f"Received: {name} without them. Use generate."
+        )
+    if encode(tokenizer, [found.end]) != [[piece_id(tokenizer, found.end)]]:
+        raise ValueError(
+            f"Expected a tokenizer that keeps {found.end} whole. Received: {name}, which splits "
+            "it. Make it with unsplittable_tokens that name the pieces of turns."
+        )
+    return found
+
+
 def turns(messages) -> tuple[str, list[str]]:
     """What the system said, and what user and model said in turn, the user last.
 

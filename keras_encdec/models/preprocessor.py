@@ -333,14 +333,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
 
     def _chat_format(self):
         """How the encoder's text is framed."""
-        found = chat.format_of(self.encoder_tokenizer)
-        if found is None:
-            ends = ", ".join(known.end for known in chat.FORMATS)
-            raise ValueError(
-                f"Expected a tokenizer with pieces for turns ({ends}) for a chat. "
-                f"Received: {type(self.encoder_tokenizer).__name__} without them. Use generate."
-            )
-        return found
+        return chat.required_format(self.encoder_tokenizer)
 
     def _end_of_turn_id(self):
         found = chat.format_of(self.tokenizer)

@@ -245,9 +245,12 @@ class _Step:
         return np.dtype(self.policy.compute_dtype).itemsize
 
     def activations(self, attention: str, remat: bool) -> int:
+        seen = [self.target, self.source]
+        if self.pair.cross_attention.merged:
+            seen = [sum(seen)]
         sides = [
             ("encoder", self.pair.encoder, self.source, [self.source]),
-            ("decoder", self.pair.decoder, self.target, [self.target, self.source]),
+            ("decoder", self.pair.decoder, self.target, seen),
         ]
         blocks = [self._block(*side, attention) for side in sides]
         if remat:
