@@ -8,8 +8,8 @@ a folder of transformers to the given path, which every part below reads:
 
 1. the source in ours (encoder, causal, with the decoder's output) beside LlamaForCausalLM;
 2. the decoder of the converted pair, its cross-attention zeroed, beside the same;
-3. PrefixLM on docstrings, 64 + 64 tokens: held-out loss along the way, beside the source
-   model's with its input and without.
+3. PrefixLM on docstrings, 64 + 64 tokens, from a zero gate: held-out loss along the way,
+   beside the source model's with its input and without.
 
 Prints one line for each, and writes curve.png beside the folder's files.
 """
@@ -138,15 +138,13 @@ def baselines(folder, x, y, weight):
     lm = keras_encdec.adapt(folder, preprocessor=None)
     silence(lm.backbone.decoder)
     lm.compile()
-    without = evaluate(lm, x, y, weight)
-    source, target = x["encoder_token_ids"], x["decoder_token_ids"]
-    whole = {f"decoder_{k}": v for k, v in (("token_ids", np.hstack([target[:, :1], source, y])),)}
-    whole["decoder_token_ids"] = whole["decoder_token_ids"][:, :-1]
-    whole["decoder_padding_mask"] = np.hstack([np.ones_like(source), x["decoder_padding_mask"]])
+    source, whole = x["encoder_token_ids"], dict(x)
+    start = x["decoder_token_ids"][:, :1]
+    whole["decoder_token_ids"] = np.hstack([start, source, y])[:, :-1]
+    whole["decoder_padding_mask"] = np.ones_like(whole["decoder_token_ids"])
     labels = np.hstack([source, y])
     weights = np.hstack([np.zeros(source.shape, "float32"), weight])
-    encoder = {k: x[k] for k in ("encoder_token_ids", "encoder_padding_mask")}
-    return without, evaluate(lm, {**encoder, **whole}, labels, weights)
+    return evaluate(lm, x, y, weight), evaluate(lm, whole, labels, weights)
 
 
 def evaluate(lm, x, y, weight):
@@ -163,7 +161,7 @@ def train(folder, options):
 
     packages = ("numpy", "keras", "scipy", "jax")
     training, held_out = docstrings.load(packages, lambda files: track(files, "Reading"))
-    lm = keras_encdec.adapt(folder, cross_attention_gate=options.gate)
+    lm = keras_encdec.adapt(folder, cross_attention_gate=not options.copy)
     lm.preprocessor.encoder_sequence_length = lm.preprocessor.decoder_sequence_length = HALF
     held = [d.text for d in held_out if len(d.text) > 12 * HALF][: options.held_out]
     x, y, weight = lm.preprocessor(held)
@@ -204,10 +202,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--every", type=int, default=25, help="steps between evaluations")
-    parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--every", type=int, default=20, help="steps between evaluations")
+    parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--held-out", type=int, default=60, help="documents")
-    parser.add_argument("--gate", action="store_true", help="start as the source")
+    parser.add_argument("--copy", action="store_true", help="start cross-attention without a gate")
     options = parser.parse_args()
     if not options.folder.exists():
         write_folder(options.folder)

@@ -29,6 +29,11 @@ def export_to_transformers(lm, path, max_shard_size: float = 5.0) -> None:
         ValueError: naming the field that the layout cannot hold.
     """
     backbone = lm.backbone
+    if lm.preprocessor is not None and lm.preprocessor.has_two_vocabularies:
+        raise ValueError(
+            "Expected one tokenizer, all that the T5Gemma layout holds. Received: an "
+            "encoder_tokenizer. save_to_preset keeps any pair."
+        )
     config = t5gemma.to_transformers(backbone.spec, backbone.variable_dtype)
     with atomic_folder(path) as folder:
         _write_json(folder / "config.json", config)

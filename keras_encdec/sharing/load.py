@@ -101,9 +101,10 @@ def adapt(
     if type(first).__name__ == t5gemma.KERAS_HUB_CLASS:
         _check_no_options(options)
         return _task(_take_over(first, dtype), _tokenizer_of(encoder), chat, preprocessor)
-    sources = {"source": _source(encoder, dtype)}
+    text = preprocessor == _AUTO
+    sources = {"source": _source(encoder, dtype, text)}
     if decoder is not None:
-        sources = {"encoder": sources["source"], "decoder": _source(decoder, dtype)}
+        sources = {"encoder": sources["source"], "decoder": _source(decoder, dtype, text)}
     every = list(sources.values())
     plan = make_plan(*[source.spec for source in every], **options)
     tokenizer, encoder_tokenizer = _tokenizers(every)
@@ -144,15 +145,16 @@ def _from_recipe(recipe: catalog.Recipe, dtype, preprocessor, options) -> EncDec
     return adapt(*sides, dtype=dtype, preprocessor=preprocessor, **options)
 
 
-def _source(model, dtype) -> Source:
+def _source(model, dtype, text: bool) -> Source:
+    """What is to be converted, with its tokenizer if it is to work on text."""
     if not isinstance(model, (str, Path)):
         return _in_memory(_backbone_of(model), _tokenizer_of(model))
     catalog.check_known(str(model))
     preset = catalog.on_this_machine(str(model))
     config = _config(preset)
     if "model_type" in config:
-        return _in_files(preset, config)
-    tokenizer = keras_hub.models.Tokenizer.from_preset(preset)
+        return _in_files(preset, config, tokenizer_of_files(preset) if text else None)
+    tokenizer = keras_hub.models.Tokenizer.from_preset(preset) if text else None
     with layout.on_host():
         backbone = keras_hub.models.Backbone.from_preset(preset, dtype=dtype)
     return _in_memory(backbone, tokenizer, consume=True)
@@ -166,10 +168,10 @@ def _in_memory(backbone, tokenizer, consume=False) -> Source:
     return Source(spec, weights, family.keras_hub, family.dropped, tokenizer)
 
 
-def _in_files(preset, config) -> Source:
+def _in_files(preset, config, tokenizer) -> Source:
     family = known.of_model_type(config["model_type"])
     weights = SafetensorsSource(lambda name: get_file(preset, name), preset)
-    spec, tokenizer = family.from_transformers(config), tokenizer_of_files(preset)
+    spec = family.from_transformers(config)
     return Source(spec, weights, family.transformers, family.dropped, tokenizer)
 
 
@@ -196,10 +198,8 @@ def _tokenizers(sources) -> tuple:
         ValueError: if a tokenizer has more pieces than its embedding has rows.
     """
     for source in sources:
-        rows, pieces = (
-            source.spec.vocabulary_size,
-            source.tokenizer.vocabulary_size() if source.tokenizer else 0,
-        )
+        rows = source.spec.vocabulary_size
+        pieces = source.tokenizer.vocabulary_size() if source.tokenizer else 0
         if pieces > rows:
             raise ValueError(
                 f"Expected a tokenizer of at most {rows} pieces, the rows of the embedding. "

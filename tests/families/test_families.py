@@ -14,13 +14,16 @@ from reference_folder import facts_of, write_folder
 from safetensors.numpy import load_file, save_file
 
 import keras_encdec
+from keras_encdec.conversion.plan import make_plan
 from keras_encdec.conversion.sources import ModelSource
 from keras_encdec.families import dialect, known
 from keras_encdec.models import EncDecSeq2SeqLM
-from keras_encdec.testing.models import assert_close, draw, make_inputs, to_numpy
+from keras_encdec.testing.models import assert_close, draw, make_inputs, run, to_numpy
+from keras_encdec.testing.specs import tiny_decoder
 
 # References that tests/parity/make_family_references.py made, by the name there.
 FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2", "qwen3", "smollm3"]
+ARRAYS = ("token_ids", "padding_mask")
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
 # KerasHub backbones: class, and what makes it another model than the one before.
@@ -181,13 +184,11 @@ def test_a_pair_trains_generates_and_comes_back(name, folder_of, tmp_path):
     logits = to_numpy(lm.predict_on_batch(inputs))
     assert np.abs(logits - before).max() > 1e-3
     written = lm.generate(inputs, max_length=24, stop_token_ids=None)["decoder_token_ids"]
+    assert written.shape == (3, 24)
     lm.save_to_preset(tmp_path / name)
     again = EncDecSeq2SeqLM.from_preset(str(tmp_path / name))
     assert again.backbone.spec == lm.backbone.spec
     np.testing.assert_array_equal(to_numpy(again.predict_on_batch(inputs)), logits)
-    again.compile(sampler="greedy")
-    found = again.generate(inputs, max_length=24, stop_token_ids=None)["decoder_token_ids"]
-    np.testing.assert_array_equal(found, written)
 
 
 @every_family
@@ -202,6 +203,57 @@ def test_cached_is_full(name, folder_of):
     for i in range(20):
         state, cache = decoder.step(ids[:, i : i + 1], i, cache, context)
         assert_close(to_numpy(state)[:, 0], full[:, i], 1e-5)
+
+
+@every_family
+def test_padding_batch_mates_and_row_mates_do_not_matter(name, folder_of):
+    backbone = keras_encdec.adapt(folder_of(name), cross_attention_init="self_attention").backbone
+    inputs, lengths = make_inputs((20, 13), (16, 9)), {"encoder": (20, 13), "decoder": (16, 9)}
+    together = run(backbone, inputs)["decoder_sequence_output"]
+    row = {}
+    for side, sizes in lengths.items():
+        alone = {f"{side}_{k}": inputs[f"{side}_{k}"][1:, : sizes[1]] for k in ARRAYS}
+        ids = [r[:n] for r, n in zip(inputs[f"{side}_token_ids"], sizes, strict=True)]
+        row[f"{side}_token_ids"] = np.concatenate(ids)[None]
+        row[f"{side}_padding_mask"] = np.repeat([1, 2], sizes)[None].astype("int32")
+        lengths[side] = alone
+    alone = run(backbone, lengths["encoder"] | lengths["decoder"])["decoder_sequence_output"]
+    assert_close(alone[0], together[1, :9], 1e-4)
+    packed = run(backbone, row)["decoder_sequence_output"][0]
+    assert_close(packed, np.concatenate([together[0], together[1, :9]]), 1e-4)
+
+
+@every_family
+def test_a_plan_sets_each_weight_once_and_says_what_it_leaves(name):
+    facts = facts_of(name)
+    spec = known.of_model_type(facts["config"]["model_type"]).from_transformers(facts["config"])
+    for sources in ((spec,), (spec, tiny_decoder())):
+        plan = make_plan(*sources, decoder_layers=1)
+        assert {step.target: step.shape for step in plan.steps} == plan.pair.weights()
+        assert len({step.target for step in plan.steps}) == len(plan.steps)
+        there = {(side, n) for side, s in plan.sources.items() for n in s.weights()}
+        used = {step.source for step in plan.steps} - {None}
+        assert used | set(plan.dropped) == there
+        assert not used & set(plan.dropped)
+        assert bool(plan.dropped) == (len(sources) == 2) == ("(left out)" in str(plan))
+
+
+@every_family
+def test_keras_manners(name, folder_of):
+    inputs = make_inputs()
+    plain = keras_encdec.adapt(folder_of(name), decoder_layers=[0, 3])
+    states = run(plain.backbone, inputs)["encoder_sequence_output"]
+    half = keras_encdec.adapt(folder_of(name), decoder_layers=[0, 3], dtype="mixed_bfloat16")
+    assert {w.dtype for w in half.backbone.weights} == {"float32"}
+    found = run(half.backbone, inputs)["encoder_sequence_output"]
+    assert 0 < np.abs(found - states).max() < 1
+    before = to_numpy(plain(inputs))
+    plain.backbone.enable_lora(2)
+    np.testing.assert_array_equal(to_numpy(plain(inputs)), before)
+    new = {"lora", "cross_attention"}
+    assert all(any(part in v.path for part in new) for v in plain.trainable_variables)
+    half.quantize("int8")
+    assert np.isfinite(to_numpy(half(inputs))).all()
 
 
 def test_shards_are_read_as_one_file(tmp_path, folder_of):
