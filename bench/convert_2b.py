@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -43,7 +44,7 @@ def write_preset(folder: Path) -> None:
     tokenizer.save_to_preset(str(folder))
 
 
-def convert(folder: Path) -> None:
+def convert(folder: Path, what: str) -> None:
     import keras_encdec
 
     start = time.time()
@@ -52,22 +53,25 @@ def convert(folder: Path) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     finished = 2 * lm.backbone.count_params()
     print(
-        f"convert 2B-2B bfloat16: {seconds:.0f} s, peak {peak / 1e9:.2f} GB, "
+        f"convert {what}: {seconds:.0f} s, peak {peak / 1e9:.2f} GB, "
         f"finished model {finished / 1e9:.2f} GB, ratio {peak / finished:.3f}"
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(script: str, description: str, write: Callable[[Path], None], what: str) -> None:
+    """Writes the folder if it is not there, and converts it in a process of its own."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--stage", choices=["write", "convert"])
     args = parser.parse_args()
-    if args.stage:
-        {"write": write_preset, "convert": convert}[args.stage](args.folder)
-        return
-    for stage in ["convert"] if args.folder.exists() else ["write", "convert"]:
-        subprocess.run([sys.executable, __file__, str(args.folder), "--stage", stage], check=True)
+    if args.stage == "write":
+        write(args.folder)
+    elif args.stage == "convert":
+        convert(args.folder, what)
+    else:
+        for stage in ["convert"] if args.folder.exists() else ["write", "convert"]:
+            subprocess.run([sys.executable, script, args.folder, "--stage", stage], check=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__.split("\n")[0], write_preset, "2B-2B bfloat16")

@@ -6,18 +6,11 @@ The first call writes config.json and shards of random bfloat16 weights (6.4 GB)
 Prints one line: seconds, peak resident memory, and its ratio to the finished model.
 """
 
-import argparse
 import json
-import os
-import resource
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
+from convert_2b import main
 
 # https://huggingface.co/meta-llama/Llama-3.2-3B, config.json
 CONFIG = {
@@ -70,31 +63,5 @@ def write(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def convert(folder: Path) -> None:
-    import keras_encdec
-
-    start = time.time()
-    lm = keras_encdec.adapt(folder, dtype="bfloat16")
-    seconds = time.time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    finished = 2 * lm.backbone.count_params()
-    print(
-        f"convert a folder, 3B-3B bfloat16: {seconds:.0f} s, peak {peak / 1e9:.2f} GB, "
-        f"finished model {finished / 1e9:.2f} GB, ratio {peak / finished:.3f}"
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--stage", choices=["write", "convert"])
-    args = parser.parse_args()
-    if args.stage:
-        {"write": write, "convert": convert}[args.stage](args.folder)
-        return
-    for stage in ["convert"] if args.folder.exists() else ["write", "convert"]:
-        subprocess.run([sys.executable, __file__, str(args.folder), "--stage", stage], check=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__.split("\n")[0], write, "a folder, 3B-3B bfloat16")

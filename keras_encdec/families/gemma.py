@@ -6,7 +6,7 @@ from typing import Any
 from keras_encdec.families import keras_hub, transformers
 from keras_encdec.families.family import Family
 from keras_encdec.families.fields import reading
-from keras_encdec.spec import AttentionSpec, NormSpec, StackSpec
+from keras_encdec.spec import StackSpec
 
 
 def from_keras_hub(config: Mapping[str, Any]) -> StackSpec:
@@ -17,29 +17,7 @@ def from_keras_hub(config: Mapping[str, Any]) -> StackSpec:
     the head width, which is wrong for Gemma 2 27B, and normalise with 1e-6.
     """
     with reading(config) as field:
-        heads, head_dim, width = field("num_query_heads"), field("head_dim"), field("hidden_dim")
-        by_head, post_norm = field("query_head_dim_normalize"), field("use_post_attention_norm")
-        window = field("sliding_window_size")
-        window = window if field("use_sliding_window_attention") else None
-        field.only("use_post_ffw_norm", post_norm)
-        return StackSpec(
-            vocabulary_size=field("vocabulary_size"),
-            width=width,
-            feedforward_dim=field("intermediate_dim") // 2,
-            attention=AttentionSpec(
-                num_heads=heads,
-                num_kv_heads=field("num_key_value_heads"),
-                head_dim=head_dim,
-                query_pre_attn_scalar=head_dim if by_head else width // heads,
-                logit_soft_cap=field("attention_logit_soft_cap"),
-            ),
-            windows=tuple(None if i % 2 else window for i in range(field("num_layers"))),
-            norm=NormSpec(field("layer_norm_epsilon"), zero_centered=True),
-            post_norm=post_norm,
-            tied_output=field("tie_word_embeddings"),
-            final_logit_soft_cap=field("final_logit_soft_cap"),
-            dropout=field("dropout"),
-        )
+        return keras_hub.gemma_stack(field, local=lambda layer: layer % 2 == 0, gate_and_up=2)
 
 
 def from_transformers(config: Mapping[str, Any]) -> StackSpec:

@@ -3,6 +3,8 @@
 A rule for a weight that a family lacks is never used.
 """
 
+from collections.abc import Callable
+
 from keras_encdec.families.dialect import Rule
 from keras_encdec.families.family import LLAMA
 from keras_encdec.families.fields import Fields
@@ -60,6 +62,52 @@ def llama_rules() -> tuple[Rule, ...]:
 def blocks(prefix: str, rows) -> tuple[Rule, ...]:
     """Rules of every layer from rows of ours, theirs and a layout."""
     return tuple(Rule(f"block_{{i}}/{ours}", f"{prefix}/{t}", layout) for ours, t, layout in rows)
+
+
+def gemma_stack(
+    field: Fields,
+    *,
+    local: Callable[[int], bool],
+    rotary: Callable[[int | None], RotarySpec] = lambda window: RotarySpec(),
+    query_key_norm: bool = False,
+    gate_and_up: int = 1,
+) -> StackSpec:
+    """The spec behind the config of one of the backbones that `gemma_rules` are for.
+
+    Args:
+        field: of the config.
+        local: which layers have the window.
+        rotary: positions of a layer by its window.
+        query_key_norm: whether heads are normalised.
+        gate_and_up: how many widths of the feed-forward its config reports as one.
+    """
+    heads, head_dim, width = field("num_query_heads"), field("head_dim"), field("hidden_dim")
+    by_head, post_norm = field("query_head_dim_normalize"), field("use_post_attention_norm")
+    window, used = field("sliding_window_size"), field("use_sliding_window_attention")
+    field.only("use_post_ffw_norm", post_norm)
+    layers = range(field("num_layers"))
+    windows = tuple(window if used and local(i) else None for i in layers)
+    norm = NormSpec(field("layer_norm_epsilon"), zero_centered=True)
+    return StackSpec(
+        vocabulary_size=field("vocabulary_size"),
+        width=width,
+        feedforward_dim=field("intermediate_dim") // gate_and_up,
+        attention=AttentionSpec(
+            num_heads=heads,
+            num_kv_heads=field("num_key_value_heads"),
+            head_dim=head_dim,
+            query_pre_attn_scalar=head_dim if by_head else width // heads,
+            logit_soft_cap=field("attention_logit_soft_cap"),
+            query_key_norm=norm if query_key_norm else None,
+        ),
+        windows=windows,
+        rotary=tuple(rotary(window) for window in windows),
+        norm=norm,
+        post_norm=post_norm,
+        tied_output=field("tie_word_embeddings"),
+        final_logit_soft_cap=field("final_logit_soft_cap"),
+        dropout=field("dropout"),
+    )
 
 
 def linear_rotary(field: Fields) -> RotarySpec:
