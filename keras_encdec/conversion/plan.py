@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from rich.console import Console
@@ -79,9 +79,9 @@ class Plan:
         table = Table("weight", "shape", "layers", "from", box=None, title=self.summary())
         for (target, shape, origin), layers in self._rows().items():
             table.add_row(target, " x ".join(map(str, shape)), str(layers), origin)
-        dropped = Counter((side, _fold(name)) for side, name in self.dropped)
-        for (side, name), layers in dropped.items():
-            table.add_row("(left out)", "", str(layers), f"{side} model: {name}")
+        for side in self.sources:
+            for what, layers in _left_out([name for s, name in self.dropped if s == side]):
+                table.add_row("(left out)", "", str(layers), f"{side} model: {what}")
         return table
 
     def __str__(self) -> str:
@@ -245,6 +245,16 @@ def _origin(step: Step, uses: int) -> str:
         origin += f": {_fold(name)}"
     origin += f", heads x {step.repeat}" if step.repeat > 1 else ""
     return origin + (" (shared)" if uses > 1 else "")
+
+
+def _left_out(names: list[str]) -> Iterator[tuple[str, int]]:
+    """Whole layers as one, with how many they are, then other weights."""
+    layers = sorted({int(match[1]) for name in names if (match := re.match(r"block_(\d+)/", name))})
+    if layers:
+        yield f"layers {', '.join(map(str, layers))}", len(layers)
+    for name in names:
+        if not name.startswith("block_"):
+            yield _fold(name), 1
 
 
 def _fold(name: str) -> str:

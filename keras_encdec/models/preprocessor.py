@@ -120,10 +120,10 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         """
         if self._bound is None:  # not before it is used: a preset loads the vocabulary late
             self._bound = self._unbound.bind(self.tokenizer)
-            if self.has_two_vocabularies:
-                tokenizers = self.tokenizer, self.encoder_tokenizer
-                self._bound = Retokenized(self._bound, *tokenizers, self.encoder_sequence_length)
-        return self._bound
+        if not self.has_two_vocabularies:
+            return self._bound
+        tokenizers = self.tokenizer, self.encoder_tokenizer
+        return Retokenized(self._bound, *tokenizers, self.encoder_sequence_length)
 
     @objective.setter
     def objective(self, objective):
