@@ -25,6 +25,11 @@ from keras_encdec.testing.specs import tiny_decoder
 FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2", "qwen3", "smollm3"]
 ARRAYS = ("token_ids", "padding_mask")
 every_family = pytest.mark.parametrize("name", FAMILIES)
+# What takes seconds is quick for three of them, which together have all that families have.
+QUICK = ("gemma3", "qwen2", "smollm3")
+every_family_slowly = pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES]
+)
 
 # KerasHub backbones: class, and what makes it another model than the one before.
 HEADS = {"num_query_heads": 4, "num_key_value_heads": 2}
@@ -172,7 +177,7 @@ def test_every_variable_of_keras_hub_has_a_weight(name):
     assert {t.name: t.shape for t in bound.values()} == expected
 
 
-@every_family
+@every_family_slowly
 def test_a_pair_trains_generates_and_comes_back(name, folder_of, tmp_path):
     lm = keras_encdec.adapt(folder_of(name), decoder_layers=[0, 3])
     lm.compile(optimizer=keras.optimizers.SGD(0.01), sampler="greedy")
@@ -191,7 +196,7 @@ def test_a_pair_trains_generates_and_comes_back(name, folder_of, tmp_path):
     np.testing.assert_array_equal(to_numpy(again.predict_on_batch(inputs)), logits)
 
 
-@every_family
+@every_family_slowly
 def test_cached_is_full(name, folder_of):
     backbone = keras_encdec.adapt(folder_of(name)).backbone
     inputs = make_inputs(target=(20, 20, 20))
@@ -205,7 +210,7 @@ def test_cached_is_full(name, folder_of):
         assert_close(to_numpy(state)[:, 0], full[:, i], 1e-5)
 
 
-@every_family
+@every_family_slowly
 def test_padding_batch_mates_and_row_mates_do_not_matter(name, folder_of):
     backbone = keras_encdec.adapt(folder_of(name), cross_attention_init="self_attention").backbone
     inputs, lengths = make_inputs((20, 13), (16, 9)), {"encoder": (20, 13), "decoder": (16, 9)}
@@ -238,7 +243,7 @@ def test_a_plan_sets_each_weight_once_and_says_what_it_leaves(name):
         assert bool(plan.dropped) == (len(sources) == 2) == ("(left out)" in str(plan))
 
 
-@every_family
+@every_family_slowly
 def test_keras_manners(name, folder_of):
     inputs = make_inputs()
     plain = keras_encdec.adapt(folder_of(name), decoder_layers=[0, 3])

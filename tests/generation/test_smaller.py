@@ -37,7 +37,7 @@ def expected():
 
 
 @pytest.mark.parametrize(
-    "mode", ["int8", *(pytest.param(m, marks=pytest.mark.slow) for m in ("int4", "bfloat16"))]
+    "mode", [pytest.param(m, marks=pytest.mark.slow) for m in ("int8", "int4", "bfloat16")]
 )
 def test_as_good_and_consistent(mode, expected):
     lm = small(mode)

@@ -113,7 +113,7 @@ def test_fit_on_a_list(tokenizer):
     ],
     ids=["grain", "grain stream", "grain pairs", "tf.data", "tf.data pairs", "pairs"],
 )
-@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("packing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_fit_on_datasets(one_lm, make, packing):
     data = make()
     batched = hasattr(data, "element_spec") and isinstance(data.element_spec, dict)

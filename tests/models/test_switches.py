@@ -126,6 +126,7 @@ def test_merged_and_tied_pairs_are_all_source():
     assert lm.backbone.decoder.embedding is lm.backbone.encoder.embedding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["int8", "lora"])
 def test_smaller_variables(mode):
     lm = keras_encdec.adapt(SOURCE, merged_attention=True, tied_embeddings=True)

@@ -52,6 +52,7 @@ def test_trains_as_with_logits():
     assert_same_weights(fused, plain)
 
 
+@pytest.mark.slow
 def test_evaluates_as_with_logits_and_still_gives_logits():
     lm = tiny_lm()
     x, y, weight = batch()
@@ -113,6 +114,7 @@ def gemma(vocabulary_size=96):
     return keras_hub.models.GemmaCausalLM(backbone)
 
 
+@pytest.mark.slow
 def test_asks_the_teacher_what_follows_the_input_and_the_target_so_far():
     teacher = gemma()
     x, y, _ = batch()
@@ -155,6 +157,7 @@ def test_distillation_without_rows():
         fitted(distillation=Distillation())
 
 
+@pytest.mark.slow
 def test_kept_rows_teach_what_the_teacher_does(tmp_path):
     """All words kept on disk, or asked in each step: the same training."""
     tokenizer = keras_hub.models.Tokenizer.from_preset(catalog.embedded("gemma2_tiny_docs"))
