@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from convert_2b import main
 
-# https://huggingface.co/meta-llama/Llama-3.2-3B, config.json
+# config.json of meta-llama/Llama-3.2-3B
 CONFIG = {
     "model_type": "llama",
     "vocab_size": 128256,

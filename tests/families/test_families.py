@@ -157,15 +157,11 @@ def test_there_and_back_is_bitwise(name, dtype):
     assert {t.name: t.shape for t in bound.values()} == {
         key: tuple(shape) for key, shape in facts["tensors"].items()
     }
-    rng = np.random.default_rng(0)
-    for tensor in bound.values():
-        array = rng.normal(size=tensor.shape).astype(dtype)
-        back = np.ascontiguousarray(tensor.to_theirs(tensor.to_ours(array)))
-        assert (back.shape, back.tobytes()) == (array.shape, array.tobytes())
+    check_there_and_back(bound, dtype)
 
 
 @every_backbone
-def test_every_variable_of_keras_hub_has_a_weight(name):
+def test_every_variable_of_keras_hub_has_a_weight_and_a_way_back(name):
     backbone = keras_hub_backbone(name)
     family = known.of_backbone(type(backbone).__name__)
     tied = {"tie_word_embeddings": backbone.token_embedding.tie_weights}
@@ -175,6 +171,15 @@ def test_every_variable_of_keras_hub_has_a_weight(name):
     dropped = {n for n in there for pattern in family.dropped if fnmatch(n, pattern)}
     expected = {name: shape for name, shape in there.items() if name not in dropped}
     assert {t.name: t.shape for t in bound.values()} == expected
+    check_there_and_back(bound, "float32")
+
+
+def check_there_and_back(bound, dtype):
+    rng = np.random.default_rng(0)
+    for tensor in bound.values():
+        array = rng.normal(size=tensor.shape).astype(dtype)
+        back = np.ascontiguousarray(tensor.to_theirs(tensor.to_ours(array)))
+        assert (back.shape, back.tobytes()) == (array.shape, array.tobytes())
 
 
 @every_family_slowly
