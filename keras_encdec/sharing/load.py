@@ -5,7 +5,6 @@ can read it: KerasHub, the T5Gemma layout, or conversion.
 """
 
 import contextlib
-import dataclasses
 from pathlib import Path
 
 import keras_hub
@@ -134,8 +133,8 @@ def plan(preset, **options) -> Plan:
 
 def _from_recipe(recipe: catalog.Recipe, dtype, preprocessor, options) -> EncDecSeq2SeqLM:
     if recipe.encoder is None:
-        spec = recipe.spec
-        backbone = EncDecBackbone.of(dataclasses.replace(spec, **options), dtype=dtype)
+        spec = make_plan(recipe.spec.encoder, recipe.spec.decoder, **options).pair
+        backbone = EncDecBackbone.of(spec, dtype=dtype)
         tokenizer = None
         if preprocessor == _AUTO:
             tokenizer = keras_hub.models.Tokenizer.from_preset(recipe.tokenizer)
@@ -153,7 +152,7 @@ def _source(model, dtype, text: bool) -> Source:
     preset = catalog.on_this_machine(str(model))
     config = _config(preset)
     if "model_type" in config:
-        return _in_files(preset, config, tokenizer_of_files(preset) if text else None)
+        return _in_files(preset, config, text)
     tokenizer = keras_hub.models.Tokenizer.from_preset(preset) if text else None
     with layout.on_host():
         backbone = keras_hub.models.Backbone.from_preset(preset, dtype=dtype)
@@ -168,10 +167,11 @@ def _in_memory(backbone, tokenizer, consume=False) -> Source:
     return Source(spec, weights, family.keras_hub, family.dropped, tokenizer)
 
 
-def _in_files(preset, config, tokenizer) -> Source:
+def _in_files(preset, config, text: bool) -> Source:
     family = known.of_model_type(config["model_type"])
-    weights = SafetensorsSource(lambda name: get_file(preset, name), preset)
     spec = family.from_transformers(config)
+    weights = SafetensorsSource(lambda name: get_file(preset, name), preset)
+    tokenizer = tokenizer_of_files(preset) if text else None
     return Source(spec, weights, family.transformers, family.dropped, tokenizer)
 
 
