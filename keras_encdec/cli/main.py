@@ -24,7 +24,7 @@ def main(errors: TextIO, argv: list[str] | None = None) -> int:
         if args.command == "demo":
             demo(args.output, minutes=args.minutes, steps=args.steps)
         else:
-            show_plan(args.pair, args.dtype)
+            show_plan(args.encoder, args.decoder, args.dtype, args.decoder_layers)
     except (ValueError, ImportError) as error:
         print(f"keras-encdec: {error}", file=errors)
         return 2
@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--minutes", type=float, default=8, help="budget on two cores (default 8)")
     demo.add_argument("--steps", type=int, help="adaptation steps, instead of --minutes")
     plan = commands.add_parser("plan", help="print where each weight of a pair comes from")
-    plan.add_argument("pair", metavar="PAIR", help="such as gemma2_9b_2b")
+    plan.add_argument("encoder", help="a pair such as gemma2_9b_2b, or a decoder-only model")
+    plan.add_argument("decoder", nargs="?", help="a decoder-only model; a preset or a folder")
+    plan.add_argument("--decoder-layers", help="which it keeps: 13, 0,2,4 or 0:26:2")
     plan.add_argument("--dtype", default="bfloat16", help="dtype to count memory in")
     return parser

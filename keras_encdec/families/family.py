@@ -22,9 +22,10 @@ class Family:
         model_types: what `config.json` of transformers calls them.
         keras_hub: rules for the variables of the backbones.
         transformers: rules for the tensors of a safetensors file.
-        from_keras_hub: the spec behind `get_config()` of a backbone, to which
-            `tie_word_embeddings` is added if it is not there.
+        from_keras_hub: the spec behind `get_config()` of a backbone.
         from_transformers: the spec behind a `config.json`.
+        tied: whether the embedding writes the logits, where a config does not say; each
+            of the two readers finds `tie_word_embeddings` in its config.
         dropped: patterns of tensors that may be there and are no weights of the model.
     """
 
@@ -34,5 +35,22 @@ class Family:
     transformers: tuple[Rule, ...]
     from_keras_hub: Reader
     from_transformers: Reader
+    tied: bool
     # A tie that was stored as a copy, and rotary frequencies.
     dropped: tuple[str, ...] = ("lm_head.weight", "*.inv_freq")
+
+    def read_keras_hub(self, config: Mapping[str, Any]) -> StackSpec:
+        """The spec behind `get_config()` of a backbone.
+
+        Raises:
+            ValueError: if a field has a value that a spec cannot express.
+        """
+        return self.from_keras_hub({"tie_word_embeddings": self.tied, **config})
+
+    def read_transformers(self, config: Mapping[str, Any]) -> StackSpec:
+        """The spec behind a `config.json`.
+
+        Raises:
+            ValueError: if a field has a value that a spec cannot express.
+        """
+        return self.from_transformers({"tie_word_embeddings": self.tied, **config})

@@ -26,7 +26,7 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
         # The first releases say "gelu"; gemma/gm/nn has the approximation.
         field.only("hidden_act", "gelu_pytorch_tanh", "gelu")
         field.only("hidden_activation", None, "gelu_pytorch_tanh")
-        return transformers.stack(field, tied=True, zero_centered=True, post_norm=False)
+        return transformers.stack(field, zero_centered=True, post_norm=False)
 
 
 def from_transformers_2(config: Mapping[str, Any]) -> StackSpec:
@@ -40,7 +40,6 @@ def from_transformers_2(config: Mapping[str, Any]) -> StackSpec:
         }
         return transformers.stack(
             field,
-            tied=True,
             zero_centered=True,
             local=lambda layer: layer % 2 == 0,
             attention=attention,
@@ -56,6 +55,7 @@ FAMILIES = (
         transformers.rules(post_norm=False),
         from_keras_hub,
         from_transformers,
+        tied=True,
     ),
     Family(
         (),  # GemmaBackbone serves both
@@ -64,5 +64,6 @@ FAMILIES = (
         transformers.rules(post_norm=True),
         from_keras_hub,
         from_transformers_2,
+        tied=True,
     ),
 )

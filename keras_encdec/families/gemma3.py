@@ -51,7 +51,6 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
         near = transformers.rotary_of(kinds["sliding_attention"])
         return transformers.stack(
             field,
-            tied=True,
             zero_centered=True,
             query_key_norm=True,
             local=lambda layer: (layer + 1) % pattern != 0,
@@ -69,5 +68,6 @@ FAMILIES = (
         transformers.rules(post_norm=True),
         from_keras_hub,
         from_transformers,
+        tied=True,
     ),
 )

@@ -34,7 +34,7 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
     with reading(config) as field:
         field.only("hidden_act", "silu")
         field.only("rope_interleaved", False)
-        return transformers.stack(field, tied=False, **LLAMA)
+        return transformers.stack(field, **LLAMA)
 
 
 FAMILIES = (
@@ -45,5 +45,6 @@ FAMILIES = (
         transformers.rules(post_norm=False),
         from_keras_hub,
         from_transformers,
+        tied=False,
     ),
 )

@@ -20,7 +20,7 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
     """The spec behind a `config.json` of model type `mistral`."""
     with reading(config) as field:
         field.only("hidden_act", "silu")
-        return transformers.stack(field, tied=False, **LLAMA)
+        return transformers.stack(field, **LLAMA)
 
 
 FAMILIES = (
@@ -31,5 +31,6 @@ FAMILIES = (
         transformers.rules(post_norm=False),
         from_keras_hub,
         from_transformers,
+        tied=False,
     ),
 )

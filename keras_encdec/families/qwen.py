@@ -47,7 +47,7 @@ def _from_transformers(config, **own) -> StackSpec:
         def local(layer):
             return layer >= first
 
-        return transformers.stack(field, tied=False, local=local, **own, **LLAMA)
+        return transformers.stack(field, local=local, **own, **LLAMA)
 
 
 FAMILIES = (
@@ -58,6 +58,7 @@ FAMILIES = (
         transformers.rules(post_norm=False),
         from_keras_hub_2,
         from_transformers_2,
+        tied=False,
     ),
     Family(
         ("Qwen3Backbone",),
@@ -66,5 +67,6 @@ FAMILIES = (
         transformers.rules(post_norm=False),
         from_keras_hub_3,
         from_transformers_3,
+        tied=False,
     ),
 )

@@ -68,7 +68,7 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
         def rotary(layer, window):
             return positions if used[layer] else None
 
-        return transformers.stack(field, tied=True, rotary=rotary, **LLAMA)
+        return transformers.stack(field, rotary=rotary, **LLAMA)
 
 
 FAMILIES = (
@@ -79,6 +79,7 @@ FAMILIES = (
         transformers.rules(post_norm=False),
         from_keras_hub,
         from_transformers,
-        ("lm_head.weight", "*.inv_freq", "rotary_emb/inv_freq*"),
+        tied=True,
+        dropped=("lm_head.weight", "*.inv_freq", "rotary_emb/inv_freq*"),
     ),
 )

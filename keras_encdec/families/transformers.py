@@ -52,7 +52,6 @@ def rules(post_norm: bool) -> tuple[Rule, ...]:
 def stack(
     field: Fields,
     *,
-    tied: bool,
     zero_centered: bool = False,
     query_key_norm: bool = False,
     local: Callable[[int], bool] = lambda layer: True,
@@ -64,7 +63,6 @@ def stack(
 
     Args:
         field: of the config.
-        tied: whether the output is, where the config does not say.
         zero_centered: of the norms.
         query_key_norm: whether heads are normalised, as every norm of the stack.
         local: which layers have the window, where there is one and no `layer_types`.
@@ -100,7 +98,7 @@ def stack(
         windows=windows,
         rotary=tuple(rotary(i, window) for i, window in enumerate(windows)),
         norm=norm,
-        tied_output=field("tie_word_embeddings", tied),
+        tied_output=field("tie_word_embeddings"),
         **own,
     )
 

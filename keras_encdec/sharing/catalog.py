@@ -16,8 +16,7 @@ from kagglehub.handle import parse_model_handle
 from rich.console import Console
 from rich.table import Table
 
-from keras_encdec.families import gemma
-from keras_encdec.families.known import FAMILIES
+from keras_encdec.families.known import FAMILIES, of_backbone
 from keras_encdec.files import read_json
 from keras_encdec.spec import PairSpec, StackSpec, count_parameters, stack_from_json
 
@@ -111,8 +110,8 @@ def on_this_machine(preset: str) -> str:
 def known_spec(name: str) -> StackSpec:
     """The spec of a source by name, without its weights."""
     if path := embedded(name):
-        config = read_json(Path(path) / "config.json")["config"]
-        return gemma.from_keras_hub({"tie_word_embeddings": True, **config})
+        config = read_json(Path(path) / "config.json")
+        return of_backbone(config["class_name"]).read_keras_hub(config["config"])
     return stack_from_json(_read("specs.json")[name]["spec"])
 
 

@@ -19,6 +19,7 @@ from keras_encdec.files import read_json, shard_names
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.sharing import catalog
 from keras_encdec.sharing.tokenizers import tokenizer_of_files
+from keras_encdec.spec import PairSpec, StackSpec
 
 _AUTO = "auto"
 _RELEASED = {"t5gemma": t5gemma, "t5gemma2": t5gemma2}  # pairs, by their model_type
@@ -111,30 +112,41 @@ def adapt(
     return _task(backbone, tokenizer, chat, preprocessor, encoder_tokenizer)
 
 
-def plan(preset, **options) -> Plan:
-    """The plan of a recipe, made from its known specs; no weight is loaded.
+def plan(encoder, decoder=None, **options) -> Plan:
+    """What `from_preset` or `adapt` would do, from configs alone; no weight is loaded.
+
+    Args:
+        encoder: a recipe of `keras_encdec.presets`; or the name, handle or folder of a
+            decoder-only model, as for `adapt`.
+        decoder: likewise a decoder-only model, or None.
+        **options: as for `adapt`.
 
     Raises:
-        ValueError: if `preset` is no recipe.
+        ValueError: as `adapt`.
     """
-    catalog.check_known(preset)
-    if preset not in catalog.presets:
-        raise ValueError(
-            f"Expected a recipe of keras_encdec.presets. Received: {preset!r}, which is one model."
-        )
-    recipe = catalog.presets[preset]
-    if recipe.encoder is None:
-        return random_plan(recipe.spec)
-    specs = [catalog.known_spec(recipe.encoder_spec)]
-    if recipe.decoder != recipe.encoder:
-        specs.append(catalog.known_spec(recipe.decoder_spec))
-    return make_plan(*specs, **options)
+    if decoder is None and encoder in catalog.presets:
+        recipe = catalog.presets[encoder]
+        if recipe.encoder is None:
+            return random_plan(_random_pair(recipe, options))
+        specs = [catalog.known_spec(recipe.encoder_spec)]
+        if recipe.decoder != recipe.encoder:
+            specs.append(catalog.known_spec(recipe.decoder_spec))
+        return make_plan(*specs, **options)
+    models = [encoder] if decoder is None else [encoder, decoder]
+    return make_plan(*map(_spec_of, models), **options)
+
+
+def _spec_of(model) -> StackSpec:
+    catalog.check_known(str(model))
+    config = _config(catalog.on_this_machine(str(model)))
+    if "model_type" in config:
+        return known.of_model_type(config["model_type"]).read_transformers(config)
+    return known.of_backbone(config["class_name"]).read_keras_hub(config["config"])
 
 
 def _from_recipe(recipe: catalog.Recipe, dtype, preprocessor, options) -> EncDecSeq2SeqLM:
     if recipe.encoder is None:
-        spec = make_plan(recipe.spec.encoder, recipe.spec.decoder, **options).pair
-        backbone = EncDecBackbone.of(spec, dtype=dtype)
+        backbone = EncDecBackbone.of(_random_pair(recipe, options), dtype=dtype)
         tokenizer = None
         if preprocessor == _AUTO:
             tokenizer = keras_hub.models.Tokenizer.from_preset(recipe.tokenizer)
@@ -142,6 +154,10 @@ def _from_recipe(recipe: catalog.Recipe, dtype, preprocessor, options) -> EncDec
     sides = [recipe.encoder] + ([recipe.decoder] if recipe.decoder != recipe.encoder else [])
     options = {"chat": recipe.chat, **options}
     return adapt(*sides, dtype=dtype, preprocessor=preprocessor, **options)
+
+
+def _random_pair(recipe: catalog.Recipe, options) -> PairSpec:
+    return make_plan(recipe.spec.encoder, recipe.spec.decoder, **options).pair
 
 
 def _source(model, dtype, text: bool) -> Source:
@@ -163,13 +179,13 @@ def _in_memory(backbone, tokenizer, consume=False) -> Source:
     family = known.of_backbone(type(backbone).__name__)
     # Not every backbone of KerasHub tells: Llama's and Mistral's do not.
     config = {"tie_word_embeddings": backbone.token_embedding.tie_weights, **backbone.get_config()}
-    spec, weights = family.from_keras_hub(config), ModelSource(backbone, consume)
+    spec, weights = family.read_keras_hub(config), ModelSource(backbone, consume)
     return Source(spec, weights, family.keras_hub, family.dropped, tokenizer)
 
 
 def _in_files(preset, config, text: bool) -> Source:
     family = known.of_model_type(config["model_type"])
-    spec = family.from_transformers(config)
+    spec = family.read_transformers(config)
     weights = SafetensorsSource(lambda name: get_file(preset, name), preset)
     tokenizer = tokenizer_of_files(preset) if text else None
     return Source(spec, weights, family.transformers, family.dropped, tokenizer)

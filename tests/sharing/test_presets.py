@@ -1,14 +1,17 @@
 """Saving and loading: bit for bit, whole or not at all, and without a network."""
 
 import errno
+import json
 import socket
 from pathlib import Path
 
 import keras_hub
 import numpy as np
 import pytest
+from reference_folder import facts_of
 
 import keras_encdec
+from keras_encdec.cli.plan import show_plan
 from keras_encdec.models import EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.sharing import catalog
 from keras_encdec.sharing.load import plan
@@ -129,6 +132,24 @@ def test_an_architecture_plans_every_weight_fresh():
     assert "0 from the source, 312,517,632 fresh" in result.summary()
 
 
-def test_a_plan_needs_a_recipe():
-    with pytest.raises(ValueError, match=r"Expected a recipe.*Received: 'gemma2_2b_en'"):
-        plan("gemma2_2b_en")
+def test_a_random_pair_takes_options_too():
+    result = plan("t5gemma_s_s", merged_attention=True, tied_embeddings=True)
+    assert result.pair.tied_embeddings
+    assert not any("cross_attention" in step.target for step in result.steps)
+
+
+def test_a_plan_of_two_models_needs_their_configs_alone(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(facts_of("qwen2")["config"]))
+    result = plan(tmp_path, "gemma2_mini_docs", decoder_layers=range(0, 4, 2))
+    assert result.decoder_layers == (0, 2)
+    assert result.pair.encoder.width == 40
+    assert result.pair.decoder.vocabulary_size == 4096
+    show_plan(str(tmp_path), "gemma2_mini_docs", "bfloat16", "0:4:2")
+    assert "decoder of layers 0, 2 of 4" in capsys.readouterr().out
+    assert "layers 1, 3" in str(result)
+
+
+@pytest.mark.parametrize("layers", ["two", "0,x", "0:1:2:3:4", "9"])
+def test_layers_that_there_are_not(layers):
+    with pytest.raises(ValueError, match=r"Expected (--)?decoder.layers"):
+        show_plan("gemma2_tiny_docs", None, "bfloat16", layers)
