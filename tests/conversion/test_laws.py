@@ -80,6 +80,7 @@ def test_with_a_causal_mask_the_encoder_is_the_source(name, expand_gqa):
     assert np.abs(to_numpy(bidirectional.encoder(ids, mask)) - expected).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_the_law_holds_on_the_embedded_model():
     source = keras_hub.models.GemmaCausalLM.from_preset(
         catalog.embedded("gemma2_tiny_docs"), preprocessor=None

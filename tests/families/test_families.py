@@ -25,8 +25,8 @@ from keras_encdec.testing.specs import tiny_decoder
 FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2", "qwen3", "smollm3"]
 ARRAYS = ("token_ids", "padding_mask")
 every_family = pytest.mark.parametrize("name", FAMILIES)
-# What takes seconds is quick for three of them, which together have all that families have.
-QUICK = ("gemma3", "qwen2", "smollm3")
+# What takes seconds is quick for two of them, which together have most that families have.
+QUICK = ("gemma3", "qwen2")
 every_family_slowly = pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES]
 )
@@ -126,11 +126,10 @@ def test_the_decoder_is_the_source_in_transformers(name, folder_of):
 @every_family
 def test_with_a_causal_mask_the_encoder_is_the_source(name, folder_of):
     ids, mask, logits = reference(name)
-    for expand_gqa in (False, True):
-        options = {"encoder_attention": "causal", "expand_gqa": expand_gqa}
-        pair = keras_encdec.adapt(folder_of(name), **options).backbone
-        found = to_numpy(pair.decoder.logits(pair.encoder(ids, mask)))
-        assert_close(found[mask == 1], logits[mask == 1], 1e-4)
+    options = {"encoder_attention": "causal", "expand_gqa": True}
+    pair = keras_encdec.adapt(folder_of(name), **options).backbone
+    found = to_numpy(pair.decoder.logits(pair.encoder(ids, mask)))
+    assert_close(found[mask == 1], logits[mask == 1], 1e-4)
 
 
 @every_backbone

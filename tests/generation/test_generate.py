@@ -138,6 +138,7 @@ def test_samplers_of_keras_hub(sampler):
     assert len(set(found)) == 2
 
 
+@pytest.mark.slow
 def test_contrastive_search_without_contrast_is_greedy(lm):
     found = with_sampler(keras_hub.samplers.ContrastiveSampler(k=2, alpha=0.0))
     assert found.generate(TEXTS[:2], 12) == lm.generate(TEXTS[:2], 12)

@@ -68,6 +68,7 @@ def test_what_is_no_prompt(bad):
         list(jobs.prompts(bad))
 
 
+@pytest.mark.slow
 def test_order_and_results_do_not_depend_on_batches(lm, outputs):
     assert lm.generate(TEXTS, 12, batch_size=2) == outputs
     assert lm.generate((text for text in TEXTS), 12, batch_size=3) == outputs

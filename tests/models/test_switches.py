@@ -57,7 +57,7 @@ def test_cached_is_full_and_padding_does_not_matter(changes):
     np.testing.assert_array_equal(written[:, 4:], logits.argmax(-1)[:, 3:-1])
 
 
-@every_switch
+@pytest.mark.parametrize("changes", [SWITCHES["merged"], SWITCHES["gate"]], ids=["merged", "gate"])
 def test_packed_is_unpacked(changes):
     backbone, inputs = tiny_backbone(pair(changes)), make_inputs((9, 7), (8, 8))
     apart = run(backbone, inputs)["decoder_sequence_output"]

@@ -151,6 +151,7 @@ def test_damaged(tmp_path):
         fit(model(), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path):
     """A limit on the size of a file stands for it; what was saved before is whole."""
     fit(model(), tmp_path / "run", epochs=1)

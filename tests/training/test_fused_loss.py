@@ -109,6 +109,7 @@ def test_equals_the_plain_loss_without_a_cap():
     assert_same(*fused_and_plain(problem(257, cap=None), "forward"), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [None, "forward"])
 def test_equals_the_plain_loss_at_a_vocabulary_of_256_000(kind):
     assert_same(*fused_and_plain(problem(256_000), kind), 1e-5)
