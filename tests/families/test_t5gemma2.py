@@ -80,6 +80,7 @@ def test_prompts_beams_and_samples(lm):
     np.testing.assert_array_equal(both[3:], alone)
 
 
+@pytest.mark.slow
 def test_trains_and_comes_back(lm, tmp_path):
     inputs, *_ = reference()
     labels, weight = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]

@@ -97,6 +97,7 @@ def test_turns_that_would_be_split_are_refused(byte_pairs):
         EncDecSeq2SeqLMPreprocessor(tokenizer).chat_prompt("Sum?")
 
 
+@pytest.mark.slow
 def test_a_pair_with_it_comes_back(byte_pairs, tmp_path):
     tokenizer = made("QwenTokenizer", byte_pairs)
     backbone = keras_hub.models.QwenBackbone(320, 2, 4, 2, 16, 32)

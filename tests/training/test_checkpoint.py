@@ -90,6 +90,7 @@ def test_taken_up_in_any_phase(whole, tmp_path, kill):
         np.testing.assert_allclose(values, history[name][-len(values) :], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone(whole, tmp_path):
     fit(model(), tmp_path / "run", epochs=1)
     again = model()

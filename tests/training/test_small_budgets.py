@@ -68,6 +68,7 @@ def test_lora_on_the_embedding_that_is_read_out():
     assert "decoder/embedding/lora_embeddings_b" in changed(lm, before)
 
 
+@pytest.mark.slow
 def test_bfloat16_over_float32_weights():
     low, full = fit(model(dtype="mixed_bfloat16")), fit(model())
     np.testing.assert_allclose(low, full, rtol=2e-2)

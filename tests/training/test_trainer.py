@@ -65,6 +65,7 @@ def test_evaluates_as_with_logits_and_still_gives_logits():
     assert set(ours) == {"loss", "accuracy", "perplexity"}
 
 
+@pytest.mark.slow
 @ON_JAX
 def test_a_batch_in_parts_is_the_batch():
     """Rows of 16, 9, 1 and 5 tokens: parts hold different numbers of them."""
@@ -128,6 +129,7 @@ def test_asks_the_teacher_what_follows_the_input_and_the_target_so_far():
         np.testing.assert_allclose(to_numpy(states)[row, : len(labels)], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_trains_with_a_teacher_that_stays_as_it_is():
     teacher = gemma()
     before = [to_numpy(w) for w in teacher.weights]
