@@ -20,7 +20,7 @@ def rotate(x, positions, spec: RotarySpec):
         (B, T, N, H) in the dtype of `x`; computed in float32.
         Source: arXiv 2104.09864 with half-split pairs, as gemma/gm/math has it.
     """
-    timescale = timescales(spec, x.shape[-1]).astype("float32")
+    timescale = ops.convert_to_tensor(timescales(spec, x.shape[-1]), "float32")
     angle = ops.cast(positions, "float32")[..., None, None] / timescale
     sin, cos = ops.sin(angle), ops.cos(angle)
     first, second = ops.split(ops.cast(x, "float32"), 2, axis=-1)
