@@ -214,7 +214,8 @@ def test_cached_is_full(name, folder_of):
         assert_close(to_numpy(state)[:, 0], full[:, i], 1e-5)
 
 
-@every_family_slowly
+@pytest.mark.slow
+@every_family
 def test_padding_batch_mates_and_row_mates_do_not_matter(name, folder_of):
     backbone = keras_encdec.adapt(folder_of(name), cross_attention_init="self_attention").backbone
     inputs, lengths = make_inputs((20, 13), (16, 9)), {"encoder": (20, 13), "decoder": (16, 9)}
@@ -247,7 +248,8 @@ def test_a_plan_sets_each_weight_once_and_says_what_it_leaves(name):
         assert bool(plan.dropped) == (len(sources) == 2) == ("(left out)" in str(plan))
 
 
-@every_family_slowly
+@pytest.mark.slow
+@every_family
 def test_keras_manners(name, folder_of):
     inputs = make_inputs()
     plain = keras_encdec.adapt(folder_of(name), decoder_layers=[0, 3])

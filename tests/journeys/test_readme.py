@@ -107,6 +107,7 @@ def test_special_ids_of_the_embedded_tokenizer():
     assert {piece: tokenizer.token_to_id(piece) for piece in expected} == expected
 
 
+@pytest.mark.slow
 def test_generation_depends_on_the_input():
     lm = keras_encdec.from_preset("gemma2_tiny_tiny")
     x = lm.preprocessor(

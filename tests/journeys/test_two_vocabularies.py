@@ -41,6 +41,7 @@ def test_each_side_has_its_own_tokens(lm):
     assert x["encoder_token_ids"].max() < PIECES
 
 
+@pytest.mark.slow
 def test_trains_generates_and_comes_back_bit_for_bit(lm, tmp_path):
     before = to_numpy(lm.predict_on_batch(lm.preprocessor(PAIRS)[0]))
     lm.fit(PAIRS, batch_size=3, epochs=2, verbose=0)
