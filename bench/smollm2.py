@@ -106,6 +106,7 @@ def compare(folder, text):
     from transformers import LlamaForCausalLM
 
     import keras_encdec
+    from keras_encdec.testing.models import silence_cross_attention
 
     pair = keras_encdec.adapt(folder, encoder_attention="causal")
     ids = np.array(pair.preprocessor.tokenizer([text])[0][:200], "int32")[None]
@@ -115,7 +116,7 @@ def compare(folder, text):
         expected = source(torch.tensor(ids).long()).logits.numpy()
     encoder, decoder = pair.backbone.encoder, pair.backbone.decoder
     states = encoder(ids, mask)
-    silence(decoder)
+    silence_cross_attention(pair.backbone)
     found = {
         "source": decoder.logits(states),
         "decoder without cross-attention": decoder.logits(decoder(ids, mask, states, mask)),
@@ -125,18 +126,13 @@ def compare(folder, text):
         print(f"smollm2 {name}: {worst:.1e} from transformers, logits up to {expected.max():.0f}")
 
 
-def silence(decoder):
-    for block in decoder.blocks:
-        kernel = block.cross_attention.output_dense.kernel
-        kernel.assign(np.zeros(kernel.shape, "float32"))
-
-
 def baselines(folder, x, y, weight):
     """Nats per target token of the source model without its input, and with it."""
     import keras_encdec
+    from keras_encdec.testing.models import silence_cross_attention
 
     lm = keras_encdec.adapt(folder, preprocessor=None)
-    silence(lm.backbone.decoder)
+    silence_cross_attention(lm.backbone)
     lm.compile()
     source, whole = x["encoder_token_ids"], dict(x)
     start = x["decoder_token_ids"][:, :1]

@@ -126,11 +126,7 @@ def write_teacher(
         ValueError: if an argument is out of range, the vocabularies differ, or the
             folder was begun otherwise.
     """
-    if preprocessor.has_two_vocabularies:
-        raise ValueError(
-            "Expected encoder and decoder of one vocabulary for a teacher, who reads input and "
-            "target as one text. Received: two tokenizers."
-        )
+    check_one_vocabulary(preprocessor)
     size = preprocessor.tokenizer.vocabulary_size()
     _check(teacher, size, k, method, batch_size)
     about = {"k": k, "method": method, "batch_size": batch_size, "dtype": dtype}
@@ -147,6 +143,15 @@ def write_teacher(
         writer.write(_joined(parts), {"examples": len(some)})
     writer.finish({"examples": len(numbers)})
     return Teacher(folder)
+
+
+def check_one_vocabulary(preprocessor) -> None:
+    """Raises ValueError where encoder and decoder have tokens of their own."""
+    if preprocessor.has_two_vocabularies:
+        raise ValueError(
+            "Expected encoder and decoder of one vocabulary for a teacher, who reads input and "
+            "target as one text. Received: two tokenizers."
+        )
 
 
 class _Run:

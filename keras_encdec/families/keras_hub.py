@@ -118,7 +118,7 @@ def linear_rotary(field: Fields) -> RotarySpec:
 def llama_stack(
     field: Fields,
     *,
-    rotary: RotarySpec,
+    rotary: RotarySpec | tuple[RotarySpec | None, ...],
     window: int | None = None,
     query_key_norm: bool = False,
     bias: bool = False,
@@ -127,7 +127,7 @@ def llama_stack(
 
     Args:
         field: of the config.
-        rotary: of every layer.
+        rotary: of every layer, or of each.
         window: of every layer.
         query_key_norm: whether heads are normalised.
         bias: of queries, keys and values.

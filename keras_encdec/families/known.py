@@ -1,9 +1,12 @@
 """The families there are, and which one a model belongs to."""
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 from keras_encdec.families import gemma, gemma3, llama, mistral, qwen, smollm3
 from keras_encdec.families.family import Family
+from keras_encdec.spec import StackSpec
 
 # A new family joins by one name here.
 FAMILIES: tuple[Family, ...] = (
@@ -32,6 +35,17 @@ def of_model_type(model_type: str) -> Family:
         ValueError: if there is none.
     """
     return _find(model_type, "model_types", "a model_type of a known family")
+
+
+def spec_of(config: Mapping[str, Any]) -> StackSpec:
+    """The spec behind a whole `config.json`, of transformers or of KerasHub.
+
+    Raises:
+        ValueError: if its family is not known, or a spec cannot express a field.
+    """
+    if "model_type" in config:
+        return of_model_type(config["model_type"]).read_transformers(config)
+    return of_backbone(config["class_name"]).read_keras_hub(config["config"])
 
 
 def _find(name: str, attribute: str, expected: str) -> Family:

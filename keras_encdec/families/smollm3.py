@@ -7,7 +7,7 @@ from keras_encdec.families import keras_hub, transformers
 from keras_encdec.families.dialect import Rule
 from keras_encdec.families.family import LLAMA, Family
 from keras_encdec.families.fields import reading
-from keras_encdec.spec import AttentionSpec, NormSpec, RotarySpec, StackSpec
+from keras_encdec.spec import RotarySpec, StackSpec
 
 _LAYER = (
     ("attention/query/kernel", "self_attn/q_proj/kernel", "d (n h) -> d n h"),
@@ -30,32 +30,17 @@ KERAS_HUB = (
 
 def from_keras_hub(config: Mapping[str, Any]) -> StackSpec:
     """The spec behind a `SmolLM3Backbone` config; its output is always tied."""
-    with reading(config) as field:
+    as_llama = {"num_query_heads": config["num_attention_heads"], "dropout": 0.0}
+    rest = {name: value for name, value in config.items() if name != "num_attention_heads"}
+    with reading(rest | as_llama) as field:
         for name in ("attention_bias", "mlp_bias"):
             field.only(name, False)
         field.only("attention_dropout", 0.0)
         field.only("partial_rotary_factor", 1.0)
-        layers, heads, width = (
-            field(name) for name in ("num_layers", "num_attention_heads", "hidden_dim")
-        )
-        field.only("layer_types", ["full_attention"] * layers)
+        field.only("layer_types", ["full_attention"] * config["num_layers"])
         rotary = RotarySpec(float(field("rope_theta")))
-        return StackSpec(
-            vocabulary_size=field("vocabulary_size"),
-            width=width,
-            feedforward_dim=field("intermediate_dim"),
-            attention=AttentionSpec(
-                num_heads=heads,
-                num_kv_heads=field("num_key_value_heads"),
-                head_dim=width // heads,
-                query_pre_attn_scalar=width // heads,
-            ),
-            windows=(None,) * layers,
-            rotary=tuple(rotary if used else None for used in field("rope_layer_enabled_list")),
-            norm=NormSpec(field("layer_norm_epsilon"), zero_centered=False),
-            tied_output=field("tie_word_embeddings"),
-            **LLAMA,
-        )
+        used = field("rope_layer_enabled_list")
+        return keras_hub.llama_stack(field, rotary=tuple(rotary if u else None for u in used))
 
 
 def from_transformers(config: Mapping[str, Any]) -> StackSpec:

@@ -8,36 +8,30 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from keras_encdec.families import gemma3
+from keras_encdec.families import gemma3, transformers
 from keras_encdec.families.dialect import Rule
 from keras_encdec.spec import CrossAttentionSpec, PairSpec, StackSpec, Window, sides
 
-# Ours, theirs within a layer, and how the axes move from theirs to ours.
-_LAYER = (
-    ("pre_attention_norm/scale", "pre_self_attn_layernorm", "d -> d"),
-    ("attention/query/kernel", "self_attn.q_proj", "(n h) d -> d n h"),
-    ("attention/key/kernel", "self_attn.k_proj", "(k h) d -> d k h"),
-    ("attention/value/kernel", "self_attn.v_proj", "(k h) d -> d k h"),
-    ("attention/query_norm/scale", "self_attn.q_norm", "h -> h"),
-    ("attention/key_norm/scale", "self_attn.k_norm", "h -> h"),
-    ("attention/attention_output/kernel", "self_attn.o_proj", "d (n h) -> n h d"),
-    ("post_attention_norm/scale", "post_self_attn_layernorm", "d -> d"),
-    ("pre_feedforward_norm/scale", "pre_feedforward_layernorm", "d -> d"),
-    ("feedforward/gate/kernel", "mlp.gate_proj", "f d -> d f"),
-    ("feedforward/up/kernel", "mlp.up_proj", "f d -> d f"),
-    ("feedforward/down/kernel", "mlp.down_proj", "d f -> f d"),
-    ("post_feedforward_norm/scale", "post_feedforward_layernorm", "d -> d"),
+_SIDES = {"encoder": "model.encoder.", "decoder": "model.decoder."}
+# What they call otherwise than in Gemma 3.
+_NORMS = {
+    "input_layernorm": "pre_self_attn_layernorm",
+    "post_attention_layernorm": "post_self_attn_layernorm",
+}
+
+
+def _renamed(name: str, prefix: str) -> str:
+    name = name.replace("model.", prefix, 1)
+    for theirs, here in _NORMS.items():
+        name = name.replace(theirs, here)
+    return name
+
+
+TRANSFORMERS = tuple(
+    Rule(f"{side}/{rule.ours}", _renamed(rule.theirs, prefix), rule.layout)
+    for side, prefix in _SIDES.items()
+    for rule in transformers.rules(post_norm=True)
 )
-_SIDES = {"encoder": "model.encoder", "decoder": "model.decoder"}
-TRANSFORMERS = (
-    Rule("encoder/embedding/embeddings", "model.encoder.embed_tokens.weight", "v d -> v d"),
-    *(Rule(f"{side}/final_norm/scale", f"{prefix}.norm.weight", "d -> d") for side, prefix in _SIDES.items()),
-    *(
-        Rule(f"{side}/block_{{i}}/{ours}", f"{prefix}.layers.{{i}}.{theirs}.weight", layout)
-        for side, prefix in _SIDES.items()
-        for ours, theirs, layout in _LAYER
-    ),
-)  # fmt: skip
 
 # Images, with the one token that ends them; and ties that were stored as copies.
 TRANSFORMERS_DROPPED = (

@@ -1,5 +1,6 @@
 """Rotary positions. Knows the rotation; leaves which positions to its callers."""
 
+import functools
 import math
 
 import numpy as np
@@ -28,6 +29,7 @@ def rotate(x, positions, spec: RotarySpec):
     return ops.cast(rotated, x.dtype)
 
 
+@functools.cache  # eager backends ask at every token
 def timescales(spec: RotarySpec, head_dim: int) -> np.ndarray:
     """(H / 2,): pair j turns by position / timescale."""
     half = head_dim // 2

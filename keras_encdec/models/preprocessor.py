@@ -315,7 +315,10 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         return [Example(np.array(ids), np.array([*answer, end])) for ids, answer in pairs]
 
     def _encoder_ids(self, texts, length, warn=False):
-        said = [self._chat_format().conversation("", [t]) for t in texts] if self.chat else texts
+        said = texts
+        if self.chat:
+            frame = self._chat_format()
+            said = [frame.conversation("", [text]) for text in texts]
         every = encode(self.encoder_tokenizer, said)
         sizes = [len(ids) for ids in every if len(ids) > length]
         if sizes and warn:

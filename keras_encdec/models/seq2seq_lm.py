@@ -11,6 +11,7 @@ import keras
 import keras_hub
 import numpy as np
 
+from keras_encdec.data.teacher import check_one_vocabulary
 from keras_encdec.data.tokens import vocabulary_digest
 from keras_encdec.files import atomic_folder
 from keras_encdec.generation.generator import Generator
@@ -191,11 +192,7 @@ class EncDecSeq2SeqLM(Generator, Trainer, keras_hub.models.Seq2SeqLM):
         teacher = self._distillation and self._distillation.teacher
         if self.preprocessor is None or not teacher:
             return
-        if self.preprocessor.has_two_vocabularies:
-            raise ValueError(
-                "Expected encoder and decoder of one vocabulary for a teacher, who reads input "
-                "and target as one text. Received: two tokenizers."
-            )
+        check_one_vocabulary(self.preprocessor)
         theirs = getattr(teacher.preprocessor, "tokenizer", None)
         ours = self.preprocessor.tokenizer
         if theirs is not None and vocabulary_digest(theirs) != vocabulary_digest(ours):

@@ -16,7 +16,7 @@ from kagglehub.handle import parse_model_handle
 from rich.console import Console
 from rich.table import Table
 
-from keras_encdec.families.known import FAMILIES, of_backbone
+from keras_encdec.families.known import FAMILIES, spec_of
 from keras_encdec.files import read_json
 from keras_encdec.spec import PairSpec, StackSpec, count_parameters, stack_from_json
 
@@ -110,8 +110,7 @@ def on_this_machine(preset: str) -> str:
 def known_spec(name: str) -> StackSpec:
     """The spec of a source by name, without its weights."""
     if path := embedded(name):
-        config = read_json(Path(path) / "config.json")
-        return of_backbone(config["class_name"]).read_keras_hub(config["config"])
+        return spec_of(read_json(Path(path) / "config.json"))
     return stack_from_json(_read("specs.json")[name]["spec"])
 
 

@@ -138,10 +138,7 @@ def plan(encoder, decoder=None, **options) -> Plan:
 
 def _spec_of(model) -> StackSpec:
     catalog.check_known(str(model))
-    config = _config(catalog.on_this_machine(str(model)))
-    if "model_type" in config:
-        return known.of_model_type(config["model_type"]).read_transformers(config)
-    return known.of_backbone(config["class_name"]).read_keras_hub(config["config"])
+    return known.spec_of(_config(catalog.on_this_machine(str(model))))
 
 
 def _from_recipe(recipe: catalog.Recipe, dtype, preprocessor, options) -> EncDecSeq2SeqLM:

@@ -67,6 +67,20 @@ def run(model, inputs):
     return to_numpy(outputs)
 
 
+def silence_cross_attention(backbone):
+    """Makes the decoder what it was without an encoder."""
+    for block in backbone.decoder.blocks:
+        kernel = block.cross_attention.output_dense.kernel
+        kernel.assign(np.zeros(kernel.shape, "float32"))
+
+
+def logits_without_input(backbone, ids, mask):
+    """(B, T, V) of the decoder alone, whose source model's they are to be."""
+    silence_cross_attention(backbone)
+    states = backbone.encoder(ids[:, ::-1], mask[:, ::-1])
+    return to_numpy(backbone.decoder.logits(backbone.decoder(ids, mask, states, mask)))
+
+
 def to_numpy(x):
     """A backend tensor as a float32 array."""
     return np.asarray(ops.convert_to_numpy(x), "float32")

@@ -18,7 +18,14 @@ from keras_encdec.conversion.plan import make_plan
 from keras_encdec.conversion.sources import ModelSource
 from keras_encdec.families import dialect, known
 from keras_encdec.models import EncDecSeq2SeqLM
-from keras_encdec.testing.models import assert_close, draw, make_inputs, run, to_numpy
+from keras_encdec.testing.models import (
+    assert_close,
+    draw,
+    logits_without_input,
+    make_inputs,
+    run,
+    to_numpy,
+)
 from keras_encdec.testing.specs import tiny_decoder
 
 # References that tests/parity/make_family_references.py made, by the name there.
@@ -97,20 +104,6 @@ def keras_hub_backbone(name):
     return backbone
 
 
-def silenced(backbone):
-    """The decoder as if it saw no encoder."""
-    for block in backbone.decoder.blocks:
-        kernel = block.cross_attention.output_dense.kernel
-        kernel.assign(np.zeros(kernel.shape, "float32"))
-    return backbone
-
-
-def decoder_logits(backbone, ids, mask):
-    silenced(backbone)
-    states = backbone.encoder(ids[:, ::-1], mask[:, ::-1])
-    return to_numpy(backbone.decoder.logits(backbone.decoder(ids, mask, states, mask)))
-
-
 def reference(name):
     with np.load(REFERENCES / f"{name}.npz") as arrays:
         return [arrays[key] for key in ("input_ids", "attention_mask", "logits")]
@@ -119,7 +112,7 @@ def reference(name):
 @every_family
 def test_the_decoder_is_the_source_in_transformers(name, folder_of):
     ids, mask, logits = reference(name)
-    found = decoder_logits(keras_encdec.adapt(folder_of(name)).backbone, ids, mask)
+    found = logits_without_input(keras_encdec.adapt(folder_of(name)).backbone, ids, mask)
     assert_close(found[mask == 1], logits[mask == 1], 1e-4)
 
 
@@ -142,7 +135,7 @@ def test_the_decoder_is_the_source_in_keras_hub(name):
     pair = keras_encdec.adapt(source, encoder_attention="causal").backbone
     found = to_numpy(pair.encoder(ids, mask))
     assert_close(found[mask == 1], to_numpy(states)[mask == 1], 1e-4)
-    found = decoder_logits(pair, ids, mask)
+    found = logits_without_input(pair, ids, mask)
     assert_close(found[mask == 1], expected[mask == 1], 1e-4)
 
 

@@ -118,10 +118,10 @@ def names_on_disk(model):
     return {name: name.replace("model.encoder.text_model.", "model.encoder.") for name in names}
 
 
-def padded(rng, lengths, start=None):
-    """Random ids below 90 with their mask, padded with 0 to the right."""
+def padded(rng, lengths, words=90, start=None):
+    """Random ids below `words` with their mask, padded with 0 to the right."""
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype("int64")
-    ids = rng.integers(3, 90, mask.shape)
+    ids = rng.integers(3, words, mask.shape)
     if start is not None:
         ids[:, 0] = start
     return ids * mask, mask
@@ -178,8 +178,7 @@ def main():
     for name in MODELS:
         model, facts = make(name)
         rng = np.random.default_rng(5)
-        mask = (np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]).astype("int64")
-        ids = rng.integers(3, 96, mask.shape) * mask
+        ids, mask = padded(rng, LENGTHS, words=96)
         with torch.no_grad():
             inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
             logits = model(**inputs, use_cache=False).logits.numpy()
