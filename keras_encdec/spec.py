@@ -14,6 +14,7 @@ import math
 from typing import Any, Literal, get_args
 
 Shape = tuple[int, ...]
+Tensor = Any  # of the active backend: JAX, TensorFlow or PyTorch
 EncoderAttention = Literal["bidirectional", "causal"]
 Window = int | tuple[int, int] | None
 Activation = Literal["gelu_tanh", "silu"]

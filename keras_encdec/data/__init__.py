@@ -1,8 +1,10 @@
-"""Where text comes from, how it is kept as tokens, and in what order it is learnt."""
+"""What data is, where text comes from, how it is kept as tokens, and in what order it is learnt."""
 
 from keras_encdec.data.pipeline import batches
 from keras_encdec.data.read import read
+from keras_encdec.data.recognize import as_source
 from keras_encdec.data.teacher import Teacher, write_teacher
-from keras_encdec.data.tokens import Tokens, tokenize
+from keras_encdec.data.tokenizing import tokenize
+from keras_encdec.data.tokens import Tokens
 
-__all__ = ["Teacher", "Tokens", "batches", "read", "tokenize", "write_teacher"]
+__all__ = ["Teacher", "Tokens", "as_source", "batches", "read", "tokenize", "write_teacher"]

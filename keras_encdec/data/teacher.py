@@ -6,6 +6,8 @@ they do not. Leaves the loss to training.
 
 import hashlib
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,6 +16,7 @@ from keras import ops
 from keras_encdec.data.shards import Shards, ShardWriter
 from keras_encdec.data.tokens import Tokens, vocabulary_digest
 from keras_encdec.objectives import Example
+from keras_encdec.objectives.converter import FeatureConverter, HasConverter, converter_of
 from keras_encdec.objectives.draws import fold
 from keras_encdec.objectives.windows import Windows
 from keras_encdec.progress import track
@@ -42,7 +45,9 @@ class Teacher:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def rows(self, index: int, window: np.ndarray, example: Example):
+    def rows(
+        self, index: int, window: np.ndarray, example: Example
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The teacher's distribution at each target of example `index`.
 
         Sentinels and the end token, which no text holds, get all probability.
@@ -54,7 +59,7 @@ class Teacher:
 
         Returns:
             Ids and log-probabilities, (n, k) each, n = targets and end token. The
-            log-probabilities are those among all pieces: they sum to less than 1.
+            log-probabilities are those among all tokens: they sum to less than 1.
 
         Raises:
             ValueError: if the rows were written for another example, or are damaged.
@@ -82,15 +87,15 @@ class Teacher:
         ids[~known, 0], log_probs[~known, 0] = labels[~known], 0
         return ids, log_probs
 
-    def _where(self, shard):
+    def _where(self, shard: int) -> str:
         return f"{self._shards.folder}, shard {shard}"
 
 
 def write_teacher(
     folder: str | os.PathLike,
-    teacher,
+    teacher: Any,
     tokens: Tokens,
-    preprocessor,
+    preprocessor: FeatureConverter | HasConverter,
     *,
     k: int = 256,
     method: str = "top",
@@ -126,14 +131,15 @@ def write_teacher(
         ValueError: if an argument is out of range, the vocabularies differ, or the
             folder was begun otherwise.
     """
-    check_one_vocabulary(preprocessor)
-    size = preprocessor.tokenizer.vocabulary_size()
+    converter = converter_of(preprocessor)
+    check_one_vocabulary(converter)
+    size = converter.tokenizer.vocabulary_size()
     _check(teacher, size, k, method, batch_size)
     about = {"k": k, "method": method, "batch_size": batch_size, "dtype": dtype}
-    about |= _ids_of(preprocessor, start_token)
+    about |= _ids_of(converter, start_token)
     writer = ShardWriter(folder, KIND, about)
-    passes = [preprocessor.cut(tokens.lengths, epoch=epoch) for epoch in range(epochs)]
-    run = _Run(teacher, tokens, preprocessor.objective, passes, about, size)
+    passes = [converter.windows(tokens.lengths, epoch=epoch) for epoch in range(epochs)]
+    run = _Run(teacher, tokens, converter.bound, passes, about, size)
     numbers = range(sum(map(len, passes)))
     begun = sum(facts["examples"] for facts in writer.shards)
     size = _SHARD_BATCHES * batch_size
@@ -145,9 +151,9 @@ def write_teacher(
     return Teacher(folder)
 
 
-def check_one_vocabulary(preprocessor) -> None:
+def check_one_vocabulary(converter: FeatureConverter) -> None:
     """Raises ValueError where encoder and decoder have tokens of their own."""
-    if preprocessor.has_two_vocabularies:
+    if converter.encoder_tokenizer is not None:
         raise ValueError(
             "Expected encoder and decoder of one vocabulary for a teacher, who reads input and "
             "target as one text. Received: two tokenizers."
@@ -157,7 +163,15 @@ def check_one_vocabulary(preprocessor) -> None:
 class _Run:
     """The teacher and the windows that it reads, by number, over all passes."""
 
-    def __init__(self, teacher, tokens, objective, passes: list[Windows], about, size):
+    def __init__(
+        self,
+        teacher: Any,
+        tokens: Tokens,
+        objective: Any,
+        passes: list[Windows],
+        about: dict[str, Any],
+        size: int,
+    ):
         self.backbone, self.tokens, self.objective = teacher.backbone, tokens, objective
         self.passes, self.about = passes, about
         self.ends = np.cumsum([len(windows) for windows in passes])
@@ -165,7 +179,7 @@ class _Run:
         self.head = _Head(teacher, about["k"], about["method"])
         self.ids_dtype = "uint16" if size <= 2**16 else "int32"
 
-    def batch(self, numbers) -> dict[str, np.ndarray]:
+    def batch(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
         """Rows of the examples with these numbers, one after another."""
         pairs = [self._example(number) for number in numbers]
         start = [] if self.about["start"] is None else [self.about["start"]]
@@ -188,7 +202,7 @@ class _Run:
             "digests": np.array(digests, "uint64"),
         }
 
-    def _example(self, number):
+    def _example(self, number: int) -> tuple[np.ndarray, Example]:
         epoch = int(np.searchsorted(self.ends, number, side="right"))
         index = number - (int(self.ends[epoch - 1]) if epoch else 0)
         return self.passes[epoch].example(index, self.tokens, self.objective)
@@ -197,7 +211,7 @@ class _Run:
 class _Head(keras.Model):
     """States to the k chosen log-probabilities, a chunk of positions at a time."""
 
-    def __init__(self, teacher, k, method):
+    def __init__(self, teacher: Any, k: int, method: str):
         super().__init__(name="teacher_head")
         self.embedding, self.k, self.sample = (
             teacher.backbone.token_embedding,
@@ -206,7 +220,7 @@ class _Head(keras.Model):
         )
         self.seed_generator = keras.random.SeedGenerator(0)
 
-    def call(self, states):
+    def call(self, states: Any) -> tuple[Any, Any]:
         logits = ops.cast(self.embedding(states, reverse=True), "float32")
         score = log_probs = ops.log_softmax(logits, axis=-1)
         if self.sample:  # the largest of these are a draw without replacement (Gumbel's trick)
@@ -215,7 +229,7 @@ class _Head(keras.Model):
         _, ids = ops.top_k(score, self.k)
         return ids, ops.take_along_axis(log_probs, ids, axis=-1)
 
-    def rows(self, states, seed):
+    def rows(self, states: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids and log-probabilities, (n, k) each, of states (n, D)."""
         self.seed_generator.state.assign(np.array([seed >> 32, seed & 0xFFFFFFFF], "uint32"))
         whole = -(-len(states) // _CHUNK) * _CHUNK
@@ -225,17 +239,17 @@ class _Head(keras.Model):
         return ids, log_probs
 
 
-def _ids_of(preprocessor, start_token):
-    tokenizer = preprocessor.tokenizer
+def _ids_of(converter: FeatureConverter, start_token: bool) -> dict[str, Any]:
+    tokenizer = converter.tokenizer
     return {
-        "start": preprocessor.start_token_id if start_token else None,
+        "start": converter.start_token_id if start_token else None,
         "end": tokenizer.end_token_id,
         "vocabulary": vocabulary_digest(tokenizer),
-        "seed": preprocessor.seed,
+        "seed": converter.seed,
     }
 
 
-def _joined(parts):
+def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     arrays["ends"] = np.concatenate([[0], np.cumsum(arrays.pop("counts"))])
     return arrays
@@ -246,7 +260,7 @@ def _digest(window: np.ndarray, positions: np.ndarray) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def _check(teacher, vocabulary_size, k, method, batch_size):
+def _check(teacher: Any, vocabulary_size: int, k: int, method: str, batch_size: int) -> None:
     if method not in ("top", "sample"):
         raise ValueError(f"Expected method 'top' or 'sample'. Received: {method!r}.")
     if not 1 <= k <= vocabulary_size:
@@ -256,7 +270,7 @@ def _check(teacher, vocabulary_size, k, method, batch_size):
     embedding = teacher.backbone.token_embedding
     if embedding.input_dim < vocabulary_size:
         raise ValueError(
-            f"Expected a teacher of the {vocabulary_size} pieces of the tokenizer. "
+            f"Expected a teacher of the {vocabulary_size} tokens of the tokenizer. "
             f"Received: one of {embedding.input_dim}."
         )
     x = {name: np.ones((1, 4), "int32") for name in ("token_ids", "padding_mask")}

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from keras_encdec.data.prompts import in_memory, prompts_of, whole_pairs
 from keras_encdec.generation import jobs
 from keras_encdec.generation.engine import Engine
 from keras_encdec.generation.text import certain, cut
@@ -122,8 +123,8 @@ class Generator:
         if _is_tokens(getattr(inputs, "element_spec", None)):
             batches = [self.decode(self.encode(x), **kwargs) for x in inputs.as_numpy_iterator()]
             return {key: np.concatenate([b[key] for b in batches]) for key in batches[0]}
-        single, inputs = _is_single(inputs), jobs.columns(list(jobs.prompts(inputs)))
-        prompts = self._required_preprocessor().prompts(inputs)
+        source = in_memory(inputs)
+        single, prompts = source.single, prompts_of(source, self._required_preprocessor().converter)
         if path is None and len(prompts) <= batch_size:
             return self.decode(self._encode(prompts, single), **kwargs)
         return self._generate_many(prompts, single, batch_size, path, kwargs)
@@ -163,7 +164,7 @@ class Generator:
         """Answers the last message of a conversation.
 
         Args:
-            messages: as of `keras_encdec.models.chat.turns`, such as
+            messages: as of `keras_encdec.objectives.chat.turns`, such as
                 `[{"role": "user", "content": "Hello!"}]`; or a text.
             max_length: as in `generate`.
             **kwargs: of `decode`.
@@ -174,7 +175,7 @@ class Generator:
         Raises:
             ValueError: if messages are out of turn, or the tokenizer has no turns.
         """
-        prompt = self._required_preprocessor().chat_prompt(messages)
+        prompt = self._required_preprocessor().converter.of_chat(messages)
         return self.decode(self._encode([prompt], single=True), max_length, **kwargs)
 
     def score(self, pairs, batch_size=32):
@@ -194,8 +195,8 @@ class Generator:
             ids, mask = (x[f"decoder_{name}"] for name in ("token_ids", "padding_mask"))
             y, weight = (np.pad(a[:, 1:], [(0, 0), (0, 1)]) for a in (ids, mask > 0))
         else:
-            pairs = jobs.columns(list(jobs.prompts(pairs)))
-            x, y, weight = self._required_preprocessor().whole(pairs)
+            converter = self._required_preprocessor().converter
+            x, y, weight = whole_pairs(in_memory(pairs), converter)
         engine = self.make_generate_function()
 
         def write(rows):
@@ -216,13 +217,14 @@ class Generator:
         """
         if _is_tokens(inputs):
             return self._encode_arrays(inputs, tokens=True)
-        rows = jobs.columns(list(jobs.prompts(inputs)))
-        return self._encode(self._required_preprocessor().prompts(rows), _is_single(inputs))
+        source = in_memory(inputs)
+        prompts = prompts_of(source, self._required_preprocessor().converter)
+        return self._encode(prompts, source.single)
 
     def _encode(self, prompts, single=False):
         longest = max(len(start) for _, start in prompts)
-        rows = self.preprocessor.rows(decoder_sequence_length=max(2, longest))
-        arrays = self.preprocessor.lay_prompts(prompts, rows)
+        converter = self.preprocessor.converter.resized(decoder=max(2, longest))
+        arrays = converter.lay_prompts(prompts)
         return self._encode_arrays(arrays, self.preprocessor.encoder_sequence_length, single)
 
     def _encode_arrays(self, arrays, largest=None, single=False, tokens=False):

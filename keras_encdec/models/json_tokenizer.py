@@ -9,7 +9,7 @@ import keras
 import keras_hub
 import tokenizers
 
-from keras_encdec.models.text import is_single, strings
+from keras_encdec.data.recognize import is_single_text, strings
 
 _FILE = "tokenizer.json"
 
@@ -60,10 +60,10 @@ class JsonTokenizer(keras_hub.tokenizers.Tokenizer):
         self._read(Path(dir_path) / _FILE)
 
     def tokenize(self, inputs):
-        texts = strings(inputs, "text to tokenize", may_be_empty=True)
+        texts = strings(inputs, "text to tokenize")
         every = self._tokenizer_of_file.encode_batch(texts, add_special_tokens=False)
         rows = [encoding.ids for encoding in every]
-        return rows[0] if is_single(inputs) else rows
+        return rows[0] if is_single_text(inputs) else rows
 
     def detokenize(self, inputs):
         ids = [int(i) for i in inputs]

@@ -25,6 +25,8 @@ class Example:
             A continuation is not: where its window was cut, the text went on.
         teacher: ids and log-probabilities, (n, k) each, of a teacher's distribution at
             each target, its end token included; None without one.
+        weight: what each target token counts in the loss: one number, or an array with
+            one for each target and its end token, (n + 1,).
     """
 
     inputs: np.ndarray
@@ -34,6 +36,7 @@ class Example:
     mode: int = 0
     ends: bool = False
     teacher: tuple[np.ndarray, np.ndarray] | None = dataclasses.field(default=None, repr=False)
+    weight: float | np.ndarray = dataclasses.field(default=1.0, repr=False)
 
     def positions(self) -> tuple[np.ndarray, np.ndarray]:
         """Where in the window the tokens of `inputs` and of `targets` stood.

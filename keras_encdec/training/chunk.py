@@ -28,7 +28,7 @@ class Chunk:
         soft_cap: cap of the logits, or None.
         z_loss: times the squared log of the softmax's denominator.
         label_smoothing: share of a label's probability that all words divide.
-        teacher: `Advice`, or None.
+        teacher: `TeacherTargets`, or None.
     """
 
     soft_cap: float | None
@@ -36,7 +36,7 @@ class Chunk:
     label_smoothing: float
     teacher: Any = None
 
-    def __call__(self, states, matrix, labels, weights, *advice, gradient):
+    def __call__(self, states, matrix, labels, weights, *targets, gradient):
         """Sums and, with `gradient`, what the loss says to each logit.
 
         Args:
@@ -44,7 +44,7 @@ class Chunk:
             matrix: (V, D).
             labels: (B, t) int32.
             weights: (B, t) float32.
-            *advice: of the teacher, (B, t, ...) each.
+            *targets: of the teacher, (B, t, ...) each.
             gradient: whether the second result is wanted.
 
         Returns:
@@ -63,7 +63,7 @@ class Chunk:
         share, divergence = 0.0, None
         if self.teacher is not None:
             share = self.teacher.weight
-            divergence, d_divergence = self.teacher.divergence(logits, *advice)
+            divergence, d_divergence = self.teacher.divergence(logits, *targets)
             loss = (1 - share) * loss + share * divergence
         loss = loss + self.z_loss * ops.square(log_norm)
         correct = ops.cast(gold >= peak, "float32")

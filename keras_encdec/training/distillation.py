@@ -75,7 +75,7 @@ class Distillation:
                     teacher.preprocessor and teacher.preprocessor.tokenizer.start_token_id
                 )
 
-    def advice(self, x, y):
+    def teacher_targets(self, x, y):
         """What the teacher says about a batch.
 
         Args:
@@ -84,7 +84,7 @@ class Distillation:
                 `teacher_log_probs` (B, T, k).
 
         Returns:
-            `Advice`.
+            `TeacherTargets`.
 
         Raises:
             ValueError: if there is neither a teacher nor rows.
@@ -92,18 +92,18 @@ class Distillation:
         if self.teacher is not None:
             labels = y["labels"] if isinstance(y, dict) else y
             states = _states(self.teacher.backbone, x, labels, self.start_token)
-            return self.advice_of_states(states)
+            return self.targets_of_states(states)
         if not isinstance(y, dict) or "teacher_ids" not in y:
             raise ValueError(
                 "Expected batches with teacher_ids and teacher_log_probs. Received: labels alone. "
                 "Fit `data.batches(..., teacher=...)`, or give Distillation a teacher."
             )
         rows = [ops.cast(y["teacher_ids"], "int32"), ops.cast(y["teacher_log_probs"], "float32")]
-        return Advice(self, rows, self._kept)
+        return TeacherTargets(self, rows, self._kept)
 
-    def advice_of_states(self, states):
-        """`Advice` of the teacher's states (B, T, D), each about to write its label."""
-        return Advice(self, [states], self._asked)
+    def targets_of_states(self, states):
+        """`TeacherTargets` of the teacher's states (B, T, D), each about to write its label."""
+        return TeacherTargets(self, [states], self._asked)
 
     def check(self, vocabulary_size):
         """Raises ValueError if the teacher's vocabulary is not of this size."""
@@ -136,7 +136,7 @@ class Distillation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Advice:
+class TeacherTargets:
     """A teacher's word on a batch.
 
     Args:

@@ -1,73 +1,112 @@
-"""One optimizer step on JAX: Keras' own, in parts of the batch, and on some of the weights.
+"""One optimizer step on JAX: of a whole batch or in parts, and on some of the weights.
 
-Knows gradient accumulation, and optimizers whose variables cover more than is trained
-now. Leaves the loss to the model.
+Knows gradient accumulation, loss scaling, and optimizers whose variables cover more than is
+trained now. Leaves the loss to the model.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
-from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sample_weight
+
+from keras_encdec.spec import Tensor
+
+State = tuple[list[Tensor], ...]
 
 
-def train_step(model, state, data):
+def train_step(model: Any, state: State, data: Any) -> tuple[dict[str, Tensor], State]:
     """`keras.Model.train_step` of JAX: state and batch to logs and the next state."""
     trainable, non_trainable, optimizer, metrics = state
-    x, y, weight = unpack_x_y_sample_weight(data)
+    batch = keras.utils.unpack_x_y_sample_weight(data)
     parts = model._gradient_accumulation_steps
     gradients = _gradients if parts == 1 else _gradients_in_parts
-    loss, y_pred, grads, non_trainable, metrics = gradients(model, state, x, y, weight)
-    trainable, optimizer = _apply(model, grads, trainable, optimizer)
-    logs, metrics = model._update_metrics_variables(metrics, loss, x, y, y_pred, weight)
+    grads, non_trainable, metrics = gradients(model, state, batch)
+    trainable, optimizer, rate, norm = _apply(model, grads, trainable, optimizer)
+    with keras.StatelessScope(_mapping(model.metrics_variables, metrics)):
+        logs = model.step_logs(rate, norm)
     return logs, (trainable, non_trainable, optimizer, metrics)
 
 
-def _gradients(model, state, x, y, weight):
-    """Loss, output, gradients, and the variables that the forward pass changed."""
-    trainable, non_trainable, optimizer, metrics = state
-    function = jax.value_and_grad(model.compute_loss_and_updates, has_aux=True)
-    (_, aux), grads = function(
-        trainable,
-        non_trainable,
-        metrics,
-        x,
-        y,
-        weight,
-        training=True,
-        optimizer_variables=optimizer,
+def test_step(model: Any, state: State, data: Any) -> tuple[dict[str, Tensor], State]:
+    """`keras.Model.test_step` of JAX."""
+    trainable, non_trainable, metrics = state
+    batch = keras.utils.unpack_x_y_sample_weight(data)
+    _, (non_trainable, metrics) = _loss(
+        trainable, model, (non_trainable, [], metrics), batch, training=False
     )
-    loss, y_pred, non_trainable, metrics = aux
-    return loss, y_pred, grads, non_trainable, metrics
+    with keras.StatelessScope(_mapping(model.metrics_variables, metrics)):
+        logs = model.get_metrics_result()
+    return logs, (trainable, non_trainable, metrics)
 
 
-def _gradients_in_parts(model, state, x, y, weight):
+def _mapping(variables: list, values: list[Tensor]) -> list[tuple]:
+    return list(zip(variables, values, strict=True))
+
+
+def _loss(
+    trainable: list[Tensor],
+    model: Any,
+    state: State,
+    batch: tuple,
+    total: Tensor | None = None,
+    training: bool = True,
+) -> tuple[Tensor, tuple[list[Tensor], list[Tensor]]]:
+    """The loss as the optimizer scales it, and the variables that the forward pass changed."""
+    non_trainable, optimizer, metrics = state
+    mapping = [
+        *_mapping(model.trainable_variables, trainable),
+        *_mapping(model.non_trainable_variables, non_trainable),
+        *_mapping(model.metrics_variables, metrics),
+    ]
+    if training:
+        mapping += _mapping(model.optimizer.variables, optimizer)
+    with keras.StatelessScope(mapping) as scope:
+        loss = model.batch_loss(*batch, training=training, total_weight=total)
+        if training:
+            loss = model.optimizer.scale_loss(loss)
+    changed = [
+        [scope.get_current_value(variable) for variable in variables]
+        for variables in (model.non_trainable_variables, model.metrics_variables)
+    ]
+    return loss, (changed[0], changed[1])
+
+
+def _gradients(
+    model: Any, state: State, batch: tuple, total: Tensor | None = None
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Gradients, and the variables that the forward pass changed."""
+    trainable, *others = state
+    grads, changed = jax.grad(_loss, has_aux=True)(trainable, model, tuple(others), batch, total)
+    return grads, *changed
+
+
+def _gradients_in_parts(
+    model: Any, state: State, batch: tuple
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """As `_gradients`, a part of the rows at a time; each token counts as in the whole batch."""
     trainable, non_trainable, optimizer, metrics = state
+    x, y, weight = batch
     count = model._gradient_accumulation_steps
     labels = y["labels"] if isinstance(y, dict) else y
     weight = jnp.ones(labels.shape, "float32") if weight is None else weight
     total = jnp.maximum(jnp.sum(weight.astype("float32")), 1e-20)
     parts = jax.tree.map(lambda v: _split(v, count), (x, y, weight))
 
-    def body(carry, part):
-        loss, grads, non_trainable, metrics = carry
-        model._total_weight = total
-        try:
-            state = trainable, non_trainable, optimizer, metrics
-            more, _, some, non_trainable, metrics = _gradients(model, state, *part)
-        finally:
-            model._total_weight = None
+    def body(carry: tuple, part: tuple) -> tuple:
+        grads, non_trainable, metrics = carry
+        state = trainable, non_trainable, optimizer, metrics
+        some, non_trainable, metrics = _gradients(model, state, part, total)
         grads = jax.tree.map(lambda a, b: a + b.astype(a.dtype), grads, some)
-        return (loss + more, grads, non_trainable, metrics), None
+        return (grads, non_trainable, metrics), None
 
     zeros = [jnp.zeros(v.shape, "float32") for v in trainable]
-    start = (jnp.zeros((), "float32"), zeros, non_trainable, metrics)
-    (loss, grads, non_trainable, metrics), _ = jax.lax.scan(body, start, parts)
+    (grads, *changed), _ = jax.lax.scan(body, (zeros, non_trainable, metrics), parts)
     grads = [g.astype(v.dtype) for g, v in zip(grads, trainable, strict=True)]
-    return loss, None, grads, non_trainable, metrics
+    return grads, *changed
 
 
-def _split(x, count):
+def _split(x: Tensor, count: int) -> Tensor:
     """(B, ...) to (count, B / count, ...); every part has rows of every device."""
     if x.shape[0] % count:
         raise ValueError(
@@ -77,12 +116,53 @@ def _split(x, count):
     return jnp.moveaxis(jnp.reshape(x, (x.shape[0] // count, count, *x.shape[1:])), 1, 0)
 
 
-def _apply(model, grads, trainable, optimizer):
-    """One step of the optimizer on what trains now, which may be some of what it knows."""
+def _apply(
+    model: Any, grads: list[Tensor], trainable: list[Tensor], values: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    """One step of the optimizer on what trains now, which may be some of what it knows.
+
+    Returns:
+        Weights and optimizer variables after it, the learning rate, and the norm of the
+        gradients before they are clipped.
+    """
     known = model.optimizer
+    scaled = isinstance(known, keras.optimizers.LossScaleOptimizer)
+    optimizer = known.inner_optimizer if scaled else known
     variables = [*model.trainable_variables, *known.variables]
-    mapping = list(zip(variables, [*trainable, *optimizer], strict=True))
-    with keras.StatelessScope(state_mapping=mapping) as scope:
-        known.apply(grads, model.trainable_variables)
-    values = [scope.get_current_value(v) for v in variables]
-    return values[: len(trainable)], values[len(trainable) :]
+    mapping = _mapping(variables, [*trainable, *values])
+    with keras.StatelessScope(mapping) as scope:
+        scale = known.dynamic_scale.value if scaled else None
+        if scale is not None:
+            grads = [g / scale.astype(g.dtype) for g in grads]
+        norm = _norm(grads)
+        rate = jnp.asarray(optimizer.learning_rate, "float32")
+        optimizer.apply(grads, model.trainable_variables)
+    after = [scope.get_current_value(v) for v in variables]
+    if scaled:
+        # A step whose gradients overflow in float16 is left out, and the scale halved.
+        finite = jnp.isfinite(norm)
+        after = [jnp.where(finite, new, old) for new, (_, old) in zip(after, mapping, strict=True)]
+        after = _rescaled(known, variables, after, finite)
+    return after[: len(trainable)], after[len(trainable) :], rate, norm
+
+
+def _rescaled(known: Any, variables: list, after: list[Tensor], finite: Tensor) -> list[Tensor]:
+    """The values with the next loss scale: doubled after enough steps, halved after an overflow.
+
+    As `keras.optimizers.LossScaleOptimizer` has it, whose own step takes all weights or none.
+    """
+    place = {id(variable): i for i, variable in enumerate(variables)}
+    steps, scale = (place[id(v)] for v in (known.step_counter, known.dynamic_scale))
+    grows = after[steps] == known.dynamic_growth_steps - 1
+    factor = jnp.where(finite, jnp.where(grows, 2.0, 1.0), 0.5)
+    count = jnp.where(jnp.logical_and(finite, ~grows), after[steps] + 1, 0)
+    after = list(after)
+    after[scale] = after[scale] * factor.astype(after[scale].dtype)
+    after[steps] = count.astype(after[steps].dtype)
+    return after
+
+
+def _norm(grads: list[Tensor]) -> Tensor:
+    """Global norm, as Keras' clipping has it, so that XLA computes it once."""
+    squares = [jnp.sum(jnp.square(g)).astype("float32") for g in grads]
+    return jnp.sqrt(jnp.sum(jnp.stack(squares)))

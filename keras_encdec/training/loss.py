@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_encdec.spec import Tensor
 from keras_encdec.training.chunk import Chunk, dot
 
 # Logits held at once, per data replica: 512 x 256,000 in float32 are half a gigabyte. With
@@ -35,10 +36,12 @@ class Sums(NamedTuple):
     weight: Any
 
 
+@keras.saving.register_keras_serializable(package="keras_encdec")
 class FusedCrossEntropy:
     """Cross-entropy of the labels, for `lm.compile(loss=...)`; the default there.
 
-    The mean over tokens by sample weight. Sums are float32 whatever the policy, as
+    The mean over tokens by sample weight; labels that are none of the vocabulary, such as
+    -100, count nothing. Sums are float32 whatever the policy, as
     a vocabulary of 256,000 needs. The gradient is taken in the pass that computes the
     value, chunk by chunk along T, so nothing is projected twice.
 
@@ -55,7 +58,12 @@ class FusedCrossEntropy:
         >>> lm.compile(loss=keras_encdec.training.FusedCrossEntropy(z_loss=1e-4))
     """
 
-    def __init__(self, z_loss=0.0, label_smoothing=0.0, chunk_tokens=CHUNK_TOKENS):
+    def __init__(
+        self,
+        z_loss: float = 0.0,
+        label_smoothing: float = 0.0,
+        chunk_tokens: int = CHUNK_TOKENS,
+    ):
         if z_loss < 0 or not 0 <= label_smoothing < 1 or chunk_tokens < 1:
             raise ValueError(
                 "Expected z_loss >= 0, label_smoothing from 0 to below 1, chunk_tokens >= 1. "
@@ -64,7 +72,20 @@ class FusedCrossEntropy:
         self.z_loss, self.label_smoothing = z_loss, label_smoothing
         self.chunk_tokens = chunk_tokens
 
-    def __call__(self, states, embedding, labels, weights=None, *, teacher=None, training=True):
+    def get_config(self) -> dict[str, float]:
+        names = "z_loss", "label_smoothing", "chunk_tokens"
+        return {name: getattr(self, name) for name in names}
+
+    def __call__(
+        self,
+        states: Tensor,
+        embedding: Any,
+        labels: Tensor,
+        weights: Tensor | None = None,
+        *,
+        teacher: Any = None,
+        training: bool = True,
+    ) -> Sums:
         """Sums over a batch.
 
         Args:
@@ -72,14 +93,16 @@ class FusedCrossEntropy:
             embedding: the `keras.layers.ReversibleEmbedding` that reads them out.
             labels: (B, T) int.
             weights: (B, T), or None: every label counts 1.
-            teacher: `Advice`, or None.
+            teacher: `TeacherTargets`, or None.
             training: whether the gradient will be asked for.
 
         Returns:
             `Sums`; only `loss` has a gradient.
         """
         weights = ops.ones_like(labels) if weights is None else weights
-        tokens = [ops.cast(labels, "int32"), ops.cast(weights, "float32")]
+        labels, weights = ops.cast(labels, "int32"), ops.cast(weights, "float32")
+        known = ops.logical_and(labels >= 0, labels < embedding.input_dim)
+        tokens = [ops.where(known, labels, 0), ops.where(known, weights, 0.0)]
         tokens += [] if teacher is None else teacher.inputs
         chunk = Chunk(embedding.logit_soft_cap, self.z_loss, self.label_smoothing, teacher)
         loop = _Loop(chunk, self.chunk_tokens, states.shape, embedding.compute_dtype)
@@ -92,7 +115,7 @@ class FusedCrossEntropy:
         return Sums(*ops.unstack(only_states(states), 4))
 
 
-def output_matrix(embedding):
+def output_matrix(embedding: Any) -> Tensor:
     """(V, D) that states are multiplied by, with LoRA; dequantised where it is quantised."""
     quantized = embedding.quantization_mode is not None
     if not embedding.tie_weights:
@@ -109,35 +132,35 @@ def output_matrix(embedding):
 class _Loop:
     """Goes over T in steps of t tokens per row."""
 
-    def __init__(self, chunk: Chunk, chunk_tokens: int, shape, dtype):
+    def __init__(self, chunk: Chunk, chunk_tokens: int, shape: Any, dtype: str):
         rows, self.length = shape[0] or _USUAL_ROWS, shape[1]
         self.chunk, self.dtype = chunk, dtype
         self.replicas = _replicas(rows)
         self.step = max(1, min(chunk_tokens * self.replicas // rows, self.length))
         self.count = -(-self.length // self.step)
 
-    def values(self, states, matrix, tokens):
+    def values(self, states: Tensor, matrix: Tensor, tokens: list[Tensor]) -> Tensor:
         """(4,) sums."""
         matrix = ops.cast(matrix, self.dtype)
         states, *tokens = (self._pad(x) for x in (states, *tokens))
 
-        def body(i, sums):
+        def body(i: Tensor, sums: Tensor) -> Tensor:
             parts = (self._part(x, i) for x in tokens)
             return sums + self.chunk(self._part(states, i), matrix, *parts, gradient=False)[0]
 
         return ops.fori_loop(0, self.count, body, ops.zeros((4,), "float32"))
 
-    def differentiable(self, tokens, matrix=None):
+    def differentiable(self, tokens: list[Tensor], matrix: Tensor | None = None) -> Any:
         """A function of states, and of the matrix unless it is given here, to (4,) sums."""
 
         @ops.custom_gradient
-        def function(states, *trained):
+        def function(states: Tensor, *trained: Tensor) -> tuple[Tensor, Any]:
             wanted = bool(trained)
             sums, *gradients = self._gradients(
                 states, trained[0] if wanted else matrix, tokens, wanted
             )
 
-            def grad(*args, upstream=None, variables=()):
+            def grad(*args: Tensor, upstream: Any = None, variables: Any = ()) -> Any:
                 scale = (args[0] if upstream is None else upstream)[0]
                 scaled = [
                     ops.cast(ops.multiply(g, scale), x.dtype)
@@ -151,13 +174,15 @@ class _Loop:
 
         return function
 
-    def _gradients(self, states, matrix, tokens, by_matrix):
+    def _gradients(
+        self, states: Tensor, matrix: Tensor, tokens: list[Tensor], by_matrix: bool
+    ) -> tuple[Tensor, ...]:
         """Sums, and their first one's gradients: (B, T, D), and (V, D) if wanted."""
         low = ops.cast(matrix, self.dtype)
         padded, *tokens = (self._pad(x) for x in (states, *tokens))
         d_matrix = [ops.zeros((self.replicas, *matrix.shape), "float32")] * by_matrix
 
-        def body(i, carry):
+        def body(i: Tensor, carry: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             sums, d_states, *d_matrix = carry
             part, *parts = (self._part(x, i) for x in (padded, *tokens))
             more, d_logits = self.chunk(part, low, *parts, gradient=True)
@@ -171,7 +196,7 @@ class _Loop:
         sums, d_states, *d_matrix = ops.fori_loop(0, self.count, body, start)
         return (sums, d_states[:, : self.length], *(ops.sum(d, axis=0) for d in d_matrix))
 
-    def _by_matrix(self, d_logits, states):
+    def _by_matrix(self, d_logits: Tensor, states: Tensor) -> Tensor:
         """(R, V, D): each data replica sums its own rows, so that devices talk once, at the end."""
         if self.replicas == 1:  # without the batch axis XLA needs no transposed copy
             d_logits, states = (ops.reshape(x, (-1, x.shape[-1])) for x in (d_logits, states))
@@ -181,13 +206,13 @@ class _Loop:
         )
         return dot("rbtv,rbtd->rvd", d_logits, states)
 
-    def _pad(self, x):
+    def _pad(self, x: Tensor) -> Tensor:
         missing = self.count * self.step - self.length
         if not missing:
             return x
         return ops.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (len(x.shape) - 2))
 
-    def _part(self, x, i):
+    def _part(self, x: Tensor, i: Tensor) -> Tensor:
         start = (0, i * self.step) + (0,) * (len(x.shape) - 2)
         return ops.slice(x, start, (ops.shape(x)[0], self.step, *x.shape[2:]))
 

@@ -1,17 +1,22 @@
-"""How a task trains: the fused loss in `compile`, and one optimizer step.
+"""How a task trains: what a batch's loss is, and the numbers that are kept of it.
 
-Knows Keras' hooks (`call`, `compute_loss`, `train_step`) and nothing of text. A task
-that inherits from `Trainer` has `backbone.decoder`, whose `embedding` reads states out.
+Knows Keras' hooks (`train_step`, `test_step`, `metrics`) and nothing of text. Leaves a step
+of the optimizer to `keras_encdec.training.step`. A task that inherits from `Trainer` has
+`backbone.decoder`, whose `embedding` reads states out.
 """
 
-import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_encdec.spec import Tensor
+from keras_encdec.training import step
 from keras_encdec.training.distillation import Distillation
-from keras_encdec.training.loss import FusedCrossEntropy
+from keras_encdec.training.loss import FusedCrossEntropy, Sums
+
+LOGS = ("tokens", "tokens_per_second", "learning_rate", "gradient_norm")
 
 _Mixin: Any = object  # beside a keras.Model, whose methods it calls
 
@@ -19,36 +24,80 @@ _Mixin: Any = object  # beside a keras.Model, whose methods it calls
 class Perplexity(keras.metrics.Mean):
     """exp of the mean of negative log-likelihoods."""
 
-    def result(self):
+    def result(self) -> Tensor:
         return ops.exp(super().result())
 
 
-class _TokenMetrics:
-    """Accuracy and perplexity; an object, as Keras would keep those of each `compile`."""
+class TokenCount(keras.metrics.Metric):
+    """Tokens that were read and written in training, padding left out; it goes on over epochs.
 
-    def __init__(self):
-        self.all = [keras.metrics.Mean("accuracy"), Perplexity("perplexity")]
+    Two int32, as float32 stops counting ones at 2**24 and JAX has no int64.
+    """
 
-    def update(self, sums, weight):
-        for metric, total in zip(self.all, (sums.correct, sums.nll), strict=True):
-            metric.update_state(total / weight, sample_weight=sums.weight)
+    def __init__(self) -> None:
+        super().__init__(name="tokens")
+        self.low, self.high = (
+            self.add_variable((), "zeros", "int32", name=name) for name in ("low", "high")
+        )
+
+    def update_state(self, *masks: Tensor) -> None:
+        some = sum(ops.sum(ops.cast(mask != 0, "int32")) for mask in masks)
+        low = self.low + some
+        self.high.assign(self.high + low // 2**24)
+        self.low.assign(low % 2**24)
+
+    def result(self) -> Tensor:
+        high = ops.cast(self.high, "float32")
+        return high * 2.0**24 + ops.cast(self.low, "float32")
+
+    def reset_state(self) -> None:
+        """Leaves the count: a validation between two steps resets the others."""
+
+    def begin(self) -> None:
+        """Counts from 0 on."""
+        super().reset_state()
+
+    def count(self) -> int:
+        """The count, exactly."""
+        high, low = (int(ops.convert_to_numpy(v)) for v in (self.high, self.low))
+        return high * 2**24 + low
+
+
+class _Metrics:
+    """What training reports; an object, as Keras would keep those of each `compile`."""
+
+    def __init__(self) -> None:
+        self.fused = [
+            keras.metrics.Mean("loss"),
+            keras.metrics.Mean("accuracy"),
+            Perplexity("perplexity"),
+        ]
+        self.tokens = TokenCount()
+
+    def update(self, loss: Tensor, sums: Sums, weight: Tensor) -> None:
+        """Means over tokens by weight, whatever a batch is."""
+        values = loss, sums.correct / weight, sums.nll / weight
+        for metric, value in zip(self.fused, values, strict=True):
+            metric.update_state(value, sample_weight=sums.weight)
 
 
 class Trainer(_Mixin):
-    """Trains and evaluates with an output loss that never holds (B, T, V).
-
-    While a loss is computed the model gives the decoder's states in place of logits;
-    at any other time, and with a loss of the user's, it gives logits.
-    """
+    """Trains and evaluates with an output loss that never holds (B, T, V)."""
 
     _fused: FusedCrossEntropy | None = None
     _distillation: Distillation | None = None
     _gradient_accumulation_steps = 1
-    _gives_states = False
-    _total_weight = None  # of the batch, while it is gone through in parts
-    _token_metrics: _TokenMetrics | None = None
+    _reported: _Metrics | None = None
+    _logs: tuple[str, ...] = LOGS
 
-    def compile_output(self, loss, distillation, gradient_accumulation_steps, optimizer):
+    def compile_training(
+        self,
+        loss: Any,
+        distillation: Distillation | None,
+        gradient_accumulation_steps: int,
+        optimizer: Any,
+        logs: Sequence[str],
+    ) -> None:
         """Takes what `compile` got that Keras does not know.
 
         Raises:
@@ -64,15 +113,19 @@ class Trainer(_Mixin):
             raise ValueError(
                 f"Expected loss='auto' or a FusedCrossEntropy with {given}. Received: {loss!r}."
             )
+        if unknown := set(logs) - set(LOGS):
+            raise ValueError(f"Expected logs of {LOGS}. Received: {sorted(unknown)}.")
         if distillation is not None:
             distillation.check(self.backbone.decoder.embedding.input_dim)
         check_accumulation(gradient_accumulation_steps, optimizer, fused)
         self._fused = loss if fused else None
         self._distillation = distillation
         self._gradient_accumulation_steps = gradient_accumulation_steps
-        self._token_metrics = _TokenMetrics() if fused else None
+        self._reported, self._logs = _Metrics(), tuple(logs)
+        # Keras keeps those of the last `compile` where there are none now.
+        self.loss = self._compile_loss = self._compile_metrics = None
 
-    def check_optimizer(self):
+    def check_optimizer(self) -> None:
         """Raises ValueError if the optimizer cannot move what it is to train."""
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         beta = getattr(optimizer, "beta_2", None)
@@ -85,62 +138,112 @@ class Trainer(_Mixin):
                     "use Adafactor."
                 )
 
-    def call(self, inputs, training=None, mask=None):
-        states = self.backbone(inputs, training=training)["decoder_sequence_output"]
-        return states if self._gives_states else self.backbone.decoder.logits(states)
+    def batch_loss(
+        self,
+        x: dict[str, Tensor],
+        y: Any,
+        sample_weight: Tensor | None,
+        training: bool,
+        total_weight: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of a batch, a scalar; metrics are updated.
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The mean over tokens by weight; accuracy and perplexity come from the same pass."""
+        Args:
+            x: model inputs.
+            y: labels (B, T), or a dict with `labels` and a teacher's rows.
+            sample_weight: (B, T), or None: every label counts 1.
+            training: whether dropout is on and the teacher is asked.
+            total_weight: of the whole batch, where this is a part of it.
+        """
+        if training:
+            self.token_counter.update_state(x["encoder_padding_mask"], x["decoder_padding_mask"])
         if self._fused is None:
-            y = y["labels"] if isinstance(y, dict) else y
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
+            return self._loss_on_logits(x, y, sample_weight, training)
         asked = self._distillation if training else None
         sums = self._fused(
-            y_pred,
+            self.backbone(x, training=training)["decoder_sequence_output"],
             self.backbone.decoder.embedding,
             y["labels"] if isinstance(y, dict) else y,
             sample_weight,
-            teacher=asked and asked.advice(x, y),
+            teacher=asked and asked.teacher_targets(x, y),
             training=training,
         )
-        weight = ops.maximum(sums.weight, 1e-20)
-        if self._token_metrics is not None:
-            self._token_metrics.update(sums, weight)
-        loss = sums.loss / (weight if self._total_weight is None else self._total_weight)
-        return sum(self.losses, loss)
+        weight, more = ops.maximum(sums.weight, 1e-20), self.losses
+        if self._reported is not None:
+            self._reported.update(sum(more, sums.loss / weight), sums, weight)
+        return sum(more, sums.loss / (weight if total_weight is None else total_weight))
+
+    def _loss_on_logits(self, x: Any, y: Any, sample_weight: Any, training: bool) -> Tensor:
+        """As Keras has it, for a loss of the user's."""
+        y = y["labels"] if isinstance(y, dict) else y
+        logits = self(x, training=training)
+        loss = super().compute_loss(x, y, logits, sample_weight, training)
+        self._loss_tracker.update_state(loss, sample_weight=ops.shape(logits)[0])
+        self.compute_metrics(x, y, logits, sample_weight)
+        return loss
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Tensor:
+        """Model inputs to logits (B, T, V)."""
+        states = self.backbone(inputs, training=training)["decoder_sequence_output"]
+        return self.backbone.decoder.logits(states)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """As in Keras; the fused loss starts from `x` and needs no `y_pred`."""
+        if self._fused is None:
+            y = y["labels"] if isinstance(y, dict) else y
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        return self.batch_loss(x, y, sample_weight, training)
 
     @property
-    def metrics(self):
-        return [*super().metrics, *(self._token_metrics.all if self._token_metrics else [])]
+    def metrics(self) -> list:
+        theirs = super().metrics
+        if self._reported is None:
+            return theirs
+        if self._fused is None:
+            return [*theirs, self.token_counter]
+        # Keras' own loss is a mean of batches by rows.
+        theirs = [metric for metric in theirs if metric is not self._loss_tracker]
+        return [*self._reported.fused, *theirs, self.token_counter]
 
     @property
-    def non_trainable_variables(self):
+    def token_counter(self) -> TokenCount:
+        """The tokens of the run so far."""
+        assert self._reported is not None
+        return self._reported.tokens
+
+    def get_metrics_result(self) -> dict[str, Tensor]:
+        """As in Keras; the tokens seen so far are for the logs of training alone."""
+        return {k: v for k, v in super().get_metrics_result().items() if k != "tokens"}
+
+    def step_logs(self, learning_rate: Any, gradient_norm: Any) -> dict[str, Tensor]:
+        """The logs of a step: all metrics, and what `compile` was asked to log."""
+        more = {"learning_rate": learning_rate, "gradient_norm": gradient_norm}
+        logs = {**self.get_metrics_result(), **{k: more[k] for k in more if k in self._logs}}
+        if {"tokens", "tokens_per_second"} & set(self._logs):
+            logs["tokens"] = self.token_counter.result()
+        return logs
+
+    @property
+    def non_trainable_variables(self) -> list:
         """Also those of a teacher that is asked: a step takes them as arguments."""
         teacher = self._distillation and self._distillation.teacher
         return [*super().non_trainable_variables, *(teacher.variables if teacher else [])]
 
-    def train_step(self, *args):
-        with self._giving_states():
-            if keras.backend.backend() != "jax":
-                return super().train_step(*args)
-            from keras_encdec.training.jax_step import train_step
+    def train_step(self, *args: Any) -> Any:
+        return step.train_step(self, *args)
 
-            return train_step(self, *args)
-
-    def test_step(self, *args):
-        with self._giving_states():
-            return super().test_step(*args)
-
-    @contextlib.contextmanager
-    def _giving_states(self):
-        self._gives_states = self._fused is not None
-        try:
-            yield
-        finally:
-            self._gives_states = False
+    def test_step(self, *args: Any) -> Any:
+        return step.test_step(self, *args)
 
 
-def check_accumulation(steps, optimizer, fused) -> None:
+def check_accumulation(steps: Any, optimizer: Any, fused: bool) -> None:
     """Raises ValueError where micro-batches would be weighted wrongly or not at all."""
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"Expected gradient_accumulation_steps of 1 or more. Received: {steps!r}.")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from keras_encdec.data import read
-from keras_encdec.data.read import documents
+from keras_encdec.data.recognize import documents
 
 TEXTS = ["First.", "", "Über\nzwei Zeilen.", "Last."]
 

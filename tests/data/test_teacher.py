@@ -247,7 +247,7 @@ def test_a_teacher_of_fewer_pieces(tokens, source, tmp_path):
         intermediate_dim=8,
         head_dim=8,
     )
-    with pytest.raises(ValueError, match=r"of the 4096 pieces .* Received: one of 100"):
+    with pytest.raises(ValueError, match=r"of the 4096 tokens .* Received: one of 100"):
         write(tmp_path, keras_hub.models.GemmaCausalLM(backbone), tokens, preprocessor(source))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_encdec.data import Tokens, tokenize
-from keras_encdec.data import tokens as tokens_module
+from keras_encdec.data import tokenizing as tokens_module
 from keras_encdec.sharing import catalog
 
 TEXTS = [f"Returns the mean of {i} numbers." * (1 + i % 7) for i in range(60)]

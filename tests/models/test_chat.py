@@ -3,7 +3,7 @@
 import pytest
 
 import keras_encdec
-from keras_encdec.models import chat
+from keras_encdec.objectives import chat
 
 GEMMA = chat.FORMATS[0]
 FIRST = {"role": "user", "content": "Hello"}

@@ -171,14 +171,15 @@ def test_postprocess_drops_special_tokens(preprocessor):
 def test_tf_data_gives_the_same_rows(tokenizer, options):
     preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 16, 12, **options)
     texts = [TEXT * 3, TEXT]
-    x, y, weight = preprocessor(texts)
-    for dataset in (tf.data.Dataset.from_tensor_slices(texts), tf.data.Dataset.from_tensors(texts)):
-        batches = list(preprocessor.dataset(dataset, 100).as_numpy_iterator())
-        assert len(batches) == 1
-        for key in x:
-            np.testing.assert_array_equal(batches[0][0][key], x[key])
-        np.testing.assert_array_equal(batches[0][1], y)
-        np.testing.assert_array_equal(batches[0][2], weight)
+    pairs = {"encoder_text": texts, "decoder_text": ["A mean.", "Mean."]}
+    for data in (texts, pairs):
+        expected = preprocessor(data)
+        dataset = tf.data.Dataset.from_tensor_slices(data).batch(2).map(preprocessor)
+        (found,) = dataset.as_numpy_iterator()
+        keras.tree.map_structure(np.testing.assert_array_equal, found, expected)
+    inputs, targets = pairs.values()
+    dataset = tf.data.Dataset.from_tensor_slices((inputs, targets)).batch(2).map(preprocessor)
+    keras.tree.map_structure(np.testing.assert_array_equal, next(iter(dataset)), expected)
 
 
 @pytest.mark.parametrize(

@@ -67,17 +67,17 @@ def problem(size, dtype="float32", cap=3.0):
 def fused_and_plain(problem, kind, *, smoothing=0.1, z_loss=1e-2, how=(0.7, 2.0, 0.3), chunk=4):
     embedding, states, labels, weights, teacher = problem
     share, temperature, beta = how
-    advice = None
+    targets = None
     if kind:
         distillation = Distillation(
             Asked(teacher), weight=share, temperature=temperature, divergence=kind, beta=beta
         )
-        advice = distillation.advice_of_states(ops.convert_to_tensor(teacher))
+        targets = distillation.targets_of_states(ops.convert_to_tensor(teacher))
     loss = FusedCrossEntropy(z_loss=z_loss, label_smoothing=smoothing, chunk_tokens=chunk)
 
     def function():
         low = ops.cast(states + 0.0, embedding.compute_dtype)
-        return loss(low, embedding, labels, weights, teacher=advice).loss
+        return loss(low, embedding, labels, weights, teacher=targets).loss
 
     ours = value_and_gradients(function, [states, embedding.embeddings])
     options = {"cap": embedding.logit_soft_cap, "z_loss": z_loss, "smoothing": smoothing}
@@ -158,19 +158,19 @@ def test_kept_rows_share_all_probability():
         "teacher_log_probs": np.take_along_axis(log_probs, order, -1),
     }
     options = {"weight": 0.7, "temperature": 2.0}
-    kept = Distillation(None, **options).advice({}, y)
-    asked = Distillation(Asked(teacher), **options).advice_of_states(ops.convert_to_tensor(teacher))
+    kept = Distillation(None, **options).teacher_targets({}, y)
+    asked = Distillation(Asked(teacher), **options).targets_of_states(ops.convert_to_tensor(teacher))
     loss = FusedCrossEntropy(chunk_tokens=4)
     values = [
         value_and_gradients(
-            lambda advice=advice: (
+            lambda targets=targets: (
                 loss(
-                    ops.cast(states, "float32") + 0, embedding, labels, weights, teacher=advice
+                    ops.cast(states, "float32") + 0, embedding, labels, weights, teacher=targets
                 ).loss
             ),
             [states, embedding.embeddings],
         )
-        for advice in (kept, asked)
+        for targets in (kept, asked)
     ]
     assert_same(*values, 1e-5)
 

@@ -119,7 +119,7 @@ def gemma(vocabulary_size=96):
 def test_asks_the_teacher_what_follows_the_input_and_the_target_so_far():
     teacher = gemma()
     x, y, _ = batch()
-    states = Distillation(teacher, start_token=2).advice(x, y).inputs[0]
+    states = Distillation(teacher, start_token=2).teacher_targets(x, y).inputs[0]
     for row in range(4):
         source = x["encoder_token_ids"][row][x["encoder_padding_mask"][row] > 0]
         labels = y[row][x["decoder_padding_mask"][row] > 0]

@@ -5,11 +5,15 @@ Knows start and end tokens, padding and the numbers of segments. NumPy only.
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
-from keras_encdec.objectives import Example
+from keras_encdec.objectives.objective import Example
 from keras_encdec.objectives.packing import pack
+
+Inputs = dict[str, np.ndarray]
+Batch = tuple[Inputs, Any, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Rows:
         sizes = [[len(source), len(target) - 1] for source, target in map(self.sides, examples)]
         return list(pack(np.array(sizes).reshape(-1, 2), (self.source, self.target)))
 
-    def batch(self, rows: Sequence[Sequence[Example]], size: int = 0):
+    def batch(self, rows: Sequence[Sequence[Example]], size: int = 0) -> Batch:
         """Lays each row's examples side by side.
 
         Args:
@@ -67,14 +71,28 @@ class Rows:
         labels = [[decoder[1:] for _, decoder in row] for row in sides]
         x = self.model_inputs(sources, targets)
         y, _ = self._fill(labels, self.target, self.target_pad)
-        weight = (x["decoder_padding_mask"] > 0).astype("float32")
+        weight = self._weights(rows, labels)
         teachers = [[example.teacher for example in row] for row in rows]
         if all(teacher is None for row in teachers for teacher in row):
             return x, y, weight
         ids, log_probs = self._fill_teachers(teachers)
         return x, {"labels": y, "teacher_ids": ids, "teacher_log_probs": log_probs}, weight
 
-    def _fill_teachers(self, rows):
+    def _weights(
+        self, rows: Sequence[Sequence[Example]], labels: Sequence[Sequence[np.ndarray]]
+    ) -> np.ndarray:
+        """(B, T) float32: what each label counts, 0 for padding."""
+        weight = np.zeros((len(rows), self.target), "float32")
+        for i, (row, segments) in enumerate(zip(rows, labels, strict=True)):
+            at = 0
+            for example, segment in zip(row, segments, strict=True):
+                counts = np.asarray(example.weight, "float32")
+                room = slice(at, at + len(segment))
+                weight[i, room] = counts[: len(segment)] if counts.ndim else counts
+                at += len(segment)
+        return weight
+
+    def _fill_teachers(self, rows: Sequence[Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
         """(B, T, k) ids and log-probabilities; padding has all probability on its id."""
         k = next(ids.shape[1] for row in rows for ids, _ in row)
         ids = np.full((len(rows), self.target, k), self.target_pad, "int32")
@@ -88,9 +106,9 @@ class Rows:
                 at += n
         return ids, log_probs
 
-    def model_inputs(self, sources, targets) -> dict[str, np.ndarray]:
+    def model_inputs(self, sources: Sequence[Any], targets: Sequence[Any]) -> Inputs:
         """The four inputs of the model, from the token ids of each segment of each row."""
-        inputs: dict[str, np.ndarray] = {}
+        inputs: Inputs = {}
         for side, *laid in (
             ("encoder", sources, self.source, self.source_pad),
             ("decoder", targets, self.target, self.target_pad),
@@ -99,7 +117,9 @@ class Rows:
             inputs |= {f"{side}_token_ids": ids, f"{side}_padding_mask": mask}
         return inputs
 
-    def _fill(self, rows, length, pad):
+    def _fill(
+        self, rows: Sequence[Any], length: int, pad: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         ids = np.full((len(rows), length), pad, "int32")
         mask = np.zeros((len(rows), length), "int32")
         for i, segments in enumerate(rows):

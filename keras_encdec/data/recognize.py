@@ -1,0 +1,386 @@
+"""Tells what data is, once and for all: `as_source`.
+
+Knows how Python, NumPy, pandas, Hugging Face, tf.data, Grain, PyTorch and Keras hand data
+over, by what their objects can do: none of these libraries is imported for it. Leaves what
+a kind holds to `keras_encdec.data.kinds`.
+"""
+
+import difflib
+import itertools
+import math
+import numbers
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from typing import Any
+
+import grain
+import keras
+import numpy as np
+
+from keras_encdec.data.kinds import (
+    INPUTS,
+    Document,
+    Documents,
+    ModelInputs,
+    Pairs,
+    Source,
+    Stream,
+    Tokens,
+    checked_text,
+)
+
+# Batches are made in one thread, a few ahead: NumPy holds the interpreter either way.
+READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+
+_COLUMNS = ("text", "encoder_text", "decoder_text", *INPUTS)
+_TEXT = (str, bytes)
+
+
+def as_source(x: Any, y: Any = None, sample_weight: Any = None, field: str = "text") -> Source:
+    """What `x`, with targets and weights if there are any, is.
+
+    Args:
+        x: a text or texts; pairs as a dict of columns, as rows or with `y`; model inputs;
+            `keras_encdec.data.read(...)`, `Tokens`; a frame, dataset, loader or generator
+            of any of these. See README's table.
+        y: targets: texts to write where `x` is text to read, or labels of model inputs.
+        sample_weight: what each row, or each of its targets, counts in the loss.
+        field: the column that holds plain text.
+
+    Returns:
+        `Documents`, `Pairs`, `Tokens`, `ModelInputs` or `Stream`.
+
+    Raises:
+        ValueError: if it is none of these, or the parts do not belong together; the
+            message says what was expected.
+    """
+    if isinstance(x, (Documents, Tokens, Pairs, ModelInputs, Stream)):
+        return _as_it_is(x, y, sample_weight)
+    columns = _columns(x, field)
+    if columns is not None:
+        return _of_columns(columns, y, sample_weight, field)
+    if is_single_text(x):
+        return _of_text(x, y, sample_weight)
+    if (stream := _stream(x, field)) is not None:
+        _refuse_beside(x, y=y, sample_weight=sample_weight)
+        return stream
+    return _of_sequence(_listed(x), y, sample_weight, field)
+
+
+def unpacked(data: Any) -> tuple[Any, Any, Any]:
+    """`validation_data` as `(x, y, sample_weight)`, as in Keras.
+
+    Raises:
+        ValueError: for a tuple of strings, which could be texts or a pair.
+    """
+    if not isinstance(data, tuple) or len(data) > 3:
+        return data, None, None
+    if data and all(isinstance(part, _TEXT) for part in data):
+        raise ValueError(
+            "Expected (inputs, targets) of lists, or a list of texts. Received: a tuple of "
+            f"{len(data)} strings, which could be either."
+        )
+    x, y, weight = (*data, None, None)[:3]
+    return x, y, weight
+
+
+def documents(texts: Any, field: str = "text") -> Iterator[Document]:
+    """Any kind of plain text as documents.
+
+    Raises:
+        ValueError: if something among them is not text; the message names it.
+    """
+    source = as_source(texts, field=field)
+    if isinstance(source, Stream):
+        source = source.collected()
+    if not isinstance(source, Documents):
+        raise ValueError(f"Expected plain texts. Received: {type(texts).__name__} of other data.")
+    return iter(source)
+
+
+# Columns: dicts, frames and datasets.
+
+
+def _columns(x: Any, field: str) -> dict[str, Any] | None:
+    """The columns that are known of something that has columns; None for all else."""
+    names = getattr(x, "column_names", None)
+    if isinstance(x, Mapping):
+        if isinstance(names, Mapping):
+            raise ValueError(
+                f"Expected one dataset. Received: a dict of {sorted(x)}. Choose one, such as "
+                f"data[{next(iter(sorted(x)))!r}]."
+            )
+        names = list(x)
+    elif hasattr(x, "columns") and not callable(x.columns) and not isinstance(x, np.ndarray):
+        names = list(map(str, x.columns))  # pandas, polars
+    if names is None or not (isinstance(x, Mapping) or isinstance(x, Sized)):
+        return None
+    return {name: x[name] for name in _known(list(map(str, names)), field)}
+
+
+def _known(names: Sequence[str], field: str) -> list[str]:
+    """Those of the columns that mean something here.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    wanted = _COLUMNS if field == "text" else (field,)
+    if known := [name for name in wanted if name in names]:
+        return known
+    if field != "text":
+        raise ValueError(f"Expected a column {field!r}. Received: a dataset with columns {names}.")
+    near = [m for n in names for m in difflib.get_close_matches(n, _COLUMNS, 1, 0.8)]
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        "Expected columns encoder_text and decoder_text (pairs), text (plain text), or the four "
+        f"model inputs. Received: columns {names}.{hint} Rename them, or pass two columns: "
+        "fit(data['document'], data['summary'])."
+    )
+
+
+def _of_columns(columns: dict[str, Any], y: Any, weight: Any, field: str) -> Source:
+    if any(name in columns for name in INPUTS):
+        x = {name: _array(columns[name]) for name in INPUTS if name in columns}
+        labels = {k: _array(v) for k, v in y.items()} if isinstance(y, Mapping) else _array(y)
+        return ModelInputs(x, labels, _array(weight))
+    if "encoder_text" in columns or "decoder_text" in columns:
+        return _of_pairs(columns, y, weight)
+    return as_source(columns[field], y, weight)
+
+
+def _of_pairs(columns: dict[str, Any], y: Any, weight: Any) -> Pairs:
+    if "encoder_text" not in columns:
+        raise ValueError(
+            "Expected encoder_text beside decoder_text. "
+            f"Received: keys {sorted(columns)}, without ['encoder_text']."
+        )
+    if y is not None and "decoder_text" in columns:
+        raise ValueError("Expected targets in decoder_text or in y. Received: both.")
+    read, written = columns["encoder_text"], columns.get("decoder_text", y)
+    single = is_single_text(read)
+    if written is not None and is_single_text(written) != single:
+        raise ValueError(
+            "Expected as many encoder_text as decoder_text. Received: one text, and several."
+        )
+    sides = [strings(read, "encoder_text")]
+    sides += [] if written is None else [strings(written, "decoder_text")]
+    return Pairs(*sides, weights=_weights(weight, len(sides[0])), single=single)
+
+
+# Texts and sequences.
+
+
+def _of_text(x: Any, y: Any, weight: Any) -> Documents | Pairs:
+    if y is not None:
+        return _of_pairs({"encoder_text": x}, y, weight)
+    return Documents(lambda: _numbered([x]), _weights(weight, 1), single=True)
+
+
+def _of_sequence(x: Sequence[Any], y: Any, weight: Any, field: str) -> Source:
+    """A list, by what its first element is."""
+    first = x[0] if len(x) else ""
+    if isinstance(first, Mapping):
+        return _of_rows(x, y, weight, field)
+    if isinstance(first, (tuple, list)) and y is None:
+        whole = Stream(lambda skip: _elements(x[skip:], field), type(x).__name__, len(x))
+        return _as_it_is(whole.collected(), None, weight)
+    if _is_numeric(first):
+        raise ValueError(
+            "Expected text, pairs of texts, or a dict of the four model inputs. Received: "
+            f"{_short(first)} of type {type(first).__name__} in a {type(x).__name__}."
+        )
+    if y is not None:
+        return _of_pairs({"encoder_text": x}, y, weight)
+    return Documents(lambda: _numbered(x), _weights(weight, len(x)))
+
+
+def _of_rows(rows: Sequence[Mapping], y: Any, weight: Any, field: str) -> Source:
+    """A list of dicts, as the columns that all of them have."""
+    names = _known(list(map(str, rows[0])), field)
+    for number, row in enumerate(rows):
+        if missing := [n for n in names if not isinstance(row, Mapping) or n not in row]:
+            raise ValueError(
+                f"Expected {names} in each row. Received: row {number} without {missing}."
+            )
+    return _of_columns({n: [row[n] for row in rows] for n in names}, y, weight, field)
+
+
+def _numbered(texts: Iterable[Any]) -> Iterator[Document]:
+    for number, text in enumerate(texts):
+        yield Document(f"text {number}", _scalar(text))
+
+
+def strings(texts: Any, what: str) -> list[str]:
+    """Texts of a column, checked one by one."""
+    if is_single_text(texts):
+        texts = [texts]
+    every = enumerate(_listed(texts))
+    return [checked_text(_scalar(text), f"{what} of row {n}") for n, text in every]
+
+
+# Streams.
+
+
+def _stream(x: Any, field: str) -> Stream | None:
+    """What can only be gone through; None for what can be indexed."""
+    name = type(x).__name__
+    if hasattr(x, "element_spec") and hasattr(x, "as_numpy_iterator"):  # tf.data
+        length: float | None = int(x.cardinality())
+        length = {-1: math.inf, -2: None}.get(int(length or 0), length)
+        return Stream(lambda skip: _elements(x.skip(skip).as_numpy_iterator(), field), name, length)
+    if isinstance(x, grain.MapDataset):
+        length = math.inf if len(x) >= sys.maxsize else len(x)
+        return Stream(
+            lambda skip: _elements(x[skip:].to_iter_dataset(READ_AHEAD), field), name, length
+        )
+    if isinstance(x, keras.utils.PyDataset):
+        count = x.num_batches
+        return Stream(
+            lambda skip: _elements(_of_py_dataset(x, skip), field),
+            name,
+            math.inf if count is None else count,
+        )
+    if isinstance(x, Iterator):
+        return _once(_elements(x, field), name)
+    if isinstance(x, Iterable) and not isinstance(x, (Sequence, np.ndarray)) and _is_lazy(x):
+        count = len(x) if isinstance(x, Sized) else None
+        return Stream(lambda skip: itertools.islice(_elements(x, field), skip, None), name, count)
+    return None
+
+
+def _once(elements: Iterator[Source], name: str) -> Stream:
+    """A stream that cannot be begun again: a second pass goes on where the first one ended."""
+    head = next(elements, None)
+    rest = itertools.chain([] if head is None else [head], elements)
+    return Stream(lambda skip: itertools.islice(rest, skip, None), name, again=False, head=head)
+
+
+def _is_lazy(x: Any) -> bool:
+    """Whether it is a dataset or loader rather than something that lies in memory."""
+    return not hasattr(x, "__array__") and not hasattr(x, "to_numpy")
+
+
+def _of_py_dataset(data: Any, skip: int) -> Iterator[Any]:
+    data.on_epoch_begin()
+    numbers = itertools.count(skip)
+    if data.num_batches is not None:
+        numbers = itertools.takewhile(lambda n: n < data.num_batches, numbers)
+    for number in numbers:
+        yield data[number]
+    data.on_epoch_end()
+
+
+def _elements(elements: Iterable[Any], field: str) -> Iterator[Source]:
+    """Each element as a source: tuples are `(x, y)` or `(x, y, sample_weight)`."""
+    for element in elements:
+        if isinstance(element, list) and element and isinstance(element[0], (tuple, Mapping)):
+            # PyTorch's loaders give [inputs, targets] for a batch of pairs.
+            is_columns = len(element) <= 3 and not isinstance(element[-1], Mapping)
+            element = tuple(element) if is_columns else element
+        if isinstance(element, tuple):
+            yield as_source(*element[:3], field=field)
+        else:
+            yield as_source(element, field=field)
+
+
+# Arrays of any framework.
+
+
+def _listed(x: Any) -> Sequence[Any]:
+    """Something in memory as a sequence of its first axis."""
+    x = _array(x) if hasattr(x, "numpy") or hasattr(x, "__array__") else x
+    if isinstance(x, np.ndarray):
+        if x.ndim == 2 and x.shape[1] == 1 and x.dtype.kind in "USOT":
+            x = x[:, 0]
+        return x.tolist() if x.ndim == 1 and x.dtype.kind in "USOT" else x
+    if isinstance(x, Sequence):
+        return x
+    if isinstance(x, Sized) and hasattr(x, "__getitem__"):  # PyTorch's datasets
+        return [x[i] for i in range(len(x))]
+    raise ValueError(
+        "Expected text, pairs, model inputs, a dataset or a generator. "
+        f"Received: {_short(x)} of type {type(x).__name__}."
+    )
+
+
+def _array(x: Any) -> Any:
+    """An array or tensor of any framework, or a list of numbers, as a NumPy array."""
+    if x is None or isinstance(x, np.ndarray):
+        return x
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+    if hasattr(x, "numpy") and not hasattr(x, "to_numpy"):
+        return np.asarray(x.numpy())
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(
+            f"Expected rows of one length. Received: {_short(x)}. Pad them first."
+        ) from error
+
+
+def _weights(weight: Any, count: int) -> np.ndarray | None:
+    """One weight, or several, for each of `count` rows."""
+    if weight is None:
+        return None
+    if not isinstance(weight, np.ndarray) and _is_ragged(weight):
+        weight = _padded([np.asarray(row, "float32") for row in weight])
+    array = np.asarray(_array(weight), "float32")
+    array = array[None] if not array.ndim else array
+    if len(array) != count or array.ndim > 2 or not np.isfinite(array).all() or (array < 0).any():
+        raise ValueError(
+            f"Expected a sample_weight, finite and 0 or more, for each of {count} rows. Received: "
+            f"shape {array.shape}."
+        )
+    return array
+
+
+def _is_ragged(rows: Any) -> bool:
+    return isinstance(rows, (list, tuple)) and len({np.size(row) for row in rows}) > 1
+
+
+def _padded(rows: list[np.ndarray]) -> np.ndarray:
+    length = max(row.size for row in rows)
+    return np.stack([np.pad(row, (0, length - row.size)) for row in rows])
+
+
+def is_single_text(x: Any) -> bool:
+    """Whether it is one string rather than several: also as an array or tensor of no axis."""
+    if isinstance(x, _TEXT):
+        return True
+    return getattr(x, "shape", None) == () and isinstance(_scalar(x), _TEXT)
+
+
+def _scalar(x: Any) -> Any:
+    """An array or tensor of no axis as what it holds."""
+    if getattr(x, "shape", None) != () or isinstance(x, _TEXT):
+        return x
+    return _array(x).item()
+
+
+def _is_numeric(x: Any) -> bool:
+    if isinstance(x, np.ndarray):
+        return x.dtype.kind in "biufc"
+    return isinstance(x, numbers.Number)
+
+
+def _short(x: Any) -> str:
+    text = repr(x)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _as_it_is(x: Source, y: Any, weight: Any) -> Source:
+    _refuse_beside(x, y=y)
+    if isinstance(x, (Documents, Pairs, Tokens)) and weight is not None:
+        return x.weighted(_weights(weight, len(_array(weight))))
+    _refuse_beside(x, sample_weight=weight)
+    return x
+
+
+def _refuse_beside(x: Any, **given: Any) -> None:
+    if names := [name for name, value in given.items() if value is not None]:
+        raise ValueError(
+            f"Expected {' and '.join(names)} inside the data. Received: {' and '.join(names)} "
+            f"beside a {type(x).__name__}. Let its elements be (x, y) or (x, y, sample_weight)."
+        )
+

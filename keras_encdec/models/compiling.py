@@ -1,0 +1,109 @@
+"""`compile`: what a task trains and samples with, and how that is kept in a .keras file.
+
+Knows defaults and what Keras' `compile` does not know. Leaves what the options do to
+`keras_encdec.training` and to the samplers.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_encdec.training.distillation import Distillation
+from keras_encdec.training.loss import FusedCrossEntropy
+from keras_encdec.training.trainer import LOGS, Trainer
+
+
+class Compiled(Trainer):
+    """Gives a task `compile` with defaults for adaptation."""
+
+    _compiled_with: dict[str, Any] | None = None
+
+    def compile(
+        self,
+        optimizer: Any = "auto",
+        loss: Any = "auto",
+        *,
+        distillation: Distillation | None = None,
+        gradient_accumulation_steps: int = 1,
+        attention: str | None = None,
+        remat: bool | None = None,
+        logs: Sequence[str] = LOGS,
+        weighted_metrics: Any = "auto",
+        sampler: Any = "top_k",
+        **kwargs: Any,
+    ) -> None:
+        """As in `keras_hub.models.Seq2SeqLM`, with defaults for adaptation.
+
+        Args:
+            optimizer: by default AdamW at 1e-4 with gradients clipped at norm 1
+                (arXiv 2512.14856, section 3.1, for the clipping; the rate is that of
+                the official fine-tuning example).
+            loss: by default `keras_encdec.training.FusedCrossEntropy()`, which never
+                holds logits and reports accuracy and perplexity. Any other loss of
+                Keras gets logits (B, T, V), and `weighted_metrics` with it.
+            distillation: `keras_encdec.training.Distillation`, or None.
+            gradient_accumulation_steps: parts that a batch is gone through in, for
+                less memory; the step is that of the whole batch. On JAX.
+            attention: sets `backbone.attention`; None leaves it.
+            remat: sets `backbone.remat`; None leaves it.
+            logs: which of `"tokens"` (seen in the run, padding not counted),
+                `"tokens_per_second"`, `"learning_rate"` and `"gradient_norm"` (before
+                clipping) join the logs of `fit`; `()` for none.
+            weighted_metrics: metrics of logits, where `loss` gets logits.
+            sampler: of `generate`: a name or a sampler of KerasHub, or
+                `keras_encdec.generation.BeamSearch`.
+            **kwargs: of `keras.Model.compile`.
+
+        Raises:
+            ValueError: if options contradict each other.
+        """
+        given = dict(locals(), **kwargs)
+        self._compiled_with = {k: v for k, v in given.items() if k not in _NO_OPTIONS}
+        if optimizer == "auto":
+            optimizer = keras.optimizers.AdamW(1e-4, global_clipnorm=1.0)
+        loss = FusedCrossEntropy() if loss == "auto" else loss
+        self.compile_training(loss, distillation, gradient_accumulation_steps, optimizer, logs)
+        if isinstance(loss, FusedCrossEntropy):
+            if weighted_metrics not in ("auto", None) or kwargs.get("metrics"):
+                raise ValueError(
+                    "Expected a loss on logits for metrics on logits. Received: the fused loss, "
+                    "which reports accuracy and perplexity itself. Compile with "
+                    "loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+                )
+            loss = weighted_metrics = None
+        if attention is not None:
+            self.backbone.attention = attention
+        if remat is not None:
+            self.backbone.remat = remat
+        super().compile(
+            optimizer, loss, weighted_metrics=weighted_metrics, sampler=sampler, **kwargs
+        )
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """The options of `compile` as a .keras file keeps them."""
+        if not self.compiled or self._compiled_with is None:
+            return {}
+        options = {**self._compiled_with, "optimizer": self.optimizer, "sampler": self.sampler}
+        options["optimizer"] = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        options["optimizer_is_built"] = self.optimizer.built
+        distillation = options["distillation"]
+        if distillation is not None and distillation.teacher is not None:
+            warnings.warn(
+                "The teacher of Distillation is not saved with the model: compile with it again.",
+                stacklevel=2,
+            )
+            options["distillation"] = None
+        return {k: keras.saving.serialize_keras_object(v) for k, v in options.items()}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """As in Keras: compiles as the model that was saved, with variables of the optimizer."""
+        options = {k: keras.saving.deserialize_keras_object(v) for k, v in config.items()}
+        is_built = options.pop("optimizer_is_built")
+        self.compile(**options)
+        if is_built:
+            self.optimizer.build(self.trainable_variables)
+
+
+_NO_OPTIONS = ("self", "kwargs", "given", "__class__")

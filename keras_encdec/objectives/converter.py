@@ -1,0 +1,314 @@
+"""Records to examples, and examples to rows: what text becomes, in one frozen object.
+
+Knows tokens, lengths, chat turns and which seed belongs to which text. What is read and what
+is written of plain text, the objective says; padding is `rows`' business. No Keras, no
+model, no framework of data: `keras_encdec.models` wraps it as a preprocessor, and
+`keras_encdec.data` makes batches with it. (The word is seqio's.)
+"""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from keras_encdec.objectives import chat
+from keras_encdec.objectives.draws import fold
+from keras_encdec.objectives.mixture import Stages
+from keras_encdec.objectives.objective import Example, Objective
+from keras_encdec.objectives.retokenized import Retokenized
+from keras_encdec.objectives.rows import Inputs, Rows
+from keras_encdec.objectives.tokenizer import encode, piece_id
+from keras_encdec.objectives.windows import Windows, cut
+
+Prompt = tuple[list[int], list[int]]  # what the encoder reads, what the decoder begins with
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureConverter:
+    """Makes examples of texts, of pairs and of prompts, the same way for all that use them.
+
+    Args:
+        tokenizer: `keras_hub.tokenizers.Tokenizer` of the decoder.
+        encoder_tokenizer: of the encoder, where it has tokens of its own; else None.
+        encoder_sequence_length: S, tokens of an encoder row.
+        decoder_sequence_length: T, tokens of a decoder row.
+        objective: makes examples of plain text; without the tokenizer's ids.
+        chat: frame the encoder's text as a user's turn; answers end as a turn does.
+        seed: what chance follows from.
+        cross_documents: whether a window may go on into the next text.
+        packing: whether several examples share a row.
+
+    Raises:
+        ValueError: if a length is below 2.
+    """
+
+    tokenizer: Any
+    encoder_tokenizer: Any
+    encoder_sequence_length: int
+    decoder_sequence_length: int
+    objective: Objective | Stages
+    chat: bool = False
+    seed: int = 0
+    cross_documents: bool = False
+    packing: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("encoder_sequence_length", "decoder_sequence_length"):
+            length = getattr(self, name)
+            if not isinstance(length, (int, np.integer)) or length < 2:
+                raise ValueError(
+                    f"Expected {name} of at least 2 tokens. Received: {length!r}. "
+                    "A decoder needs room for <bos> and one token."
+                )
+
+    def resized(self, encoder: int | None = None, decoder: int | None = None) -> "FeatureConverter":
+        """The same with other lengths; None for those there are."""
+        given = {"encoder_sequence_length": encoder, "decoder_sequence_length": decoder}
+        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        return dataclasses.replace(self, **changes) if changes else self
+
+    # The tokenizers' ids.
+
+    @property
+    def reads_by(self) -> Any:
+        """The tokenizer of the encoder's text."""
+        return self.encoder_tokenizer or self.tokenizer
+
+    @property
+    def start_token_id(self) -> int:
+        """What the decoder reads first: `<bos>`, or where there is none the end token."""
+        start = self.tokenizer.start_token_id
+        return self.tokenizer.end_token_id if start is None else start
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Ids that end a generated text: `<eos>`, and what ends a turn where there is one."""
+        ids = [self.tokenizer.end_token_id, self._end_of_turn_id()]
+        return tuple(dict.fromkeys(i for i in ids if i is not None))
+
+    def _end_of_turn_id(self) -> int | None:
+        found = chat.format_of(self.tokenizer)
+        return None if found is None else piece_id(self.tokenizer, found.end)
+
+    # Records to examples.
+
+    @functools.cached_property
+    def bound(self) -> Objective | Stages:
+        """The objective with the tokenizer's ids.
+
+        Raises:
+            ValueError: if the tokenizer has no tokens for its sentinels, or it needs one
+                vocabulary and there are two.
+        """
+        bound = self.objective.bind(self.tokenizer)
+        if self.encoder_tokenizer is None:
+            return bound
+        sides = self.tokenizer, self.encoder_tokenizer
+        return Retokenized(bound, *sides, self.encoder_sequence_length)
+
+    def windows(
+        self,
+        document_lengths: Any,
+        objective: Objective | None = None,
+        first: int = 0,
+        epoch: int = 0,
+    ) -> Windows:
+        """Where documents are cut into windows, each of which makes an example.
+
+        Args:
+            document_lengths: (d,) tokens of each, with its end token.
+            objective: in place of the converter's own.
+            first: number of the first document.
+            epoch: how often they have been seen; what is left to chance is drawn anew.
+        """
+        return cut(
+            document_lengths,
+            required_callable(objective or self.bound),
+            self.encoder_sequence_length,
+            self.decoder_sequence_length,
+            seed=fold(self.seed, epoch),
+            cross_documents=self.cross_documents,
+            first=first,
+        )
+
+    def of_texts(
+        self, texts: Sequence[str], first: int = 0, epoch: int = 0, weights: Any = None
+    ) -> list[Example]:
+        """The examples of plain texts.
+
+        Args:
+            texts: strings, none of them empty.
+            first: as in `windows`.
+            epoch: as in `windows`.
+            weights: what each text counts in the loss, or None.
+        """
+        end = self.tokenizer.end_token_id
+        documents = [[*ids, end] for ids in encode(self.tokenizer, list(texts))]
+        return self.of_documents(documents, first, epoch, weights)
+
+    def of_documents(
+        self, documents: Sequence[Any], first: int = 0, epoch: int = 0, weights: Any = None
+    ) -> list[Example]:
+        """As `of_texts`, of texts that are tokens already, each with its end token."""
+        objective = required_callable(self.bound)
+        tokens = np.concatenate(documents).astype("int32")
+        sizes = [len(document) for document in documents]
+        windows = self.windows(sizes, first=first, epoch=epoch)
+        examples = [windows.example(i, tokens, objective)[1] for i in range(len(windows))]
+        if weights is None:
+            return examples
+        self.check_weighted()
+        each = weights[np.searchsorted(np.cumsum(sizes), windows.starts, side="right")]
+        return self._weighted(examples, each)
+
+    def check_weighted(self) -> None:
+        """Raises ValueError where a weight for each text cannot be kept apart."""
+        if self.cross_documents:
+            raise ValueError(
+                "Expected cross_documents = False with a sample_weight for each text, as a window "
+                "may hold several texts. Received: both."
+            )
+
+    def of_pairs(
+        self,
+        encoder_texts: Sequence[str],
+        decoder_texts: Sequence[str],
+        weights: Any = None,
+        warn: bool = False,
+    ) -> list[Example]:
+        """The examples of pairs of texts: the first is read, the second written and ended.
+
+        Args:
+            encoder_texts: n strings.
+            decoder_texts: as many.
+            weights: (n,) or (n, T), what pairs or their targets count; or None.
+            warn: whether to warn about texts that are cut.
+        """
+        answers = encode(self.tokenizer, list(decoder_texts))
+        end = self._end_of_turn_id() if self.chat else self.tokenizer.end_token_id
+        sides = zip(self._read(encoder_texts, warn), answers, strict=True)
+        examples = [
+            Example(np.array(ids, "int32"), np.array([*answer, end], "int32"))
+            for ids, answer in sides
+        ]
+        return examples if weights is None else self._weighted(examples, weights)
+
+    def _weighted(self, examples: Sequence[Example], weights: Any) -> list[Example]:
+        """Examples that count as much as `weights` says, one or several numbers for each."""
+        found = []
+        for number, (example, weight) in enumerate(zip(examples, weights, strict=True)):
+            needed = min(len(example.targets), self.decoder_sequence_length)
+            if np.ndim(weight) and len(weight) < needed:
+                raise ValueError(
+                    f"Expected a weight for each of {needed} targets in row {number}, the end "
+                    f"token included. Received: {len(weight)}."
+                )
+            found.append(dataclasses.replace(example, weight=weight))
+        return found
+
+    def of_prompts(
+        self, encoder_texts: Sequence[str], decoder_texts: Sequence[str] | None = None
+    ) -> list[Prompt]:
+        """The ids that encoder and decoder begin with; texts that are cut are warned about."""
+        starts: list[list[int]] = [[]] * len(encoder_texts)
+        if decoder_texts is not None:
+            starts = encode(self.tokenizer, list(decoder_texts))
+        sides = zip(self._read(encoder_texts, warn=True), starts, strict=True)
+        return [(ids, [self.start_token_id, *start]) for ids, start in sides]
+
+    def of_chat(self, messages: Any) -> Prompt:
+        """A conversation as a prompt; see `keras_encdec.objectives.chat.turns` for messages.
+
+        Where it does not fit into `encoder_sequence_length`, its oldest turns are left
+        out, with a warning.
+
+        Raises:
+            ValueError: if messages are out of turn, or the tokenizer has no turns.
+        """
+        frame, length = chat.required_format(self.reads_by), self.encoder_sequence_length
+        system, texts = chat.turns(messages)
+        ids, left_out = frame.fitted(self.reads_by, system, texts, length)
+        if left_out:
+            warnings.warn(
+                f"The oldest {left_out} of {len(texts)} messages do not fit into "
+                f"encoder_sequence_length = {length} and were left out.",
+                stacklevel=4,
+            )
+        return ids, [self.start_token_id]
+
+    def _read(self, texts: Sequence[str], warn: bool) -> list[list[int]]:
+        """What the encoder reads of texts, cut to its length."""
+        length, said = self.encoder_sequence_length, list(texts)
+        if self.chat:
+            frame = chat.required_format(self.reads_by)
+            said = [frame.conversation("", [text]) for text in texts]
+        every = encode(self.reads_by, said)
+        sizes = [len(ids) for ids in every if len(ids) > length]
+        if sizes and warn:
+            warnings.warn(
+                f"{len(sizes)} of {len(every)} prompts were cut to encoder_sequence_length = "
+                f"{length} tokens; the longest has {max(sizes)}.",
+                stacklevel=5,
+            )
+        if self.chat:
+            fits = zip(texts, every, strict=True)
+            return [
+                ids if len(ids) <= length else frame.cut(self.reads_by, text, length)
+                for text, ids in fits
+            ]
+        return [ids[:length] for ids in every]
+
+    # Examples to rows.
+
+    @functools.cached_property
+    def rows(self) -> Rows:
+        """How examples are laid into rows."""
+        sides = self.reads_by, self.tokenizer
+        return Rows(
+            self.encoder_sequence_length,
+            self.decoder_sequence_length,
+            self.start_token_id,
+            self.tokenizer.end_token_id,
+            *(side.pad_token_id or 0 for side in sides),
+        )
+
+    def grouped(self, examples: Sequence[Example]) -> list[list[Example]]:
+        """Examples by the row that they are laid into: several, if `packing` says so."""
+        if not self.packing:
+            return [[example] for example in examples]
+        return [[examples[i] for i in group] for group in self.rows.plan(examples)]
+
+    def lay_prompts(self, prompts: Iterable[Prompt]) -> Inputs:
+        """The four model inputs of prompts."""
+        every, rows = list(prompts), self.rows
+        encoder = [[ids[: rows.source]] for ids, _ in every]
+        return rows.model_inputs(encoder, [[ids[: rows.target]] for _, ids in every])
+
+
+class HasConverter(Protocol):
+    """What a converter can be asked of: the preprocessor of a task."""
+
+    @property
+    def converter(self) -> FeatureConverter: ...
+
+
+def converter_of(owner: "FeatureConverter | HasConverter") -> FeatureConverter:
+    """A converter itself, or that of a preprocessor."""
+    return owner if isinstance(owner, FeatureConverter) else owner.converter
+
+
+def required_callable(objective: Objective | Stages) -> Objective:
+    """The objective, if it is one that makes an example by itself.
+
+    Raises:
+        ValueError: for `Stages`, which need to know the number of steps.
+    """
+    if isinstance(objective, Objective):
+        return objective
+    raise ValueError(
+        f"Expected an objective that is called. Received: {type(objective).__name__}, which needs "
+        "to know the number of steps. Use `lm.fit(texts)` or `keras_encdec.data.batches`."
+    )

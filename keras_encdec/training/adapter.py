@@ -1,0 +1,69 @@
+"""Batches on their way into Keras.
+
+Knows how each backend of Keras asks for data. Leaves which batches there are to
+`keras_encdec.data.batching`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from keras_encdec.private import DataAdapter
+
+
+class BatchAdapter(DataAdapter):
+    """Batches of one epoch as what `keras.Model.fit`, `evaluate` and `predict` take.
+
+    Args:
+        begin: begins the epoch: an iterator of `(x, y, sample_weight)`, whose last parts
+            may be None.
+        steps: how many batches there are; None where only the end tells.
+    """
+
+    def __init__(self, begin: Callable[[], Iterator[Any]], steps: int | None):
+        self._begin, self._steps = begin, steps
+
+    def _batches(self) -> Iterator[tuple]:
+        for batch in self._begin():
+            yield tuple(part for part in batch if part is not None)
+
+    def get_numpy_iterator(self) -> Iterator[tuple]:
+        return self._batches()
+
+    def get_jax_iterator(self) -> Iterator[tuple]:
+        return self._batches()
+
+    def get_tf_dataset(self) -> Any:
+        import tensorflow as tf
+
+        first = next(self._batches())
+        signature = keras.tree.map_structure(
+            lambda array: tf.TensorSpec((None,) * array.ndim, array.dtype), first
+        )
+        return tf.data.Dataset.from_generator(self._batches, output_signature=signature)
+
+    def get_torch_dataloader(self) -> Any:
+        import torch
+
+        class Batches(torch.utils.data.IterableDataset):
+            def __iter__(_) -> Iterator[tuple]:  # noqa: N805
+                return self._batches()
+
+        return torch.utils.data.DataLoader(Batches(), batch_size=None)
+
+    @property
+    def num_batches(self) -> int | None:
+        return self._steps
+
+    @property
+    def batch_size(self) -> None:
+        return None
+
+    @property
+    def has_partial_batch(self) -> bool:
+        return False
+
+    @property
+    def partial_batch_size(self) -> None:
+        return None

@@ -1,0 +1,69 @@
+"""One optimizer step, on the backend that there is."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_encdec.spec import Tensor
+
+
+def train_step(model: Any, *args: Any) -> Any:
+    """As `keras.Model.train_step` of the backend: on JAX `(state, data)`, else `data`."""
+    if keras.backend.backend() == "jax":
+        from keras_encdec.training import jax_step
+
+        return jax_step.train_step(model, *args)
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(*args)
+    if keras.backend.backend() == "torch":
+        gradients = _torch_gradients(model, x, y, weight)
+    else:
+        gradients = _tensorflow_gradients(model, x, y, weight)
+    norm = _norm(gradients)
+    scale = getattr(model.optimizer, "dynamic_scale", None)
+    if scale is not None and model.optimizer.built:
+        norm = norm / ops.cast(scale, norm.dtype)
+    _apply(model, gradients)
+    return model.step_logs(model.optimizer.learning_rate, norm)
+
+
+def test_step(model: Any, *args: Any) -> Any:
+    """As `keras.Model.test_step` of the backend."""
+    if keras.backend.backend() == "jax":
+        from keras_encdec.training import jax_step
+
+        return jax_step.test_step(model, *args)
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(*args)
+    model.batch_loss(x, y, weight, training=False)
+    return model.get_metrics_result()
+
+
+def _tensorflow_gradients(model: Any, x: Any, y: Any, weight: Any) -> list[Tensor]:
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        loss = model.optimizer.scale_loss(model.batch_loss(x, y, weight, training=True))
+    gradients = tape.gradient(loss, model.trainable_weights)
+    return [g if g is None else tf.convert_to_tensor(g) for g in gradients]
+
+
+def _torch_gradients(model: Any, x: Any, y: Any, weight: Any) -> list[Tensor]:
+    model.zero_grad()
+    model.optimizer.scale_loss(model.batch_loss(x, y, weight, training=True)).backward()
+    return [variable.value.grad for variable in model.trainable_weights]
+
+
+def _apply(model: Any, gradients: list[Tensor]) -> None:
+    weights = list(model.trainable_weights)
+    if keras.backend.backend() != "torch":
+        model.optimizer.apply(gradients, weights)
+        return
+    import torch
+
+    with torch.no_grad():
+        model.optimizer.apply(gradients, weights)
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients if g is not None]
+    return ops.sqrt(sum(squares))

@@ -1,0 +1,231 @@
+"""Every kind of data through everything that takes data: the same numbers, or one clear error.
+
+`python -m pytest tests/journeys/test_matrix.py -s` prints the table.
+"""
+
+import dataclasses
+import re
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+from matrix import ARRAY_ROWS, BATCH, GROUPS, LENGTH, PAIRS, TEXTS, Given, arrays
+
+from keras_encdec import training
+from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
+from keras_encdec.sharing import catalog
+from keras_encdec.testing.specs import tiny_pair
+
+TABLE: dict[tuple[str, str], dict[str, str]] = {}
+LEGEND = "= as the first row, o as it without shuffling, x refused with what to do instead"
+
+
+class Lab:
+    """One compiled model for all cells: each begins with the same weights."""
+
+    def __init__(self, tokenizer):
+        keras.utils.set_random_seed(0)
+        pair = tiny_pair()
+        sides = [dataclasses.replace(s, vocabulary_size=4096) for s in (pair.encoder, pair.decoder)]
+        preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, LENGTH, LENGTH, objective="ul2")
+        self.lm = EncDecSeq2SeqLM(EncDecBackbone(*sides), preprocessor)
+        self.start = [np.array(w) for w in self.lm.weights]
+        self.compile()
+
+    def compile(self, **options):
+        self.lm.compile(keras.optimizers.SGD(0.3), sampler="greedy", **options)
+
+    def reset(self):
+        for weight, value in zip(self.lm.weights, self.start, strict=True):
+            weight.assign(value)
+        self.lm.optimizer.iterations.assign(0)
+        return self.lm
+
+    def run(self, given, **kwargs):
+        """The history of `fit`."""
+        options = {"verbose": 0, "batch_size": BATCH, "shuffle": given.shuffle, **kwargs}
+        lm = self.reset()
+        return lm.fit(given.x, given.y, sample_weight=given.weight, **options).history
+
+    def fit(self, given, **kwargs):
+        """The weights after `fit`."""
+        self.run(given, **kwargs)
+        return [np.array(w) for w in self.lm.weights]
+
+    def val_loss(self, given, **kwargs):
+        return self.run(given, **kwargs)["val_loss"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return keras_hub.models.Tokenizer.from_preset(catalog.embedded("gemma2_tiny_docs"))
+
+
+@pytest.fixture(scope="module")
+def lab(tokenizer):
+    return Lab(tokenizer)
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill(keras.callbacks.Callback):
+    """Stops a run after some steps, as a kill would."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps -= 1
+        if not self.steps:
+            raise Killed
+
+
+def resumed(lab, make, folder):
+    """Killed in the second epoch, and the same call again."""
+    callbacks = [training.Checkpoint(folder / "run", every=1), Kill(4)]
+    with pytest.raises(Killed):
+        lab.fit(make(), epochs=2, callbacks=callbacks)
+    return lab.fit(make(), epochs=2, callbacks=[training.Checkpoint(folder / "run", every=1)])
+
+
+def packed(lab, given):
+    lab.lm.preprocessor.packing = True
+    try:
+        return lab.fit(given, epochs=2)
+    finally:
+        lab.lm.preprocessor.packing = False
+
+
+def evaluated(lab, given):
+    """The logarithm of the perplexity, as 1e-6 of a loss of 9 is 1e-5 of that."""
+    lm = lab.reset()
+    loss, accuracy, perplexity = lm.evaluate(
+        given.x, given.y, sample_weight=given.weight, batch_size=3, verbose=0
+    )
+    return loss, accuracy, np.log(perplexity)
+
+
+def weighted(given):
+    return dataclasses.replace(given, weight=np.linspace(0.5, 2, 10))
+
+
+def as_validation(given):
+    return given.x if given.y is None else (given.x, given.y, given.weight)
+
+
+# Each column: a function of (lab, make, folder), where `make()` gives the row's data anew.
+COLUMNS = {
+    "fit": lambda lab, make, _: lab.fit(make()),
+    "epochs=2": lambda lab, make, _: lab.fit(make(), epochs=2),
+    "shuffle=False": lambda lab, make, _: lab.fit(make(), shuffle=False),
+    "steps_per_epoch": lambda lab, make, _: lab.fit(make(), steps_per_epoch=1, epochs=3),
+    "sample_weight": lambda lab, make, _: lab.fit(weighted(make())),
+    "class_weight": lambda lab, make, _: lab.fit(make(), class_weight={5: 0.5, 300: 3.0}),
+    "validation: texts": lambda lab, make, _: lab.val_loss(make(), validation_data=TEXTS[:5]),
+    "validation: pairs": lambda lab, make, _: lab.val_loss(make(), validation_data=PAIRS),
+    "validation: (x, y)": lambda lab, make, _: lab.val_loss(
+        make(), validation_data=tuple(PAIRS.values())
+    ),
+    "validation: arrays": lambda lab, make, _: lab.val_loss(make(), validation_data=arrays()),
+    "as validation": lambda lab, make, _: lab.val_loss(
+        ARRAY_ROWS["arrays"](), validation_data=as_validation(make())
+    ),
+    "validation_split": lambda lab, make, _: lab.val_loss(make(), validation_split=0.3),
+    "Checkpoint": resumed,
+    "packing": lambda lab, make, _: packed(lab, make()),
+    "evaluate": lambda lab, make, _: evaluated(lab, make()),
+    "predict": lambda lab, make, _: lab.reset().predict(make().x, batch_size=BATCH, verbose=0),
+    "generate": lambda lab, make, _: lab.reset().generate(make().x, 20),
+    "score": lambda lab, make, _: lab.reset().score(make().x).total,
+    "encode": lambda lab, make, _: np.asarray(lab.reset().encode(make().x).token_ids),
+}
+OF_X_ALONE = ("predict", "generate", "score", "encode")
+
+
+def same(found, expected):
+    """Whether they are equal to 1e-6."""
+    flat = keras.tree.flatten(found), keras.tree.flatten(expected)
+    if len(flat[0]) != len(flat[1]):
+        return False
+    for one, other in zip(*flat, strict=True):
+        if isinstance(other, str):
+            if one != other:
+                return False
+        elif np.shape(one) != np.shape(other) or not np.allclose(one, other, rtol=1e-6, atol=1e-6):
+            return False
+    return True
+
+
+class References:
+    """What the cells of a column are to give."""
+
+    def __init__(self, do, lab, make, folder):
+        self.do, self.lab, self.make, self.folder = do, lab, make, folder
+        self.found = {}
+
+    def __call__(self, name):
+        makes = {
+            "first": self.make,
+            "in order": lambda: dataclasses.replace(self.make(), shuffle=False),
+            "texts": lambda: Given(TEXTS),
+        }
+        if name not in self.found:
+            self.found[name] = outcome(self.do, self.lab, makes[name], self.folder / name)
+        return self.found[name]
+
+
+def outcome(do, lab, make, folder):
+    """What a cell gives: its result, or the error that refuses it."""
+    folder.mkdir(parents=True)
+    try:
+        return do(lab, make, folder)
+    except ValueError as error:
+        assert re.search(r"(?s)Expected .*Received", str(error)), error
+        return error
+
+
+def mark(found, reference, given, group, column):
+    if isinstance(found, ValueError):
+        return "x"
+    alone = group == "pairs" and given.y is not None and column in OF_X_ALONE
+    if same(found, reference("texts" if alone else "first")):
+        return "="
+    if column == "steps_per_epoch" and same(found, reference("in order")):
+        return "o"
+    return "?"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table():
+    yield
+    for group, rows in GROUPS.items():
+        print(f"\n\n{group:27s}" + "".join(f"{i:>3}" for i in range(len(COLUMNS))))
+        for name in rows:
+            marks = TABLE.get((group, name), {})
+            print(f"{name:27s}" + "".join(f"{marks.get(c, ''):>3}" for c in COLUMNS))
+    print(f"\n{LEGEND}. Columns:")
+    print(", ".join(f"{i} {name}" for i, name in enumerate(COLUMNS)))
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("group", GROUPS)
+def test_cells(lab, tokenizer, tmp_path, group, column):
+    rows, do = GROUPS[group], COLUMNS[column]
+    first = next(iter(rows.values()))
+    reference = References(do, lab, lambda: first(tmp_path, tokenizer), tmp_path / "references")
+    for number, (name, make) in enumerate(rows.items()):
+        folder = tmp_path / str(number)
+
+        def anew(make=make, folder=folder):
+            return make(folder, tokenizer)
+
+        found = outcome(do, lab, anew, folder)
+        TABLE.setdefault((group, name), {})[column] = mark(found, reference, anew(), group, column)
+        if isinstance(found, ValueError):
+            print(group, "|", column, "|", name, "|", str(found)[:200])
+    wrong = [name for name in rows if TABLE[group, name][column] == "?"]
+    assert not wrong
