@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_encdec.spec import PairSpec, Shape
+from keras_encdec.spec import PairSpec, Shape, Tensor
 
 _BATCH, _MODEL = "batch", "model"
 Axes = tuple[str | None, ...]
@@ -46,7 +46,7 @@ _KEYS_AND_VALUES = ("key/kernel", "value/kernel", "key/bias", "value/bias")
 
 
 def layout_map(
-    device_mesh,
+    device_mesh: keras.distribution.DeviceMesh,
     spec: PairSpec | None = None,
     model_parallel_dim_name: str = _MODEL,
     data_parallel_dim_name: str = _BATCH,
@@ -139,14 +139,14 @@ class Weight:
     shape: Shape
     dtype: str = "float32"
     trainable: bool = True
-    layout: Any = None
+    layout: keras.distribution.TensorLayout | None = None
 
     @property
     def name(self) -> str:
         return self.path.rpartition("/")[2]
 
     @property
-    def _layout(self):  # as Keras calls it
+    def _layout(self) -> keras.distribution.TensorLayout | None:  # as Keras calls it
         return self.layout
 
 
@@ -174,7 +174,7 @@ def check(weights: Mapping[str, Shape]) -> None:
                 )
 
 
-def shard_shape(shape: Shape, layout) -> Shape:
+def shard_shape(shape: Shape, layout: keras.distribution.TensorLayout | None) -> Shape:
     """What one device holds of a tensor.
 
     Args:
@@ -188,7 +188,7 @@ def shard_shape(shape: Shape, layout) -> Shape:
     return tuple(n // sizes[a] if a else n for n, a in zip(shape, axes, strict=True))
 
 
-def place(variable, array, dtype=None):
+def place(variable: keras.Variable, array: Any, dtype: str | None = None) -> Tensor:
     """An array on the devices of a variable: each receives its shard, none the whole.
 
     Args:
@@ -211,7 +211,7 @@ def place(variable, array, dtype=None):
 
 
 @contextlib.contextmanager
-def placing(variables: Iterable) -> Iterator[None]:
+def placing(variables: Iterable[keras.Variable]) -> Iterator[None]:
     """While it is open, what is assigned to the variables goes to their devices in shards.
 
     Keras assigns by way of a copy on the first device (keras-team/keras#21634).
@@ -226,7 +226,7 @@ def placing(variables: Iterable) -> Iterator[None]:
             del variable._convert_to_tensor
 
 
-def rows_apart(x):
+def rows_apart(x: Tensor) -> Tensor:
     """A batch whose rows stay on the devices that read them, as far as they divide it.
 
     Without it XLA follows the embedding, which is cut along D, and every device computes
@@ -266,6 +266,6 @@ def on_host() -> Iterator[None]:
         keras.distribution.set_distribution(active)
 
 
-def axis_sizes(device_mesh) -> dict[str, int]:
+def axis_sizes(device_mesh: keras.distribution.DeviceMesh) -> dict[str, int]:
     """Devices along each axis of a mesh."""
     return dict(zip(device_mesh.axis_names, device_mesh.shape, strict=True))

@@ -1,9 +1,47 @@
 """What the package needs of the private modules of Keras, KerasHub and Tokamax, in one place.
 
-Each name with the reason; `tests/test_private.py` fails when one moves.
+Each name with the reason; `tests/test_private.py` fails when one moves or means something
+else. Everything else in the package imports these names from here.
 """
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+# The value of a variable as it is kept, which `keras.Variable.value` casts inside a layer.
+from keras.src.backend import AutocastScope
+
+# Variables that Keras has put off; see `deferred_variables`.
+from keras.src.backend.common.global_state import get_global_attribute
 
 # Keras takes batches of one's own through it, on every backend and with their number.
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
-__all__ = ["DataAdapter"]
+# A file of a preset: of a folder, or of kaggle:// and hf:// handles as KerasHub fetches them.
+from keras_hub.src.utils.preset_utils import get_file
+
+__all__ = ["AutocastScope", "DataAdapter", "deferred_variables", "get_file", "tokamax_attention"]
+
+
+def deferred_variables() -> list[keras.Variable]:
+    """Keras' own list of the variables that it will fill when the next scope ends.
+
+    Variables made in a `keras.StatelessScope(initialize_variables=False)` are on it: who
+    fills them takes them off.
+    """
+    return get_global_attribute("uninitialized_variables", [], set_to_default=True)
+
+
+def tokamax_attention() -> tuple[Mapping[str, Callable[..., Any]], Callable[..., Any]]:
+    """Tokamax's implementations of attention by name, and its mask.
+
+    Only these objects, which lie behind its public function, take a range of keys for each
+    query.
+
+    Raises:
+        ImportError: if Tokamax is not installed.
+    """
+    from tokamax._src.ops.attention import api, base
+
+    return api.IMPLEMENTATIONS, base.Mask

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 Shape = tuple[int, ...]
 Tensor = Any  # of the active backend: JAX, TensorFlow or PyTorch
+InputShape = tuple[Any, ...]  # of a layer's input, None where a length is open
 EncoderAttention = Literal["bidirectional", "causal"]
 Window = int | tuple[int, int] | None
 Activation = Literal["gelu_tanh", "silu"]
@@ -49,7 +50,7 @@ class RotarySpec:
     high_frequency_factor: float | None = None
     original_length: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         some = self.low_frequency_factor, self.high_frequency_factor, self.original_length
         given = [value is not None for value in some]
         _require(all(given) or not any(given), "all of the last three fields or none", self)
@@ -93,7 +94,7 @@ class AttentionSpec:
     bias: bool = False
     query_key_norm: NormSpec | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require(
             self.num_heads % self.num_kv_heads == 0, "num_kv_heads that divides num_heads", self
         )
@@ -136,7 +137,7 @@ class CrossAttentionSpec:
     gate: bool = False
     layers: tuple[int, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require(not (self.merged and self.gate), "no gate where attention is merged", self)
 
     def is_in(self, layer: int) -> bool:
@@ -184,9 +185,9 @@ class StackSpec:
     final_logit_soft_cap: float | None = None
     dropout: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require(len(self.windows) > 0, "at least one layer in windows", self)
-        sizes = [n for w in self.windows if w is not None for n in sides(w)]
+        sizes = [n for w in self.windows if w is not None for n in window_lengths(w)]
         _require(all(n > 0 for n in sizes), "windows of at least 1", self)
         _require(self.activation in get_args(Activation), f"one of {get_args(Activation)}", self)
         if isinstance(self.rotary, tuple) and len(set(self.rotary)) == 1:
@@ -269,7 +270,7 @@ class PairSpec:
     cross_attention: CrossAttentionSpec = CrossAttentionSpec()
     tied_embeddings: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         encoder, decoder, cross = self.encoder, self.decoder, self.cross_attention
         expected = "encoder_attention 'bidirectional' or 'causal'"
         _require(self.encoder_attention in ("bidirectional", "causal"), expected, self)
@@ -301,7 +302,7 @@ class PairSpec:
         return f"{side}/{_EMBEDDING if self.decoder.tied_output else _OUTPUT}"
 
 
-def sides(window: int | tuple[int, int]) -> tuple[int, int]:
+def window_lengths(window: int | tuple[int, int]) -> tuple[int, int]:
     """How many keys a query sees before and after it, itself included."""
     return window if isinstance(window, tuple) else (window, window)
 

@@ -17,6 +17,7 @@ from keras_encdec.conversion.plan import Plan
 from keras_encdec.conversion.sources import Source
 from keras_encdec.families import dialect
 from keras_encdec.models.backbone import EncDecBackbone
+from keras_encdec.private import deferred_variables
 from keras_encdec.progress import track
 from keras_encdec.spec import PairSpec
 
@@ -101,11 +102,8 @@ def _without_values(pair: PairSpec, dtype) -> tuple[EncDecBackbone, dict]:
 
 
 def _forget_deferred(variables) -> None:
-    # Keras keeps a list of variables that it will fill at the end of the next
-    # scope; these are ours to fill.
-    from keras.src.backend.common import global_state
-
-    waiting = global_state.get_global_attribute("uninitialized_variables", [])
+    """Takes variables off Keras' list of those that it will fill: they are ours to fill."""
+    waiting = deferred_variables()
     ours = {id(v) for v in variables}
     waiting[:] = [v for v in waiting if id(v) not in ours]
 

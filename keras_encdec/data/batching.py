@@ -150,7 +150,7 @@ def split(source: Source, fraction: float) -> tuple[Source, Source]:
             "validation_data."
         )
     count = len(source.lengths) if isinstance(source, Tokens) else len(source)
-    kept = int(math.floor(count * (1 - fraction)))
+    kept = math.floor(count * (1 - fraction))
     if not 0 < kept < count:
         raise ValueError(
             f"Expected validation_split to leave rows on both sides. Received: {fraction} of "
@@ -399,7 +399,7 @@ def _examples_of_elements(
     numbered = list(encoded(documents, converter.tokenizer, log))
     if not numbered:
         return []
-    weights = [source.weights for source in elements if isinstance(source, Documents)]
+    weights: list[Any] = [getattr(source, "weights", None) for source in elements]
     kept: Any = None
     if weights[0] is not None:
         kept = np.concatenate(weights)[[number - before for number, _ in numbered]]

@@ -57,16 +57,16 @@ class Documents:
         """The same with weights, one a text."""
         return dataclasses.replace(self, weights=weights)
 
-    def texts(self) -> list[str]:
-        """All of them.
+    def texts(self, name: str = "text") -> list[str]:
+        """All of them; `name` is what they are called in messages.
 
         Raises:
             ValueError: if there is none, or one is empty.
         """
         found = [document.text for document in self]
-        _check_some(found, "text")
+        _check_some(found, name)
         for number, text in enumerate(found):
-            _check_not_empty(text, "the text", number)
+            _check_not_empty(text, name, number)
         return found
 
 
@@ -233,7 +233,9 @@ class Stream:
         if first.weights is None:
             return Documents(lambda: documents_of(self.begin(0)))
         parts = list(track(self.begin(0), "Reading"))
-        weights = [part.weights for part in parts if isinstance(part, Documents)]
+        weights: list[Any] = [getattr(part, "weights", None) for part in parts]
+        if any(weight is None for weight in weights):
+            raise ValueError("Expected a sample_weight in each element. Received: some without.")
         return Documents(lambda: documents_of(parts), np.concatenate(weights))
 
 
@@ -251,12 +253,13 @@ def documents_of(sources: Iterable["Source"]) -> Iterator[Document]:
 
 def joined_pairs(sources: Iterable["Source"]) -> Pairs:
     """Pairs of many sources as one."""
-    parts = list(sources)
-    for number, part in enumerate(parts):
+    parts: list[Pairs] = []
+    for number, part in enumerate(sources):
         if not isinstance(part, Pairs):
             raise ValueError(
                 f"Expected pairs throughout. Received: {kind_of(part)} in element {number}."
             )
+        parts.append(part)
     written = [part.decoder_text for part in parts]
     some = [texts for texts in written if texts is not None]
     weights = [part.weights for part in parts if part.weights is not None]

@@ -66,7 +66,9 @@ class Examples:
         try:
             window, example = self.windows.example(index, self.tokens, self.objective)
         except ValueError as error:
-            raise ValueError(f"In document {self._document(index)} of the tokens: {error}") from error
+            raise ValueError(
+                f"In document {self._document(index)} of the tokens: {error}"
+            ) from error
         if self.tokens.weights is not None:
             weight = float(self.tokens.weights[self._document(index)])
             example = dataclasses.replace(example, weight=weight)
@@ -224,7 +226,7 @@ class Epoch:
         (index, count), size = self.order.host, self.order.batch_size
         rows = itertools.islice(packed, start * size, None)
         while batch := list(itertools.islice(rows, size)):
-            batch += [()] * (-len(batch) % count)
+            batch += [[]] * (-len(batch) % count)
             yield self._laid(batch[index::count])
 
     def _laid(self, rows: Sequence[Any]) -> Batch:

@@ -1,17 +1,114 @@
 """Data as what generation reads: prompts, and pairs to score."""
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras_encdec.data.kinds import Documents, Pairs, Source, Stream, kind_of
+import numpy as np
+
+from keras_encdec.data.kinds import (
+    INPUTS,
+    Documents,
+    ModelInputs,
+    Pairs,
+    Source,
+    Stream,
+    kind_of,
+)
 from keras_encdec.data.recognize import as_source
 from keras_encdec.objectives.converter import FeatureConverter, Prompt
-from keras_encdec.objectives.rows import Batch
+from keras_encdec.objectives.rows import Batch, Inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """What generation begins with, row by row.
+
+    Args:
+        lengths: tokens that the encoder reads, for each.
+        starts: tokens that the decoder begins with, for each.
+        laid: numbers of rows to their four model inputs.
+        longest: tokens of an encoder row at most, or None.
+        width: T, where they came as model inputs; None for text.
+        single: whether it was one text rather than several.
+        numbers: those of the rows.
+    """
+
+    lengths: Sequence[int]
+    starts: Sequence[int]
+    laid: Callable[[Sequence[int]], Inputs]
+    longest: int | None = None
+    width: int | None = None
+    single: bool = False
+    numbers: Sequence[int] | None = None
+
+    @classmethod
+    def of_ids(
+        cls, prompts: list[Prompt], converter: FeatureConverter, single: bool = False
+    ) -> "Prompts":
+        """Prompts from `converter.of_prompts`."""
+        starts = [len(start) for _, start in prompts]
+
+        def laid(numbers: Sequence[int]) -> Inputs:
+            some = [prompts[i] for i in numbers]
+            room = max(2, *(len(start) for _, start in some))
+            return converter.resized(decoder=room).lay_prompts(some)
+
+        lengths = [len(ids) for ids, _ in prompts]
+        return cls(lengths, starts, laid, converter.encoder_sequence_length, single=single)
+
+    @classmethod
+    def of_arrays(cls, x: Inputs) -> "Prompts":
+        """Model inputs, whose decoder tokens are what outputs begin with."""
+        counts = [(x[f"{side}_padding_mask"] > 0).sum(axis=1) for side in ("encoder", "decoder")]
+        lengths, starts = (count.tolist() for count in counts)
+
+        def laid(numbers: Sequence[int]) -> Inputs:
+            return {name: array[list(numbers)] for name, array in x.items()}
+
+        return cls(lengths, starts, laid, width=x["decoder_token_ids"].shape[1])
+
+    def __len__(self) -> int:
+        return len(self.lengths if self.numbers is None else self.numbers)
+
+    def some(self, numbers: Sequence[int]) -> "Prompts":
+        """The rows with these numbers."""
+        return dataclasses.replace(self, numbers=numbers)
+
+    def arrays(self) -> Inputs:
+        """The four model inputs of all rows."""
+        return self.laid(range(len(self)) if self.numbers is None else self.numbers)
+
+    def ids(self) -> list[list[list[int]]]:
+        """The tokens of each row, to know it by."""
+        x = self.arrays()
+        return [
+            [
+                x[f"{side}_token_ids"][i][x[f"{side}_padding_mask"][i] > 0].tolist()
+                for side in ("encoder", "decoder")
+            ]
+            for i in range(len(self))
+        ]
 
 
 def in_memory(inputs: Any) -> Source:
-    """What data is, of which all texts and pairs are read; batches of a stream are not."""
+    """What data is, all of it read.
+
+    Raises:
+        ValueError: if batches of a stream differ in length.
+    """
     source = as_source(inputs)
-    return source.collected() if isinstance(source, Stream) else source
+    source = source.collected() if isinstance(source, Stream) else source
+    if not isinstance(source, Stream):
+        return source
+    parts = [part.x for part in source.begin(0) if isinstance(part, ModelInputs)]
+    shapes = {name: {part[name].shape[1] for part in parts} for name in INPUTS}
+    if any(len(widths) > 1 for widths in shapes.values()):
+        raise ValueError(
+            f"Expected batches of one width. Received: {shapes}. Pad them alike, or generate for "
+            "one batch at a time."
+        )
+    return ModelInputs({name: np.concatenate([part[name] for part in parts]) for name in INPUTS})
 
 
 def prompts_of(source: Source, converter: FeatureConverter) -> list[Prompt]:
@@ -23,7 +120,7 @@ def prompts_of(source: Source, converter: FeatureConverter) -> list[Prompt]:
     if isinstance(source, Pairs):
         return converter.of_prompts(source.encoder_text, source.decoder_text)
     if isinstance(source, Documents):
-        return converter.of_prompts(source.texts())
+        return converter.of_prompts(source.texts("encoder_text"))
     raise ValueError(
         "Expected texts, or encoder_text and what outputs begin with as decoder_text. Received: "
         f"{kind_of(source)}."

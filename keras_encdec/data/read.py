@@ -115,5 +115,3 @@ def _parquet(path: Path, field: str) -> Iterator[Document]:
         for value in batch.column(0).to_pylist():
             number += 1
             yield Document(f"{path}:{number}", value)
-
-

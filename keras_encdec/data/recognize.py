@@ -113,9 +113,10 @@ def _columns(x: Any, field: str) -> dict[str, Any] | None:
         names = list(x)
     elif hasattr(x, "columns") and not callable(x.columns) and not isinstance(x, np.ndarray):
         names = list(map(str, x.columns))  # pandas, polars
-    if names is None or not (isinstance(x, Mapping) or isinstance(x, Sized)):
+    if names is None or not isinstance(x, Sized):
         return None
-    return {name: x[name] for name in _known(list(map(str, names)), field)}
+    columns: Any = x
+    return {name: columns[name] for name in _known(list(map(str, names)), field)}
 
 
 def _known(names: Sequence[str], field: str) -> list[str]:
@@ -162,9 +163,9 @@ def _of_pairs(columns: dict[str, Any], y: Any, weight: Any) -> Pairs:
         raise ValueError(
             "Expected as many encoder_text as decoder_text. Received: one text, and several."
         )
-    sides = [strings(read, "encoder_text")]
-    sides += [] if written is None else [strings(written, "decoder_text")]
-    return Pairs(*sides, weights=_weights(weight, len(sides[0])), single=single)
+    texts = strings(read, "encoder_text")
+    targets = None if written is None else strings(written, "decoder_text")
+    return Pairs(texts, targets, _weights(weight, len(texts)), single)
 
 
 # Texts and sequences.
@@ -262,7 +263,7 @@ def _is_lazy(x: Any) -> bool:
 
 def _of_py_dataset(data: Any, skip: int) -> Iterator[Any]:
     data.on_epoch_begin()
-    numbers = itertools.count(skip)
+    numbers: Iterator[int] = itertools.count(skip)
     if data.num_batches is not None:
         numbers = itertools.takewhile(lambda n: n < data.num_batches, numbers)
     for number in numbers:
@@ -278,7 +279,8 @@ def _elements(elements: Iterable[Any], field: str) -> Iterator[Source]:
             is_columns = len(element) <= 3 and not isinstance(element[-1], Mapping)
             element = tuple(element) if is_columns else element
         if isinstance(element, tuple):
-            yield as_source(*element[:3], field=field)
+            x, y, weight = (*element, None, None)[:3]
+            yield as_source(x, y, weight, field)
         else:
             yield as_source(element, field=field)
 
@@ -372,7 +374,8 @@ def _short(x: Any) -> str:
 def _as_it_is(x: Source, y: Any, weight: Any) -> Source:
     _refuse_beside(x, y=y)
     if isinstance(x, (Documents, Pairs, Tokens)) and weight is not None:
-        return x.weighted(_weights(weight, len(_array(weight))))
+        weights = _weights(weight, np.shape(_array(weight))[0])
+        return x if weights is None else x.weighted(weights)
     _refuse_beside(x, sample_weight=weight)
     return x
 
@@ -383,4 +386,3 @@ def _refuse_beside(x: Any, **given: Any) -> None:
             f"Expected {' and '.join(names)} inside the data. Received: {' and '.join(names)} "
             f"beside a {type(x).__name__}. Let its elements be (x, y) or (x, y, sample_weight)."
         )
-

@@ -192,5 +192,3 @@ def _reserved(tokenizer: Any) -> np.ndarray:
         return np.array(sentinel_ids(tokenizer))
     except ValueError:  # has none, and needs none for PrefixLM
         return np.zeros(0, "int64")
-
-

@@ -3,7 +3,7 @@
 A rule for a weight that a family lacks is never used.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from keras_encdec.families.dialect import Rule
 from keras_encdec.families.family import LLAMA
@@ -59,7 +59,7 @@ def llama_rules() -> tuple[Rule, ...]:
     return (*_ENDS, last, *blocks("transformer_layer_{i}", _LLAMA))
 
 
-def blocks(prefix: str, rows) -> tuple[Rule, ...]:
+def blocks(prefix: str, rows: Iterable[tuple[str, str, str]]) -> tuple[Rule, ...]:
     """Rules of every layer from rows of ours, theirs and a layout."""
     return tuple(Rule(f"block_{{i}}/{ours}", f"{prefix}/{t}", layout) for ours, t, layout in rows)
 

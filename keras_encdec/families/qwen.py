@@ -38,13 +38,13 @@ def from_transformers_3(config: Mapping[str, Any]) -> StackSpec:
     return _from_transformers(config, query_key_norm=True)
 
 
-def _from_transformers(config, **own) -> StackSpec:
+def _from_transformers(config: Mapping[str, Any], **own: Any) -> StackSpec:
     with reading(config) as field:
         field.only("hidden_act", "silu")
         field.only("use_mrope", False)
         first = field("max_window_layers", 0)  # layers that see everything
 
-        def local(layer):
+        def local(layer: int) -> bool:
             return layer >= first
 
         return transformers.stack(field, local=local, **own, **LLAMA)

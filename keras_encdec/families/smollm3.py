@@ -50,7 +50,7 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
         field("max_window_layers", None), field("no_rope_layer_interval", None)  # said by the lists
         used, positions = field("no_rope_layers"), transformers.read_rotary(field)  # 1: used
 
-        def rotary(layer, window):
+        def rotary(layer: int, window: int | None) -> RotarySpec | None:
             return positions if used[layer] else None
 
         return transformers.stack(field, rotary=rotary, **LLAMA)

@@ -5,6 +5,7 @@ read encoder windows in their own way (transformers one key wider, KerasHub not 
 all), which is theirs: the weights and fields are the same.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from keras_encdec.families.dialect import Rule
@@ -47,7 +48,9 @@ _CROSS_ATTENTION = tuple(
 )
 
 
-def _rules(side: str, rows) -> tuple[list[Rule], list[Rule]]:
+def _rules(
+    side: str, rows: Iterable[tuple[str, str, str, str, str]]
+) -> tuple[list[Rule], list[Rule]]:
     """The rules of one side, for transformers and for KerasHub."""
     norm_prefix = "decoder_" if side == "decoder" else ""  # KerasHub's, on norms alone
     transformers = [

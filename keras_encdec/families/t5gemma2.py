@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_encdec.families import gemma3, transformers
 from keras_encdec.families.dialect import Rule
-from keras_encdec.spec import CrossAttentionSpec, PairSpec, StackSpec, Window, sides
+from keras_encdec.spec import CrossAttentionSpec, PairSpec, StackSpec, Window, window_lengths
 
 _SIDES = {"encoder": "model.encoder.", "decoder": "model.decoder."}
 # What they call otherwise than in Gemma 3.
@@ -71,5 +71,5 @@ def _halves(window: Window) -> Window:
 
     Source: `sliding_window_mask_function` in modeling_t5gemma2.py.
     """
-    size, _ = sides(window or 0)
+    size, _ = window_lengths(window or 0)
     return (size + 1) // 2, size // 2 + 1

@@ -10,6 +10,8 @@ import keras
 import keras_hub
 from keras import ops
 
+from keras_encdec.spec import Tensor
+
 _NEVER = -1e9
 
 
@@ -36,13 +38,13 @@ class BeamSearch(keras_hub.samplers.Sampler):
         >>> texts, scores = lm.decode(lm.encode("A text."), num_samples=4, return_scores=True)
     """
 
-    def __init__(self, num_beams=4, length_penalty=0.6):
+    def __init__(self, num_beams: int = 4, length_penalty: float = 0.6):
         super().__init__()
         if not isinstance(num_beams, int) or num_beams < 1:
             raise ValueError(f"Expected num_beams of at least 1. Received: {num_beams!r}.")
         self.num_beams, self.length_penalty = num_beams, length_penalty
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"num_beams": self.num_beams, "length_penalty": self.length_penalty}
 
 
@@ -60,7 +62,9 @@ class Beams(NamedTuple):
     ranks: Any
 
 
-def search(decoder, sampler, context, until, stop_ids, state):
+def search(
+    decoder: Any, sampler: BeamSearch, context: Any, until: Tensor, stop_ids: Tensor, state: Any
+) -> Beams:
     """Goes on from prompts to the ends.
 
     Args:
@@ -77,17 +81,17 @@ def search(decoder, sampler, context, until, stop_ids, state):
     width, rows = sampler.num_beams, state.token_ids.shape[0]
     prompts = ops.sum(ops.cast(state.given, "int32"), axis=-1, keepdims=True)
 
-    def rank(scores, length):
+    def rank(scores: Tensor, length: Tensor) -> Tensor:
         written = ops.cast(length - prompts, "float32")
         return scores / ((5 + written) / 6) ** sampler.length_penalty
 
-    def is_done(ended):
+    def is_done(ended: Beams) -> Tensor:
         return ops.logical_or(state.done, ops.all(ended.ranks > _NEVER / 2, axis=-1))
 
-    def goes_on(index, cache, live, ended):
+    def goes_on(index: Tensor, cache: Any, live: Beams, ended: Beams) -> Tensor:
         return ops.logical_and(index < until, ops.logical_not(ops.all(is_done(ended))))
 
-    def body(index, cache, live, ended):
+    def body(index: Tensor, cache: Any, live: Beams, ended: Beams) -> tuple:
         last = ops.reshape(ops.slice(live.token_ids, [0, 0, index - 1], [rows, width, 1]), (-1, 1))
         states, cache = decoder.step(last, index - 1, cache, context)
         logits = ops.cast(ops.squeeze(decoder.logits(states), 1), "float32")
@@ -123,7 +127,9 @@ def search(decoder, sampler, context, until, stop_ids, state):
     return _best(width, ended, live._replace(ranks=ranks))[0]
 
 
-def _candidates(scores, logits, given, token_ids, stops):
+def _candidates(
+    scores: Tensor, logits: Tensor, given: Tensor, token_ids: Tensor, stops: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """The likeliest continuations of each row, so many that K of them go on.
 
     Args:
@@ -153,7 +159,7 @@ def _candidates(scores, logits, given, token_ids, stops):
     return chosen // each, tokens, total
 
 
-def _best(count, *several):
+def _best(count: int, *several: Beams) -> tuple[Beams, Tensor]:
     """The `count` of highest rank among `Beams`, and where in all of them they stood."""
     every = Beams(*(ops.concatenate(parts, axis=1) for parts in zip(*several, strict=True)))
     ranks, chosen = ops.top_k(every.ranks, count)

@@ -5,6 +5,8 @@ PyTorch no gradients. Leaves what is computed to `keras_encdec.generation.engine
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import ops, tree
@@ -23,42 +25,48 @@ class Compiled:
         count: programs compiled so far; always 0 where nothing is compiled.
     """
 
-    def __init__(self, function, variables, donate=False, eager=False):
+    def __init__(
+        self,
+        function: Callable,
+        variables: Sequence[Any],
+        donate: bool = False,
+        eager: bool = False,
+    ):
         self.function, self.variables, self.count = function, variables, 0
         make = {"jax": self._jax, "tensorflow": self._tensorflow, "torch": self._torch}
         backend = keras.config.backend()
         self.run = function if eager and backend != "torch" else make[backend](donate)
 
-    def __call__(self, *tensors, **static):
+    def __call__(self, *tensors: Any, **static: Any) -> Any:
         tensors = tree.map_structure(ops.convert_to_tensor, tensors)
         return self.run(*tensors, **static)
 
-    def _counted(self, *tensors, **static):
+    def _counted(self, *tensors: Any, **static: Any) -> Any:
         self.count += 1  # runs where the function is traced, not where the program is
         return self.function(*tensors, **static)
 
-    def _jax(self, donate):
+    def _jax(self, donate: bool) -> Callable:
         import jax
 
         @functools.partial(jax.jit, static_argnums=3, donate_argnums=2 if donate else ())
-        def program(values, first, last, static):
+        def program(values: list, first: list, last: Any, static: tuple) -> Any:
             mapping = list(zip(self.variables, values, strict=True))
             with keras.StatelessScope(mapping):
                 return self._counted(*first, last, **dict(static))
 
-        def run(*tensors, **static):
+        def run(*tensors: Any, **static: Any) -> Any:
             *first, last = tensors
             values = [variable.value for variable in self.variables]
             return program(values, first, last, tuple(sorted(static.items())))
 
         return run
 
-    def _tensorflow(self, donate):
+    def _tensorflow(self, donate: bool) -> Callable:
         import tensorflow as tf
 
         return tf.function(self._counted, jit_compile=True)
 
-    def _torch(self, donate):
+    def _torch(self, donate: bool) -> Callable:
         import torch
 
         return torch.no_grad()(self.function)

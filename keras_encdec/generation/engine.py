@@ -2,10 +2,13 @@
 
 Knows how often programs were compiled, and which inputs are padded to which size before one
 sees them. Leaves the loop to `keras_encdec.generation.loop`, what stands between two calls
-to `keras_encdec.generation.writing`.
+to `keras_encdec.generation.session`.
 """
 
 import operator
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,13 +19,14 @@ from keras_encdec.generation import buckets, loop
 from keras_encdec.generation.beams import BeamSearch, search
 from keras_encdec.generation.compiled import Compiled
 from keras_encdec.generation.likelihood import log_likelihoods
-from keras_encdec.generation.writing import (
-    BeamWriting,
-    SearchedWriting,
-    Writing,
+from keras_encdec.generation.session import (
+    BeamSession,
+    DecodingSession,
+    SearchSession,
     distributed,
     pad,
 )
+from keras_encdec.spec import Tensor
 
 
 class Engine:
@@ -38,20 +42,21 @@ class Engine:
             there are words.
     """
 
-    def __init__(self, backbone, sampler, eager=False):
+    def __init__(self, backbone: Any, sampler: Any, eager: bool = False):
         _check_sampler(sampler, backbone.spec.decoder.vocabulary_size)
         self.backbone, self.sampler = backbone, sampler
         self.variables = backbone.variables
+        self._lock = threading.Lock()
 
-        def compiled(function, **kwargs):
+        def compiled(function: Callable, **kwargs: Any) -> Compiled:
             return Compiled(function, self.variables, eager=eager, **kwargs)
 
         self._encode = compiled(self._run_encoder)
         self._score = compiled(self._run_score)
-        self.begin = compiled(self._run_begin)
-        self.advance = compiled(self._run_advance, donate=True)
-        self.beams = compiled(self._run_beams)
-        self.search = compiled(self._run_sampler)
+        self._begin = compiled(self._run_begin)
+        self._advance = compiled(self._run_advance, donate=True)
+        self._beams = compiled(self._run_beams)
+        self._search = compiled(self._run_sampler)
 
     @property
     def is_current(self) -> bool:
@@ -62,11 +67,49 @@ class Engine:
     @property
     def compile_counts(self) -> dict[str, int]:
         """Programs compiled so far, of each kind."""
-        kinds = {"encode": self._encode, "begin": self.begin, "advance": self.advance}
-        kinds |= {"beams": self.beams, "search": self.search, "score": self._score}
+        kinds = {"encode": self._encode, "begin": self._begin, "advance": self._advance}
+        kinds |= {"beams": self._beams, "search": self._search, "score": self._score}
         return {kind: compiled.count for kind, compiled in kinds.items()}
 
-    def encode(self, token_ids, mask, largest=None):
+    def draw_seeds(self) -> list[np.ndarray]:
+        """A random state for one session, drawn from the sampler's, which moves on."""
+        drawn = []
+        with self._lock:
+            for variable in self.sampler.variables:
+                own = np.array(ops.convert_to_numpy(variable.value))
+                seed = np.random.SeedSequence(own.tolist()).generate_state(own.size)
+                drawn.append((seed >> 1).astype(own.dtype))  # PyTorch's have 31 bits
+                variable.assign(own + np.eye(1, own.size, own.size - 1, dtype=own.dtype)[0])
+        return drawn
+
+    def begin(self, *tensors: Any, **static: Any) -> loop.State:
+        """The state after the prompts; see `keras_encdec.generation.loop.begin`."""
+        return self._begin(*tensors, **static)
+
+    def beams(self, *tensors: Any) -> Any:
+        """The best hypotheses; see `keras_encdec.generation.beams.search`."""
+        return self._beams(*tensors)
+
+    def advance(self, *tensors: Any) -> loop.State:
+        """The state some tokens later; see `keras_encdec.generation.loop.advance`."""
+        return self._drawing(self._advance, *tensors)
+
+    def search(self, *tensors: Any, **static: Any) -> Any:
+        """What a search of KerasHub writes."""
+        return self._drawing(self._search, *tensors, **static)
+
+    def _drawing(self, compiled: Compiled, *tensors: Any, **static: Any) -> Any:
+        """Runs what draws from the sampler: off JAX, one at a time, and its state stays."""
+        if keras.backend.backend() == "jax":
+            return compiled(*tensors, **static)
+        with self._lock:
+            own = loop.seeds_of(self.sampler)
+            try:
+                return compiled(*tensors, **static)
+            finally:
+                loop.set_seeds(self.sampler, own)
+
+    def encode(self, token_ids: Any, mask: Any, largest: int | None = None) -> Any:
         """What a decoder reads of inputs, computed once.
 
         Args:
@@ -78,16 +121,18 @@ class Engine:
         sides = _cut(token_ids, mask, rows=_rows(len(mask)), **sizes)
         return self._encode(*map(distributed, sides))
 
-    def decode(self, context, token_ids, given, **options) -> Writing:
-        """Begins to write; see `Writing` for the arguments."""
-        kind = Writing
+    def decode(
+        self, context: Any, token_ids: np.ndarray, given: np.ndarray, **options: Any
+    ) -> DecodingSession:
+        """Begins to write; see `DecodingSession` for the arguments."""
+        kind: type[DecodingSession] = DecodingSession
         if isinstance(self.sampler, BeamSearch):
-            kind = BeamWriting
+            kind = BeamSession
         elif type(self.sampler).__call__ is not Sampler.__call__:
-            kind = SearchedWriting
+            kind = SearchSession
         return kind(self, context, token_ids, given, **options)
 
-    def score(self, inputs, labels, weights):
+    def score(self, inputs: dict[str, Any], labels: Any, weights: Any) -> np.ndarray:
         """(B, T) log-probabilities of labels, 0 where they do not count.
 
         Args:
@@ -105,33 +150,43 @@ class Engine:
         found = found[:count, :length]
         return np.pad(found, [(0, 0), (0, length - found.shape[1])])
 
-    def _run_encoder(self, token_ids, mask):
+    def _run_encoder(self, token_ids: Tensor, mask: Tensor) -> Any:
         states = self.backbone.encoder(token_ids, mask)
         return self.backbone.decoder.context(states, mask)
 
-    def _run_begin(self, *tensors, **static):
+    def _run_begin(self, *tensors: Any, **static: Any) -> loop.State:
         return loop.begin(self.backbone.decoder, *tensors, **static)
 
-    def _run_advance(self, *tensors):
+    def _run_advance(self, *tensors: Any) -> loop.State:
         return loop.advance(self.backbone.decoder, self.sampler, *tensors)
 
-    def _run_beams(self, *tensors):
+    def _run_beams(self, *tensors: Any) -> Any:
         return search(self.backbone.decoder, self.sampler, *tensors)
 
-    def _run_score(self, source, source_mask, target, target_mask, labels, weights):
+    def _run_score(
+        self,
+        source: Tensor,
+        source_mask: Tensor,
+        target: Tensor,
+        target_mask: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+    ) -> Tensor:
         encoder, decoder = self.backbone.encoder, self.backbone.decoder
         states = decoder(target, target_mask, encoder(source, source_mask), source_mask)
         found = log_likelihoods(decoder, states, labels)
         return ops.where(weights > 0, found, 0.0)
 
-    def _run_sampler(self, token_ids, given, context, seeds, *, stop_token_ids):
+    def _run_sampler(
+        self, token_ids: Tensor, given: Tensor, context: Any, seeds: Any, *, stop_token_ids: Any
+    ) -> tuple[Tensor, list[Tensor]]:
         """As `keras_hub.samplers.Sampler.__call__` wants it: beams, contrastive search."""
         decoder, rows = self.backbone.decoder, token_ids.shape[0]
         loop.set_seeds(self.sampler, seeds)
         index = ops.min(ops.sum(ops.cast(given, "int32"), axis=-1))
         states, cache = decoder.prefill(token_ids, index - 1, context, token_ids.shape[1])
 
-        def next_token(prompt, cache, index):
+        def next_token(prompt: Tensor, cache: Any, index: Tensor) -> tuple:
             last = ops.slice(prompt, [0, index - 1], [ops.shape(prompt)[0], 1])
             states, cache = decoder.step(last, index - 1, cache, context)
             logits = ops.squeeze(decoder.logits(states), axis=1)
@@ -150,7 +205,7 @@ class Engine:
         return ops.reshape(token_ids, (rows, -1)), loop.seeds_of(self.sampler)
 
 
-def _check_sampler(sampler, vocabulary_size):
+def _check_sampler(sampler: Any, vocabulary_size: int) -> None:
     if isinstance(sampler, SpeculativeSampler):
         raise ValueError(
             "Expected a sampler that asks this model alone. Received: SpeculativeSampler, "
@@ -163,7 +218,7 @@ def _check_sampler(sampler, vocabulary_size):
         )
 
 
-def _cut(token_ids, mask, *more, rows, **sizes):
+def _cut(token_ids: Any, mask: Any, *more: Any, rows: int, **sizes: Any) -> list[np.ndarray]:
     """Arrays (B, L) cut where the mask ends, and padded to a size that is seldom a new one."""
     used = np.flatnonzero(np.asarray(mask).any(axis=0))
     size = int(used[-1]) + 1 if len(used) else 1
@@ -172,6 +227,6 @@ def _cut(token_ids, mask, *more, rows, **sizes):
     return [pad(np.asarray(x, "int32")[:, :size], length, rows) for x in arrays]
 
 
-def _rows(count):
+def _rows(count: int) -> int:
     distribution = keras.distribution.distribution()
     return buckets.rows(count, getattr(distribution, "num_model_replicas", 1))

@@ -1,59 +1,17 @@
 """Many prompts: which ones go together, and outputs that outlive a kill.
 
-Knows kinds of inputs, the order of batches and the file. Leaves writing to what it is given.
+Knows the order of batches and the file. Leaves writing to what it is given.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_encdec import progress
-
-PROMPT = ("encoder_text", "decoder_text")
-
-
-def prompts(inputs) -> Iterator[Any]:
-    """Single prompts, strings or dicts of strings, from any collection of them.
-
-    Args:
-        inputs: a text, a batch of texts, a dict of these, or an iterable of such: a list,
-            `keras_encdec.data.read(...)`, a tf.data, Grain or Hugging Face dataset.
-    """
-    inputs = inputs.numpy() if hasattr(inputs, "numpy") else getattr(inputs, "text", inputs)
-    if isinstance(inputs, (str, bytes)):
-        yield inputs
-    elif isinstance(inputs, dict):
-        columns = {key: list(prompts(inputs[key])) for key in PROMPT if key in inputs}
-        rows = {len(column) for column in columns.values()}
-        if "encoder_text" not in columns or len(rows) > 1:
-            raise ValueError(
-                "Expected encoder_text, and as many decoder_text if any. "
-                f"Received: keys {sorted(map(str, inputs))}, rows {sorted(rows)}."
-            )
-        yield from (
-            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-        )
-    elif isinstance(inputs, np.ndarray) and not inputs.ndim:
-        yield inputs.item()
-    elif hasattr(inputs, "__iter__"):
-        for element in inputs:
-            yield from prompts(element)
-    else:
-        raise ValueError(
-            "Expected a text, a dict of texts, or a list or dataset of these. "
-            f"Received: {type(inputs).__name__}."
-        )
-
-
-def columns(rows: Sequence[Any]):
-    """Prompts side by side again, as a list of texts or a dict of lists."""
-    if not rows or isinstance(rows[0], (str, bytes)):
-        return list(rows)
-    return {key: [row[key] for row in rows] for key in rows[0]}
 
 
 def run(
@@ -96,7 +54,7 @@ def run(
 class _Kept:
     """Outputs on disk: appended as they are made, in order when all are there."""
 
-    def __init__(self, path, identity):
+    def __init__(self, path: str | os.PathLike, identity: str):
         self.path, self.identity = Path(path), identity
         self.partial = self.path.with_name(self.path.name + ".partial")
         if self.path.exists():
@@ -106,7 +64,7 @@ class _Kept:
             )
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
-    def read(self):
+    def read(self) -> dict[int, Any]:
         """What was kept, after a line of identity; without a last line that broke off."""
         whole = self.partial.read_bytes() if self.partial.exists() else b""
         whole = whole[: whole.rfind(b"\n") + 1]
@@ -121,20 +79,20 @@ class _Kept:
         self.partial.write_bytes(whole)
         return {line["index"]: line["output"] for line in map(json.loads, lines)}
 
-    def add(self, outputs):
+    def add(self, outputs: dict[int, Any]) -> None:
         with self.partial.open("a", encoding="utf-8") as file:
             file.write(_lines(outputs.items()))
             file.flush()
             os.fsync(file.fileno())
 
-    def finish(self, outputs):
+    def finish(self, outputs: Iterable[Any]) -> None:
         new = self.path.with_name(self.path.name + ".new")
         new.write_text(_lines(enumerate(outputs)), encoding="utf-8")
         os.replace(new, self.path)
         self.partial.unlink()
 
 
-def _lines(outputs):
+def _lines(outputs: Iterable[tuple[int, Any]]) -> str:
     return "".join(
         json.dumps({"index": i, "output": output}, ensure_ascii=False) + "\n"
         for i, output in outputs

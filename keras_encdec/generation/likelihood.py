@@ -1,11 +1,15 @@
 """How likely texts are, without the logits of all their tokens at once."""
 
+from typing import Any
+
 from keras import ops
+
+from keras_encdec.spec import Tensor
 
 _LOGITS_AT_ONCE = 512  # tokens, whose logits over 256,000 words are half a gigabyte
 
 
-def log_likelihoods(decoder, states, labels):
+def log_likelihoods(decoder: Any, states: Tensor, labels: Tensor) -> Tensor:
     """The log-probability of each label, in nats.
 
     Args:
@@ -23,7 +27,7 @@ def log_likelihoods(decoder, states, labels):
     states = ops.pad(states, [(0, 0), (0, more), (0, 0)])
     labels = ops.pad(ops.cast(labels, "int32"), [(0, 0), (0, more)])
 
-    def body(i, found):
+    def body(i: Tensor, found: Tensor) -> Tensor:
         logits = decoder.logits(ops.slice(states, [0, i * step, 0], [rows, step, width]))
         log_probs = ops.log_softmax(ops.cast(logits, "float32"))
         chosen = ops.slice(labels, [0, i * step], [rows, step])[..., None]

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from keras import ops, tree
 
+from keras_encdec.spec import Tensor
+
 
 class State(NamedTuple):
     """What stands between two tokens.
@@ -29,8 +31,21 @@ class State(NamedTuple):
     seeds: list
 
 
-def begin(decoder, token_ids, given, done, context, seeds, *, prompt, samples=1):
-    """The state after the part of the prompts that all rows have.
+def begin(
+    decoder: Any,
+    token_ids: Tensor,
+    given: Tensor,
+    done: Tensor,
+    context: Any,
+    seeds: list,
+    *,
+    prompt: int,
+    samples: int = 1,
+) -> State:
+    """Runs the decoder over prompts, as far as the shortest of them goes.
+
+    The last token of the shortest prompt is left to the first step of `advance`, which reads
+    it and chooses the next. Tokens of longer prompts are read there, too, one by one.
 
     Args:
         decoder: `keras_encdec.layers.Decoder`.
@@ -39,7 +54,8 @@ def begin(decoder, token_ids, given, done, context, seeds, *, prompt, samples=1)
         done: (B,) bool, the rows that are there to fill the batch.
         context: of the decoder.
         seeds: of the sampler.
-        prompt: P, room for the shortest prompt without its last token; 0 if it has one.
+        prompt: P, tokens that the decoder is run over: at least those of the shortest
+            prompt but its last; 0 where that is all it has.
         samples: n, rows to make of each.
     """
     length = token_ids.shape[1]
@@ -55,7 +71,15 @@ def begin(decoder, token_ids, given, done, context, seeds, *, prompt, samples=1)
     return State(token_ids, given, done, index, cache, seeds)
 
 
-def advance(decoder, sampler, context, until, temperature, stop_ids, state):
+def advance(
+    decoder: Any,
+    sampler: Any,
+    context: Any,
+    until: Tensor,
+    temperature: Tensor,
+    stop_ids: Tensor,
+    state: State,
+) -> State:
     """Goes on up to `until` tokens a row, or until all rows ended.
 
     Args:
@@ -72,10 +96,10 @@ def advance(decoder, sampler, context, until, temperature, stop_ids, state):
     """
     given, rows = state.given, state.token_ids.shape[0]
 
-    def goes_on(token_ids, done, index, cache, seeds):
+    def goes_on(token_ids: Tensor, done: Tensor, index: Tensor, cache: Any, seeds: Any) -> Tensor:
         return ops.logical_and(index < until, ops.logical_not(ops.all(done)))
 
-    def body(token_ids, done, index, cache, seeds):
+    def body(token_ids: Tensor, done: Tensor, index: Tensor, cache: Any, seeds: Any) -> tuple:
         last = ops.slice(token_ids, [0, index - 1], [rows, 1])
         states, cache = decoder.step(last, index - 1, cache, context)
         logits = ops.cast(ops.squeeze(decoder.logits(states), 1), "float32")
@@ -93,7 +117,7 @@ def advance(decoder, sampler, context, until, temperature, stop_ids, state):
     return State(token_ids, given, done, index, cache, seeds)
 
 
-def sample(sampler, logits, temperature, seeds):
+def sample(sampler: Any, logits: Tensor, temperature: Tensor, seeds: Any) -> tuple[Tensor, list]:
     """(R,) ids for (R, V) logits, and the next seeds."""
     set_seeds(sampler, seeds)
     probabilities = sampler.compute_probabilities(logits * (sampler.temperature / temperature))
@@ -101,12 +125,12 @@ def sample(sampler, logits, temperature, seeds):
     return ids, seeds_of(sampler)
 
 
-def set_seeds(sampler, seeds):
+def set_seeds(sampler: Any, seeds: Any) -> None:
     """Puts a random state into a sampler."""
     for variable, value in zip(sampler.variables, seeds, strict=True):
         variable.assign(value)
 
 
-def seeds_of(sampler):
+def seeds_of(sampler: Any) -> list[Tensor]:
     """The random state of a sampler, which its next draws leave as it is."""
     return [ops.copy(variable.value) for variable in sampler.variables]

@@ -8,17 +8,29 @@ Leaves who may see whom to `keras_encdec.layers.masks`, the same numbers in less
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_encdec.layers import cache as caches
 from keras_encdec.layers import fused, masks
+from keras_encdec.layers.cache import KeysValues
+from keras_encdec.layers.masks import KeyRange
 from keras_encdec.layers.norm import RMSNorm
 from keras_encdec.layers.rotary import rotate
-from keras_encdec.spec import attention_from_json, rotary_from_json
+from keras_encdec.spec import (
+    AttentionSpec,
+    InputShape,
+    RotarySpec,
+    Tensor,
+    attention_from_json,
+    rotary_from_json,
+)
 
 PATHS = ("auto", "plain", "fused")
+Part = tuple[Tensor, Tensor, KeyRange]  # keys, values, and which of them each query may see
 
 _HIDDEN = -1e30  # finite, so that a row with nothing to see stays a number
 # Where "auto" turns to fused. A gradient with 4 heads of width 32 on two CPU cores: at
@@ -26,66 +38,100 @@ _HIDDEN = -1e30  # finite, so that a row with nothing to see stays a number
 _FUSED_FROM = 512 * 512
 
 
-def attend(query, key, value, visible, *, scale, soft_cap=None, path="auto"):
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visible: KeyRange,
+    *,
+    scale: float,
+    soft_cap: float | None = None,
+    path: str = "auto",
+) -> Tensor:
     """Softmax attention in groups: G query heads share each key/value head.
 
     Args:
         query: (B, T, N, H).
         key: (B, S, K, H).
         value: (B, S, K, H).
-        visible: `masks.Visible`, the keys that each query may see.
+        visible: `masks.KeyRange`, the keys that each query may see.
         scale: multiplies the queries.
         soft_cap: cap on the logits, before the mask.
-        path: `"plain"`; `"fused"`, in memory that does not grow with T * S where the
-            backend has it (`keras_encdec.layers.fused`); or `"auto"`, which is fused
-            where T * S is known and large.
+        path: `"plain"`; `"fused"`, in memory that does not grow with T * S, or an error;
+            or `"auto"`, which is fused where the backend can (`keras_encdec.layers.fused`)
+            and T * S is known and large.
 
     Returns:
         (B, T, N, H); zeros for a query that may see nothing, as in
         gemma/research/t5gemma/modules.py.
+
+    Raises:
+        ValueError: from `check_path`.
+        ImportError: if `path` is `"fused"` on JAX without Tokamax.
     """
+    check_path(path, soft_cap)
     if path == "auto":
-        path = "fused" if _is_large(query, key) and fused.is_installed() else "plain"
-    spec = {"scale": scale, "soft_cap": soft_cap}
-    if path == "plain" or not fused.takes(soft_cap):
-        return attend_kept(query, (*caches.keep((key, value)), visible), **spec)
+        path = "fused" if _is_large(query, key) and fused.takes(soft_cap) else "plain"
+    spec: dict[str, Any] = {"scale": scale, "soft_cap": soft_cap}
+    if path == "plain":
+        return attend_cached(query, (*caches.keep((key, value)), visible), **spec)
     output = fused.attend(query, key, value, _never_empty(visible), **spec)
     sees_any = (visible.end > visible.start)[..., None, None]
     return ops.where(sees_any, output, ops.zeros_like(output))
 
 
-def check_path(path):
-    """Raises ValueError if there is no such path."""
+def check_path(path: str, soft_cap: float | None = None, merged: bool = False) -> None:
+    """Refuses a path of attention that there is not, or not here.
+
+    Args:
+        path: of `attend`.
+        soft_cap: of the attention.
+        merged: whether self-attention sees the encoder's states too.
+
+    Raises:
+        ValueError: if `path` is none of `PATHS`, or `"fused"` where nothing fuses.
+    """
     if path not in PATHS:
         raise ValueError(f"Expected attention to be one of {PATHS}. Received: {path!r}")
+    obstacle = "of merged attention, which no kernel takes" if merged else fused.obstacle(soft_cap)
+    if path == "fused" and obstacle is not None:
+        raise ValueError(
+            f"Expected attention that can be fused. Received: 'fused' {obstacle}. Set it to "
+            "'auto', which fuses what can be, or to 'plain'."
+        )
 
 
-def _is_large(query, key):
+def _is_large(query: Tensor, key: Tensor) -> bool:
     """Whether T * S is known and large; under a TensorFlow graph it may be unknown."""
     lengths = query.shape[1], key.shape[1]
     return None not in lengths and math.prod(lengths) >= _FUSED_FROM
 
 
-def _never_empty(visible):
+def _never_empty(visible: KeyRange) -> KeyRange:
     """With the first key for those who see nothing, whose softmax would have no sum."""
     start, end = visible
-    return masks.Visible(ops.where(end > start, start, 0), ops.where(end > start, end, 1))
+    return KeyRange(ops.where(end > start, start, 0), ops.where(end > start, end, 1))
 
 
-def attend_kept(query, *parts, scale, soft_cap=None):
-    """As `attend`, on keys and values as they are kept; see `keras_encdec.layers.cache`.
+def attend_cached(
+    query: Tensor, *parts: Part, scale: float, soft_cap: float | None = None
+) -> Tensor:
+    """As `attend`, plain, on keys and values in the order of axes of a cache, (B, K, S, H).
 
-    Several rows of queries may share a row of keys: samples or beams of one input.
+    A row of keys serves n rows of queries, the samples or beams of one input: rows b * n
+    to b * n + n - 1 of the queries attend to row b, which is neither stored nor read n
+    times. Several parts are attended to under one softmax, as if they were concatenated
+    along S, which would copy the cache at every step.
 
     Args:
-        query: (B * n, T, N, H), rows that share keys one after another.
-        *parts: `(key, value, visible)` of what is attended to together: (B, K, S, H) twice,
-            and `masks.Visible`. All parts have the rows of the first.
+        query: (B * n, T, N, H).
+        *parts: `(keys, values, visible)`, each of the same B, and of an S of its own: keys
+            and values are (B, K, S, H), and `visible` is the same for the n rows.
         scale: multiplies the queries.
         soft_cap: as in `attend`.
 
     Returns:
-        (B * n, T, N, H); zeros for a query that may see nothing.
+        (B * n, T, N, H); zeros for a query that may see nothing in any part.
     """
     keys, (n, h) = parts[0][0], query.shape[2:]
     (rows, k), length = ops.shape(keys)[:2], ops.shape(query)[1]
@@ -98,7 +144,8 @@ def attend_kept(query, *parts, scale, soft_cap=None):
     logits = ops.reshape(logits, (rows, k, -1, length, total))
     weights = _softmax(logits, mask[:, None, None], soft_cap, query.dtype)
     weights = ops.reshape(weights, (rows, k, -1, total))
-    output, at = 0.0, 0
+    output: Tensor = 0.0
+    at = 0
     for key, value, _ in parts:
         output += ops.matmul(weights[..., at : at + ops.shape(key)[2]], value)
         at += ops.shape(key)[2]
@@ -109,11 +156,11 @@ def attend_kept(query, *parts, scale, soft_cap=None):
     return ops.reshape(output, (-1, length, n, h))
 
 
-def _joined(parts):
+def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
 
 
-def _same(arrays):
+def _same(arrays: Sequence[Tensor]) -> Sequence[Tensor]:
     """Broadcast to one shape, but for the last axis."""
     if len(arrays) == 1 or len({tuple(x.shape[:-1]) for x in arrays}) == 1:
         return arrays
@@ -121,7 +168,7 @@ def _same(arrays):
     return [ops.logical_and(x, every) for x in arrays]
 
 
-def _softmax(logits, mask, soft_cap, dtype):
+def _softmax(logits: Tensor, mask: Tensor, soft_cap: float | None, dtype: str) -> Tensor:
     """Weights of what is seen, in float32 until the end."""
     logits = ops.cast(logits, "float32")
     if soft_cap is not None:
@@ -139,11 +186,16 @@ class Attention(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, spec, rotary=None, **kwargs):
+    def __init__(
+        self,
+        spec: AttentionSpec | dict[str, Any],
+        rotary: RotarySpec | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.spec, self.rotary = attention_from_json(spec), rotary_from_json(rotary)
 
-    def build(self, query_shape, context_shape=None):
+    def build(self, query_shape: InputShape, context_shape: InputShape | None = None) -> None:
         width, context_shape = query_shape[-1], context_shape or query_shape
         s = self.spec
         heads = (None, s.num_heads, s.head_dim)
@@ -158,7 +210,14 @@ class Attention(keras.layers.Layer):
             "btgh,ghd->btd", (None, width), "attention_output", (None, None, *heads[1:])
         )
 
-    def _dense(self, equation, output_shape, name, input_shape, bias_axes=None):
+    def _dense(
+        self,
+        equation: str,
+        output_shape: InputShape,
+        name: str,
+        input_shape: InputShape,
+        bias_axes: str | None = None,
+    ) -> keras.layers.EinsumDense:
         fan_in = math.prod(input_shape[2:])
         initializer = keras.initializers.RandomNormal(stddev=fan_in**-0.5)
         dense = keras.layers.EinsumDense(
@@ -172,7 +231,7 @@ class Attention(keras.layers.Layer):
         dense.build(input_shape)
         return dense
 
-    def _norm(self, name):
+    def _norm(self, name: str) -> Callable[[Tensor], Tensor]:
         """Of each head, or nothing."""
         if self.spec.query_key_norm is None:
             return lambda x: x
@@ -180,62 +239,68 @@ class Attention(keras.layers.Layer):
         norm.build((None, None, None, self.spec.head_dim))
         return norm
 
-    def keys_and_values(self, context, positions=None):
+    def keys_and_values(self, context: Tensor, positions: Tensor | None = None) -> KeysValues:
         """Keys and values of `context` (B, S, D'), each (B, S, K, H)."""
         key = self.key_norm(self.key(context))
         return self._rotate(key, positions), self.value(context)
 
     def call(
         self,
-        x,
-        visible,
-        positions=None,
-        context=None,
-        also=(),
-        cache=None,
-        index=None,
-        path="auto",
-    ):
+        x: Tensor,
+        visible: KeyRange,
+        positions: Tensor | None = None,
+        context: Tensor | KeysValues | None = None,
+        also: Sequence[Part] = (),
+        cache: KeysValues | None = None,
+        index: Tensor | None = None,
+        path: str = "auto",
+    ) -> tuple[Tensor, KeysValues]:
         """Attends from `x`.
 
         Args:
             x: (B, T, D).
-            visible: `masks.Visible`, the keys that each token of `x` may see.
+            visible: the keys that each token of `x` may see.
             positions: (B, T) int of `x`; unused without rotary positions.
             context: what is attended to, by default `x`: (B, S, D') states, or their
-                `(keys, values)` as they are kept, each (B, K, S, H).
-            also: what is attended to together with that, on the plain path: `(keys, values,
-                visible)` as they are kept, and who may see them.
+                `(keys, values)` in a cache's order, each (B, K, S, H).
+            also: `(keys, values, visible)` in a cache's order of what is attended to under
+                the same softmax; always by `attend_cached`.
             cache: `(keys, values)` of the tokens before `x`, each (B, K, R, H); `x` is
                 a single token then, whose own are written to it.
             index: int, the number of that token.
-            path: of `attend`.
+            path: of `attend`; where a cache or its order comes in, it changes nothing.
 
         Returns:
             `(output (B, T, D), (keys, values))`: the cache, or those of the context.
+
+        Raises:
+            ValueError: from `check_path`.
         """
-        query, s = self._rotate(self.query_norm(self.query(x)), positions), self.spec
-        spec = {"scale": s.query_scale, "soft_cap": s.logit_soft_cap}
-        keys_values = context
-        if not isinstance(context, tuple):
+        query = self._rotate(self.query_norm(self.query(x)), positions)
+        if isinstance(context, tuple):
+            keys_values: KeysValues = context
+        else:
             keys_values = self.keys_and_values(x if context is None else context, positions)
+        scale, soft_cap = self.spec.query_scale, self.spec.logit_soft_cap
+        spec: dict[str, Any] = {"scale": scale, "soft_cap": soft_cap}
         if cache is not None:
             own = caches.keep(keys_values)
-            output = attend_kept(query, (*cache, visible), (*own, masks.every(1)), *also, **spec)
+            output = attend_cached(query, (*cache, visible), (*own, masks.every(1)), *also, **spec)
             keys_values = caches.write(cache, own, index, after=output)
         elif isinstance(context, tuple):
-            output = attend_kept(query, (*keys_values, visible), **spec)
+            output = attend_cached(query, (*keys_values, visible), **spec)
         elif also:
-            output = attend_kept(query, (*caches.keep(keys_values), visible), *also, **spec)
+            check_path(path, merged=True)
+            output = attend_cached(query, (*caches.keep(keys_values), visible), *also, **spec)
         else:
             key, value = keys_values
             output = attend(query, key, value, visible, **spec, path=path)
         return self.output_dense(output), keys_values
 
-    def _rotate(self, x, positions):
+    def _rotate(self, x: Tensor, positions: Tensor | None) -> Tensor:
         return x if self.rotary is None or positions is None else rotate(x, positions, self.rotary)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         rotary = self.rotary and dataclasses.asdict(self.rotary)
         own = {"spec": dataclasses.asdict(self.spec), "rotary": rotary}
         return {**super().get_config(), **own}

@@ -3,14 +3,19 @@
 Leaves embeddings, positions and masks to `keras_encdec.layers.stack`.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_encdec.layers import cache as caches
-from keras_encdec.layers.attention import Attention
+from keras_encdec.layers.attention import Attention, Part
+from keras_encdec.layers.cache import KeysValues
 from keras_encdec.layers.feedforward import GatedFeedForward
-from keras_encdec.layers.masks import Visible
+from keras_encdec.layers.masks import KeyRange
 from keras_encdec.layers.norm import RMSNorm
+from keras_encdec.spec import CrossAttentionSpec, InputShape, RotarySpec, StackSpec, Tensor
 
 
 class Block(keras.layers.Layer):
@@ -27,7 +32,13 @@ class Block(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, spec, rotary, cross_attention=None, **kwargs):
+    def __init__(
+        self,
+        spec: StackSpec,
+        rotary: RotarySpec | None,
+        cross_attention: CrossAttentionSpec | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.spec = spec
         policy = {"dtype": self.dtype_policy}
@@ -42,9 +53,9 @@ class Block(keras.layers.Layer):
             spec.feedforward_dim, spec.activation, name="feedforward", **policy
         )
         self.dropout = keras.layers.Dropout(spec.dropout, **policy)
-        self.norms = {}
+        self.norms: dict[str, RMSNorm] = {}
 
-    def build(self, input_shape, context_shape=None):
+    def build(self, input_shape: InputShape, context_shape: InputShape | None = None) -> None:
         self._build_sublayer(self.attention, input_shape)
         if self.cross_attention is not None:
             self._build_sublayer(self.cross_attention, input_shape, context_shape)
@@ -52,7 +63,9 @@ class Block(keras.layers.Layer):
             self.gate.build(input_shape)
         self._build_sublayer(self.feedforward, input_shape)
 
-    def _build_sublayer(self, sublayer, input_shape, *context_shape):
+    def _build_sublayer(
+        self, sublayer: keras.layers.Layer, input_shape: InputShape, *context_shape: Any
+    ) -> None:
         for side in ("pre", "post") if self.spec.post_norm else ("pre",):
             name = f"{side}_{sublayer.name}_norm"
             norm = RMSNorm(self.spec.norm, dtype=self.dtype_policy, name=name)
@@ -62,25 +75,25 @@ class Block(keras.layers.Layer):
 
     def call(
         self,
-        x,
-        visible,
-        positions,
-        context=None,
-        context_visible=None,
-        cache=None,
-        index=None,
-        path="auto",
-        training=None,
-    ):
+        x: Tensor,
+        visible: KeyRange,
+        positions: Tensor,
+        context: Tensor | tuple[Tensor, ...] | None = None,
+        context_visible: KeyRange | None = None,
+        cache: KeysValues | None = None,
+        index: Tensor | None = None,
+        path: str = "auto",
+        training: bool | None = None,
+    ) -> tuple[Tensor, KeysValues]:
         """Applies the block.
 
         Args:
             x: (B, T, D).
-            visible: `masks.Visible` of the self-attention.
+            visible: of the self-attention.
             positions: (B, T) int.
-            context: what the cross-attention reads: (B, S', D') states, or their
-                `(keys, values)` as they are kept, each (B, K, S', H).
-            context_visible: `masks.Visible` of the cross-attention.
+            context: what the cross-attention reads: (B, S', D') states, or what `read`
+                makes of them, of one row for every n of `x`.
+            context_visible: of the cross-attention.
             cache: of the self-attention, where `x` is a single token.
             index: int, the number of that token.
             path: of `keras_encdec.layers.attention.attend`.
@@ -89,7 +102,10 @@ class Block(keras.layers.Layer):
         Returns:
             `(x, (keys, values))`, those of the self-attention: the cache, or of `x`.
         """
-        also = [self._merged(x, context, context_visible)] if self.merged else ()
+        also: Sequence[Part] = ()
+        if self.merged:
+            assert context_visible is not None
+            also = [self._merged(x, context, context_visible)]
         own = {"also": also, "cache": cache, "index": index, "path": path}
         y, keys_values = self.attention(self._pre("attention", x), visible, positions, **own)
         x = self._add("attention", x, y, training)
@@ -101,26 +117,29 @@ class Block(keras.layers.Layer):
         y = self.feedforward(self._pre("feedforward", x))
         return self._add("feedforward", x, y, training), keys_values
 
-    def read(self, context):
-        """`(keys, values)` of a context (B, S', D') as they are kept; () if none is seen."""
+    def read(self, context: Tensor) -> tuple[Tensor, ...]:
+        """Keys and values of a context (B, S', D') in a cache's order; () if none is seen."""
         attention = self.attention if self.merged else self.cross_attention
         return () if attention is None else caches.keep(attention.keys_and_values(context))
 
-    def _merged(self, x, context, visible):
+    def _merged(self, x: Tensor, context: Tensor | tuple[Tensor, ...], visible: KeyRange) -> Part:
         """What self-attention sees of the context, with a row for each of `x`."""
         keys, values = context if isinstance(context, tuple) else self.read(context)
         each = x.shape[0] // keys.shape[0] if x.shape[0] and keys.shape[0] else 1
         if each > 1:  # samples or beams share a row
-            keys, values, *visible = (
+            keys, values, start, end = (
                 ops.repeat(y, each if y.shape[0] > 1 else 1, axis=0)
                 for y in (keys, values, *visible)
             )
-        return keys, values, Visible(*visible)
+            visible = KeyRange(start, end)
+        return keys, values, visible
 
-    def _pre(self, name, x):
+    def _pre(self, name: str, x: Tensor) -> Tensor:
         return self.norms[f"pre_{name}_norm"](x)
 
-    def _add(self, name, x, y, training, gate=None):
+    def _add(
+        self, name: str, x: Tensor, y: Tensor, training: bool | None, gate: "Gate | None" = None
+    ) -> Tensor:
         if self.spec.post_norm:
             y = self.norms[f"post_{name}_norm"](y)
         y = y if gate is None else gate(y)
@@ -130,8 +149,8 @@ class Block(keras.layers.Layer):
 class Gate(keras.layers.Layer):
     """Times the tanh of a number that starts at 0."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: InputShape) -> None:
         self.scale = self.add_weight(name="scale", shape=(), initializer="zeros")
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         return x * ops.cast(ops.tanh(self.scale), x.dtype)

@@ -7,30 +7,40 @@ put beside them: R has room for all, or, in a layer with a window of W, for W - 
 i stands at i % R, written over what leaves the window.
 """
 
+from collections.abc import Iterable
+
 from keras import ops
 
-from keras_encdec.layers.masks import Visible
-from keras_encdec.spec import StackSpec
+from keras_encdec.layers.masks import KeyRange
+from keras_encdec.spec import StackSpec, Tensor, Window, window_lengths
+
+KeysValues = tuple[Tensor, Tensor]
 
 
-def room(length, window):
+def room(length: int, window: Window) -> int:
     """R: earlier tokens that a layer keeps, of `length`."""
-    return length if window is None else max(1, min(length, window - 1))
+    return max(1, _seen(length, window))
 
 
-def empty(spec: StackSpec, batch_size, length, dtype):
+def _seen(length: int, window: Window) -> int:
+    """Earlier tokens that a query sees, of `length`."""
+    return length if window is None else min(length, window_lengths(window)[0] - 1)
+
+
+def empty(spec: StackSpec, batch_size: int, length: int, dtype: str) -> list[KeysValues]:
     """Caches for `length` tokens of each layer, all zeros."""
     heads, size = spec.attention.num_kv_heads, spec.attention.head_dim
     shapes = [(batch_size, heads, room(length, window), size) for window in spec.windows]
     return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for shape in shapes]
 
 
-def keep(keys_values):
+def keep(keys_values: Iterable[Tensor]) -> KeysValues:
     """Keys and values (B, S, K, H) as they are kept, (B, K, S, H)."""
-    return tuple(ops.transpose(x, (0, 2, 1, 3)) for x in keys_values)
+    keys, values = (ops.transpose(x, (0, 2, 1, 3)) for x in keys_values)
+    return keys, values
 
 
-def fill(keys_values, count, size):
+def fill(keys_values: KeysValues, count: Tensor, size: int) -> KeysValues:
     """A layer's cache after the first tokens.
 
     Args:
@@ -44,7 +54,7 @@ def fill(keys_values, count, size):
     return keep(ops.take(x, index, axis=1) for x in keys_values)
 
 
-def write(cache, own, index, after):
+def write(cache: KeysValues, own: KeysValues, index: Tensor, after: Tensor) -> KeysValues:
     """Puts keys and values of a token where they belong.
 
     Args:
@@ -56,14 +66,15 @@ def write(cache, own, index, after):
     """
     place = ops.mod(ops.cast(index, "int32"), cache[0].shape[2])
     waits = 0.0 * ops.transpose(after, (0, 2, 1, 3))[:, : own[0].shape[1]]
-    return tuple(
+    keys, values = (
         ops.slice_update(old, [0, 0, place, 0], ops.cast(new + waits, old.dtype))
         for old, new in zip(cache, own, strict=True)
     )
+    return keys, values
 
 
-def visible(index, length, window):
+def visible(index: Tensor, length: int, window: Window) -> KeyRange:
     """What token `index` sees of a cache for `length` tokens."""
-    end = ops.minimum(ops.cast(index, "int32"), length if window is None else window - 1)
+    end = ops.minimum(ops.cast(index, "int32"), _seen(length, window))
     end = ops.reshape(end, (1, 1))
-    return Visible(ops.zeros_like(end), end)
+    return KeyRange(ops.zeros_like(end), end)

@@ -1,11 +1,12 @@
 """The gated feed-forward sublayer."""
 
 import functools
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_encdec.spec import Activation
+from keras_encdec.spec import Activation, InputShape, Tensor
 
 _ACTIVATIONS = {"gelu_tanh": functools.partial(ops.gelu, approximate=True), "silu": ops.silu}
 
@@ -20,18 +21,20 @@ class GatedFeedForward(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, hidden_dim, activation: Activation = "gelu_tanh", **kwargs):
+    def __init__(
+        self, hidden_dim: int, activation: Activation = "gelu_tanh", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.hidden_dim = hidden_dim
         self.activation = activation
 
-    def build(self, input_shape):
+    def build(self, input_shape: InputShape) -> None:
         width = input_shape[-1]
         self.gate = self._dense(self.hidden_dim, "gate", input_shape)
         self.up = self._dense(self.hidden_dim, "up", input_shape)
         self.down = self._dense(width, "down", (*input_shape[:-1], self.hidden_dim))
 
-    def _dense(self, units, name, input_shape):
+    def _dense(self, units: int, name: str, input_shape: InputShape) -> keras.layers.Dense:
         dense = keras.layers.Dense(
             units,
             use_bias=False,
@@ -42,13 +45,13 @@ class GatedFeedForward(keras.layers.Layer):
         dense.build(input_shape)
         return dense
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         return self.down(_ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "hidden_dim": self.hidden_dim,

@@ -8,11 +8,16 @@ to `keras_encdec.layers.attention`.
 
 import functools
 import importlib.util
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_encdec.layers import masks
+from keras_encdec.layers.masks import KeyRange
+from keras_encdec.private import tokamax_attention
+from keras_encdec.spec import Tensor
 
 # Queries at a time; at 8192 x 8192 on two CPU cores faster than 128, 512 and 1024. Also the
 # largest tile of queries in Tokamax's Hopper and Blackwell kernels.
@@ -22,20 +27,35 @@ _BLOCK = 256
 # Version 0.0.12's TPU kernel does not take key ranges yet and so gives way to that.
 _KERNELS = {"gpu": ("mosaic_gpu", "triton"), "tpu": ("mosaic_tpu",)}
 
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # and the KeyRange's two
 
-def takes(soft_cap):
-    """Whether this backend has a kernel for attention with this soft cap, or None."""
+
+def obstacle(soft_cap: float | None) -> str | None:
+    """Why this backend fuses no attention under this soft cap; None where it does."""
     backend = keras.backend.backend()
-    return backend == "jax" or (backend == "torch" and soft_cap is None)
+    if backend == "torch" and soft_cap is not None:
+        return f"under a soft cap ({soft_cap}), which PyTorch's kernel does not take"
+    return None if backend in ("jax", "torch") else f"on {backend}, which has no kernel for it"
 
 
-def is_installed():
-    """Whether what `attend` needs beside the backend is there."""
-    return keras.backend.backend() != "jax" or importlib.util.find_spec("tokamax") is not None
+def takes(soft_cap: float | None) -> bool:
+    """Whether `attend` works here, Tokamax included; what `"auto"` asks."""
+    installed = keras.backend.backend() != "jax" or importlib.util.find_spec("tokamax") is not None
+    return installed and obstacle(soft_cap) is None
 
 
-def attend(query, key, value, visible, *, scale, soft_cap):
-    """As `keras_encdec.layers.attention.attend`; every query must see something.
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visible: KeyRange,
+    *,
+    scale: float,
+    soft_cap: float | None,
+) -> Tensor:
+    """As `keras_encdec.layers.attention.attend`, where `obstacle` finds none.
+
+    Every query must see something.
 
     Raises:
         ImportError: on JAX without Tokamax.
@@ -46,7 +66,9 @@ def attend(query, key, value, visible, *, scale, soft_cap):
     return ops.dot_product_attention(query, key, value, mask=mask, scale=scale)
 
 
-def _attend_jax(query, key, value, visible, **spec):
+def _attend_jax(
+    query: Tensor, key: Tensor, value: Tensor, visible: KeyRange, **spec: Any
+) -> Tensor:
     import jax
     import jax.numpy as jnp
 
@@ -56,7 +78,7 @@ def _attend_jax(query, key, value, visible, **spec):
     return _kernel(_candidates(), shapes, **spec)(*inputs)
 
 
-def _candidates():
+def _candidates() -> tuple[str, ...]:
     """Names of kernels to try before the chunked XLA code."""
     from jax.extend.backend import get_default_device
 
@@ -66,7 +88,7 @@ def _candidates():
 
 
 @functools.cache
-def _kernel(names, shapes, **spec):
+def _kernel(names: tuple[str, ...], shapes: tuple[Any, ...], **spec: Any) -> Kernel:
     """The first of `names` that takes inputs of these shapes, else the chunked XLA code."""
     for name in names:
         kernel = _tokamax(name, **spec)
@@ -75,11 +97,11 @@ def _kernel(names, shapes, **spec):
     return _tokamax("xla_chunked", **spec)
 
 
-def _has_gradient(kernel, shapes):
+def _has_gradient(kernel: Kernel, shapes: tuple[Any, ...]) -> bool:
     """Tokamax refuses what it has not got when it is traced, some of it only backward."""
     import jax
 
-    def gradient(query, key, value, *visible):
+    def gradient(query: Tensor, key: Tensor, value: Tensor, *visible: Tensor) -> Any:
         output, vjp = jax.vjp(lambda *x: kernel(*x, *visible), query, key, value)
         return vjp(output)
 
@@ -90,13 +112,12 @@ def _has_gradient(kernel, shapes):
     return True
 
 
-def _tokamax(name, *, scale, soft_cap):
+def _tokamax(name: str, *, scale: float, soft_cap: float | None) -> Kernel:
     """A Tokamax implementation as a function of query, key, value, start and end."""
     from absl import flags
 
     try:
-        # Only the objects behind the public function take a range of keys per query.
-        from tokamax._src.ops.attention import api, base
+        implementations, key_range = tokamax_attention()
     except ImportError as error:
         raise ImportError(
             "Expected Tokamax for fused attention on JAX. Received: no such package. "
@@ -105,22 +126,22 @@ def _tokamax(name, *, scale, soft_cap):
     if not flags.FLAGS.is_parsed():
         flags.FLAGS([""])  # else Tokamax takes the program's own arguments for absl's flags
 
-    def kernel(query, key, value, start, end):
-        mask = base.Mask(k_start=start[:, None], k_end=end[:, None])
+    def kernel(query: Tensor, key: Tensor, value: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        mask = key_range(k_start=start[:, None], k_end=end[:, None])
         spec = {"mask": mask, "logits_scale": scale, "logits_soft_cap": soft_cap}
-        return api.IMPLEMENTATIONS[name](query, key, value, **spec)
+        return implementations[name](query, key, value, **spec)
 
     return _aligned(kernel) if name.startswith("mosaic") else _by_blocks(kernel)
 
 
-def _aligned(kernel):
+def _aligned(kernel: Kernel) -> Kernel:
     """`kernel` on lengths filled up to whole tiles.
 
     Others fail in Hopper's kernel where it has key ranges, and in Blackwell's backward
     (pallas_mosaic_gpu_kernel_sm90.py and pallas_mosaic_gpu_vjp_kernel_sm100.py).
     """
 
-    def run(query, key, value, start, end):
+    def run(query: Tensor, key: Tensor, value: Tensor, start: Tensor, end: Tensor) -> Tensor:
         length = query.shape[1]
         inputs = (
             _fill(x, -(-x.shape[1] // _BLOCK) * _BLOCK) for x in (query, key, value, start, end)
@@ -130,7 +151,7 @@ def _aligned(kernel):
     return run
 
 
-def _by_blocks(kernel):
+def _by_blocks(kernel: Kernel) -> Kernel:
     """`kernel` on one block of queries after another, for kernels that make a (T, S) mask.
 
     Only a block's mask exists, and what a block computes is computed again in the
@@ -139,19 +160,19 @@ def _by_blocks(kernel):
     import jax
     import jax.numpy as jnp
 
-    def run(query, key, value, start, end):
+    def run(query: Tensor, key: Tensor, value: Tensor, start: Tensor, end: Tensor) -> Tensor:
         length = query.shape[1]
         count = -(-length // _BLOCK)
         size = -(-length // count)
 
-        def split(x):
+        def split(x: Tensor) -> Tensor:
             """(B, T, ...) to (count, B, size, ...)."""
             return jnp.moveaxis(_fill(x, count * size).reshape(-1, count, size, *x.shape[2:]), 1, 0)
 
         @jax.checkpoint
-        def one(block):
-            query, *visible = block
-            return kernel(query, key, value, *visible)
+        def one(block: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+            query, start, end = block
+            return kernel(query, key, value, start, end)
 
         output = jax.lax.map(one, tuple(split(x) for x in (query, start, end)))
         return jnp.moveaxis(output, 0, 1).reshape(-1, count * size, *query.shape[2:])[:, :length]
@@ -159,7 +180,7 @@ def _by_blocks(kernel):
     return run
 
 
-def _fill(x, length):
+def _fill(x: Tensor, length: int) -> Tensor:
     """(B, T, ...) to (B, length, ...), which repeats the last of T."""
     import jax.numpy as jnp
 

@@ -9,14 +9,14 @@ to intervals, so a mask takes O(T) memory, because of one rule for padding masks
 Leaves what a mask does to the logits to `keras_encdec.layers.attention`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras import ops
 
-from keras_encdec.spec import sides
+from keras_encdec.spec import Tensor, Window, window_lengths
 
 
-class Visible(NamedTuple):
+class KeyRange(NamedTuple):
     """The keys that each query may see: those from `start` up to, without, `end`.
 
     Args:
@@ -24,11 +24,11 @@ class Visible(NamedTuple):
         end: (B or 1, T or 1) int32; where it is not beyond `start`, nothing is seen.
     """
 
-    start: Any
-    end: Any
+    start: Tensor
+    end: Tensor
 
 
-def positions(padding_mask):
+def positions(padding_mask: Tensor) -> Tensor:
     """Positions of the tokens that count, from 0 in each segment; padding may be anywhere.
 
     Args:
@@ -51,7 +51,7 @@ def positions(padding_mask):
     return ops.maximum(count - 1, 0)
 
 
-def self_attention(padding_mask, *, causal, window=None):
+def self_attention(padding_mask: Tensor, *, causal: bool, window: Window = None) -> KeyRange:
     """What each query of a self-attention sees.
 
     A window of W lets a query see the W nearest keys up to and with itself, and
@@ -64,21 +64,21 @@ def self_attention(padding_mask, *, causal, window=None):
         window: W; `(before, after)` where the sides differ; or None for no limit.
 
     Returns:
-        `Visible`, each part (B, T): there is a query at each key, and it sees the keys
+        `KeyRange`, each part (B, T): there is a query at each key, and it sees the keys
         of its own segment.
     """
     query_index = ops.arange(ops.shape(padding_mask)[-1], dtype="int32")
     start, end = cross_attention(padding_mask, padding_mask)
     if window is not None:
-        before, after = sides(window)
+        before, after = window_lengths(window)
         start = ops.maximum(start, query_index - before + 1)
         end = ops.minimum(end, query_index + after)
     if causal:
         end = ops.minimum(end, query_index + 1)
-    return Visible(start, end)
+    return KeyRange(start, end)
 
 
-def cross_attention(padding_mask, query_mask=None):
+def cross_attention(padding_mask: Tensor, query_mask: Tensor | None = None) -> KeyRange:
     """What each query of a cross-attention sees: every key of its segment.
 
     Args:
@@ -86,7 +86,7 @@ def cross_attention(padding_mask, query_mask=None):
         query_mask: (B, T) of the queries, likewise; None where there is one segment.
 
     Returns:
-        `Visible`, each part (B, T), or (B, 1) without `query_mask`.
+        `KeyRange`, each part (B, T), or (B, 1) without `query_mask`.
     """
     segment = ops.cast(padding_mask, "int32")
     length = ops.shape(segment)[-1]
@@ -98,10 +98,10 @@ def cross_attention(padding_mask, query_mask=None):
     else:
         query = ops.cast(query_mask, "int32")
         to_end, past_start = (_largest(x, segment, query) for x in (to_end, past_start))
-    return Visible(length - to_end, past_start)
+    return KeyRange(length - to_end, past_start)
 
 
-def _largest(x, segment, query):
+def _largest(x: Tensor, segment: Tensor, query: Tensor) -> Tensor:
     """The largest of `x` (B, S) in the segment of each query (B, T), 0 where it has none."""
     batch, length = ops.shape(segment)
     bins = length + ops.shape(query)[-1] + 1  # more than the numbers of either side
@@ -111,12 +111,12 @@ def _largest(x, segment, query):
     return ops.take_along_axis(largest, query, axis=-1)
 
 
-def every(length):
+def every(length: int) -> KeyRange:
     """All of the keys."""
-    return Visible(ops.zeros((1, 1), "int32"), ops.full((1, 1), length, "int32"))
+    return KeyRange(ops.zeros((1, 1), "int32"), ops.full((1, 1), length, "int32"))
 
 
-def dense(visible, length):
+def dense(visible: KeyRange, length: int) -> Tensor:
     """The same as booleans, in quadratic memory: (B or 1, T or 1, S), true where it sees."""
     index = ops.arange(length, dtype="int32")
     start, end = visible.start[..., None], visible.end[..., None]

@@ -1,11 +1,12 @@
 """RMS normalisation."""
 
 import dataclasses
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_encdec.spec import NormSpec
+from keras_encdec.spec import InputShape, NormSpec, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
@@ -20,16 +21,16 @@ class RMSNorm(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, spec, **kwargs):
+    def __init__(self, spec: NormSpec | dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.spec = NormSpec(**spec) if isinstance(spec, dict) else spec
 
-    def build(self, input_shape):
+    def build(self, input_shape: InputShape) -> None:
         initializer = "zeros" if self.spec.zero_centered else "ones"
         shape = input_shape[-1:]
         self.scale = self.add_weight(name="scale", shape=shape, initializer=initializer)
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         x = ops.cast(x, "float32")
         x = x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + self.spec.epsilon)
         scale = ops.cast(self.scale, "float32")
@@ -37,8 +38,8 @@ class RMSNorm(keras.layers.Layer):
             scale = 1.0 + scale
         return ops.cast(x * scale, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "spec": dataclasses.asdict(self.spec)}

@@ -4,17 +4,23 @@ Knows how the state of a block's random numbers goes in and comes out, so that b
 draw the same. Leaves which blocks to `keras_encdec.layers.stack`.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import keras
-from keras.src.backend import AutocastScope
+
+from keras_encdec.layers.block import Block
+from keras_encdec.private import AutocastScope
+from keras_encdec.spec import Tensor
 
 
-def call(block, tensors, **static):
+def call(block: Block, tensors: Mapping[str, Any], **static: Any) -> Tensor:
     """`block(**tensors, **static)`, of which the backward pass needs `tensors` alone.
 
     Args:
-        block: a built `keras_encdec.layers.block.Block`.
-        tensors: tensors and nested tensors, by argument; no None and no cache.
-        **static: all other arguments.
+        block: a built one.
+        tensors: its arguments that are tensors, nested too; no None and no cache.
+        **static: all others.
 
     Returns:
         (B, T, D), the block's output.
@@ -22,7 +28,7 @@ def call(block, tensors, **static):
     variables, weights = block.variables, {id(weight) for weight in block.weights}
     seeds = [variable for variable in variables if id(variable) not in weights]
 
-    def run(values, tensors):
+    def run(values: Sequence[Tensor], tensors: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
         mapping = list(zip(variables, values, strict=True))
         with keras.StatelessScope(mapping) as scope:
             output, _ = block(**tensors, **static)

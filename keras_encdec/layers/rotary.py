@@ -6,10 +6,10 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_encdec.spec import RotarySpec
+from keras_encdec.spec import RotarySpec, Tensor
 
 
-def rotate(x, positions, spec: RotarySpec):
+def rotate(x: Tensor, positions: Tensor, spec: RotarySpec) -> Tensor:
     """Rotates the two halves of each head by an angle that grows with position.
 
     Args:

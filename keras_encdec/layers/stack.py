@@ -5,6 +5,7 @@ generation: a decoder that is given caches computes the same numbers step by ste
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -15,29 +16,40 @@ from keras_encdec.layers import cache as caches
 from keras_encdec.layers import masks, remat
 from keras_encdec.layers.attention import check_path
 from keras_encdec.layers.block import Block
+from keras_encdec.layers.cache import KeysValues
+from keras_encdec.layers.masks import KeyRange
 from keras_encdec.layers.norm import RMSNorm
-from keras_encdec.spec import cross_attention_from_json, stack_from_json
+from keras_encdec.spec import (
+    CrossAttentionSpec,
+    InputShape,
+    StackSpec,
+    Tensor,
+    Window,
+    cross_attention_from_json,
+    stack_from_json,
+)
 
 
 class Context(NamedTuple):
-    """What a decoder's cross-attention reads, while it writes.
+    """What cross-attention reads at each step of generation, computed once.
 
     Args:
         keys_values: for each layer `(keys, values)`, each (B, K, S, H); () for one that sees
             nothing of it.
-        visible: `masks.Visible`, the keys that there are in each row.
+        visible: the keys that there are in each row.
     """
 
-    keys_values: list
-    visible: Any
+    keys_values: list[tuple[Tensor, ...]]
+    visible: KeyRange
 
 
 class Stack(keras.layers.Layer):
     """Embedding, blocks and final norm, shared by `Encoder` and `Decoder`.
 
-    Two settings of the run, which change memory and speed and no number, can be set at any
-    time: `attention`, the path of `keras_encdec.layers.attention.attend`, and `remat`,
-    whether each block is computed again in the backward pass.
+    Two settings of the run, which change memory and speed and no number, are the user's:
+    `attention`, the path of `keras_encdec.layers.attention.attend`, by default `"auto"`, and
+    `remat`, whether each block is computed again in the backward pass. A path that this stack
+    cannot take on this backend is a ValueError.
 
     Args:
         spec: `StackSpec`, or its fields as a dict.
@@ -46,10 +58,16 @@ class Stack(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, spec, cross_attention=None, embedding=None, **kwargs):
+    def __init__(
+        self,
+        spec: StackSpec | dict[str, Any],
+        cross_attention: CrossAttentionSpec | None = None,
+        embedding: keras.layers.ReversibleEmbedding | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.spec = spec = stack_from_json(spec)
-        self.attention, self.remat = "auto", False
+        self._attention, self._remat = "auto", False
         policy = {"dtype": self.dtype_policy}
         self.embedding = embedding or keras.layers.ReversibleEmbedding(
             spec.vocabulary_size,
@@ -69,25 +87,30 @@ class Stack(keras.layers.Layer):
         self.dropout = keras.layers.Dropout(spec.dropout, **policy)
 
     @property
-    def attention(self):
+    def attention(self) -> str:
         return self._attention
 
     @attention.setter
-    def attention(self, path):
-        check_path(path)
+    def attention(self, path: str) -> None:
+        self.check_attention(path)
         self._attention = path
 
+    def check_attention(self, path: str) -> None:
+        """Raises ValueError if `attention` cannot be `path` in this stack."""
+        merged = any(block.merged for block in self.blocks)
+        check_path(path, self.spec.attention.logit_soft_cap, merged)
+
     @property
-    def remat(self):
+    def remat(self) -> bool:
         return self._remat
 
     @remat.setter
-    def remat(self, value):
+    def remat(self, value: bool) -> None:
         if not isinstance(value, bool):
             raise ValueError(f"Expected remat to be True or False. Received: {value!r}")
         self._remat = value
 
-    def _build_stack(self, context_shape=None):
+    def _build_stack(self, context_shape: InputShape | None = None) -> None:
         if not self.embedding.built:
             self.embedding.build()
         shape = (None, None, self.spec.width)
@@ -95,31 +118,70 @@ class Stack(keras.layers.Layer):
             block.build(shape, context_shape)
         self.final_norm.build(shape)
 
-    def embed(self, token_ids, training=None):
+    def embed(self, token_ids: Tensor, training: bool | None = None) -> Tensor:
         """(B, T) token ids to (B, T, D)."""
         x = layout.rows_apart(self.embedding(token_ids))
         if self.spec.scale_embeddings:
             x = x * ops.cast(self.spec.width**0.5, x.dtype)
         return self.dropout(x, training=training)
 
-    def _finish(self, x, training):
+    def _run(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        visible: Mapping[Window, KeyRange],
+        context: Sequence[Any] | None = None,
+        context_visible: KeyRange | None = None,
+        cache: Sequence[KeysValues] | None = None,
+        index: Tensor | None = None,
+        training: bool | None = None,
+        each: Callable[[Tensor, KeysValues | None], None] | None = None,
+    ) -> Tensor:
+        """Tokens to (B, T, D) normalised states, block after block, of which none is kept.
+
+        Args:
+            token_ids: (B, T) int.
+            positions: (B, T) int.
+            visible: of the self-attention, by window.
+            context: for each block, what its cross-attention reads; None in an encoder.
+            context_visible: of the cross-attention.
+            cache: for each block, where there is a single token.
+            index: int, the number of that token.
+            training: whether dropout is on.
+            each: called with each block's input and its self-attention's keys and values;
+                under `remat` these are None.
+        """
+        x = self.embed(token_ids, training)
+        for i, (block, window) in enumerate(zip(self.blocks, self.spec.windows, strict=True)):
+            tensors = {"x": x, "visible": visible[window], "positions": positions}
+            if context is not None:
+                tensors |= {"context": context[i], "context_visible": context_visible}
+            kept = {} if cache is None else {"cache": cache[i], "index": index}
+            y, keys_values = self._run_block(block, tensors, training, **kept)
+            if each is not None:
+                each(x, keys_values)
+            x = y
         return self.dropout(self.final_norm(x), training=training)
 
-    def _run_block(self, block, *, training, cache=None, index=None, **tensors):
-        """A block by the settings; `(x, (keys, values))`."""
+    def _run_block(
+        self, block: Block, tensors: Mapping[str, Any], training: bool | None, **kept: Any
+    ) -> tuple[Tensor, KeysValues | None]:
+        """A block by the settings; in generation there is no backward pass to remat for."""
         static = {"path": self.attention, "training": training}
-        generates = isinstance(tensors.get("context"), tuple)  # and has no backward pass
+        generates = isinstance(tensors.get("context"), tuple)
         if self.remat and not generates:
             return remat.call(block, tensors, **static), None
-        return block(**tensors, cache=cache, index=index, **static)
+        return block(**tensors, **kept, **static)
 
-    def _visible_by_window(self, padding_mask, **kwargs):
-        return {
-            window: masks.self_attention(padding_mask, window=window, **kwargs)
+    def _places(self, padding_mask: Tensor, causal: bool) -> tuple[Tensor, dict[Window, KeyRange]]:
+        """Positions of whole rows of tokens, and which of them each sees, by window."""
+        visible = {
+            window: masks.self_attention(padding_mask, causal=causal, window=window)
             for window in set(self.spec.windows)
         }
+        return masks.positions(padding_mask), visible
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "spec": dataclasses.asdict(self.spec)}
 
 
@@ -137,34 +199,39 @@ class Encoder(Stack):
         >>> states = encoder(token_ids, padding_mask)  # (B, S, D)
     """
 
-    def __init__(self, spec, causal=False, **kwargs):
+    def __init__(
+        self, spec: StackSpec | dict[str, Any], causal: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(spec, **kwargs)
         self.causal = causal
 
-    def build(self, *input_shapes):
+    def build(self, *input_shapes: InputShape) -> None:
         self._build_stack()
 
-    def call(self, token_ids, padding_mask, training=None):
+    def call(self, token_ids: Tensor, padding_mask: Tensor, training: bool | None = None) -> Tensor:
         """(B, S) token ids and mask to (B, S, D) normalised states.
 
         With several examples in a row, the mask holds each one's number.
         """
-        return self.all_states(token_ids, padding_mask, training)[-1]
+        return self._run(token_ids, *self._places(padding_mask, self.causal), training=training)
 
-    def all_states(self, token_ids, padding_mask, training=None):
+    def all_states(
+        self, token_ids: Tensor, padding_mask: Tensor, training: bool | None = None
+    ) -> list[Tensor]:
         """The input of each block, then the normalised output: L + 1 of (B, S, D)."""
-        visible = self._visible_by_window(padding_mask, causal=self.causal)
-        positions = masks.positions(padding_mask)
-        states = [self.embed(token_ids, training)]
-        for block, window in zip(self.blocks, self.spec.windows, strict=True):
-            inputs = {"x": states[-1], "visible": visible[window], "positions": positions}
-            states.append(self._run_block(block, **inputs, training=training)[0])
-        return [*states[:-1], self._finish(states[-1], training)]
+        inputs: list[Tensor] = []
+        places = self._places(padding_mask, self.causal)
+        output = self._run(
+            token_ids, *places, training=training, each=lambda x, _: inputs.append(x)
+        )
+        return [*inputs, output]
 
-    def compute_output_spec(self, token_ids, padding_mask, training=None):
+    def compute_output_spec(
+        self, token_ids: Tensor, padding_mask: Tensor, training: bool | None = None
+    ) -> keras.KerasTensor:
         return keras.KerasTensor((*token_ids.shape, self.spec.width), self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "causal": self.causal}
 
 
@@ -184,16 +251,29 @@ class Decoder(Stack):
         >>> logits = decoder.logits(states)  # (B, T, V)
     """
 
-    def __init__(self, spec, context_width, cross_attention=None, **kwargs):
+    def __init__(
+        self,
+        spec: StackSpec | dict[str, Any],
+        context_width: int,
+        cross_attention: CrossAttentionSpec | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         cross_attention = cross_attention_from_json(cross_attention)
         super().__init__(spec, cross_attention, **kwargs)
         self.cross_attention = cross_attention
         self.context_width = context_width
 
-    def build(self, *input_shapes):
+    def build(self, *input_shapes: InputShape) -> None:
         self._build_stack((None, None, self.context_width))
 
-    def call(self, token_ids, padding_mask, encoder_output, encoder_padding_mask, training=None):
+    def call(
+        self,
+        token_ids: Tensor,
+        padding_mask: Tensor,
+        encoder_output: Tensor,
+        encoder_padding_mask: Tensor,
+        training: bool | None = None,
+    ) -> Tensor:
         """Runs over whole targets, as in training and scoring.
 
         Args:
@@ -207,17 +287,15 @@ class Decoder(Stack):
         Returns:
             (B, T, D) normalised states.
         """
-        x, _ = self._run(
+        return self._run(
             token_ids,
-            masks.positions(padding_mask),
-            self._visible_by_window(padding_mask, causal=True),
+            *self._places(padding_mask, causal=True),
             [encoder_output] * len(self.blocks),
             masks.cross_attention(encoder_padding_mask, padding_mask),
             training=training,
         )
-        return x
 
-    def context(self, encoder_output, encoder_padding_mask):
+    def context(self, encoder_output: Tensor, encoder_padding_mask: Tensor) -> Context:
         """What the cross-attention reads in each step, computed once.
 
         Args:
@@ -227,7 +305,9 @@ class Decoder(Stack):
         layers = [block.read(encoder_output) for block in self.blocks]
         return Context(layers, masks.cross_attention(encoder_padding_mask))
 
-    def prefill(self, token_ids, count, context, length):
+    def prefill(
+        self, token_ids: Tensor, count: Tensor, context: Context, length: int
+    ) -> tuple[Tensor, list[KeysValues]]:
         """Runs over the tokens that a target begins with.
 
         Args:
@@ -240,17 +320,20 @@ class Decoder(Stack):
             `((B, P, D) normalised states, caches)`.
         """
         every_key = ops.ones((1, ops.shape(token_ids)[1]), "bool")
-        states, layers = self._run(
+        layers: list[Any] = []
+        states = self._run(
             token_ids,
-            masks.positions(every_key),
-            self._visible_by_window(every_key, causal=True),
+            *self._places(every_key, causal=True),
             *context,
+            each=lambda _, keys_values: layers.append(keys_values),
         )
         sizes = [caches.room(length, window) for window in self.spec.windows]
         filled = [caches.fill(kv, count, size) for kv, size in zip(layers, sizes, strict=True)]
         return states, filled
 
-    def step(self, token_ids, index, cache, context):
+    def step(
+        self, token_ids: Tensor, index: Tensor, cache: Sequence[KeysValues], context: Context
+    ) -> tuple[Tensor, list[KeysValues]]:
         """Runs over one more token of each row.
 
         Args:
@@ -267,52 +350,32 @@ class Decoder(Stack):
             window: caches.visible(index, layer[0].shape[2], window)
             for window, layer in zip(self.spec.windows, cache, strict=True)
         }
-        positions = ops.reshape(index, (1, 1))
-        keys_values, there = context
-        return self._run(
-            token_ids, positions, visible, keys_values, there, cache=cache, index=index
+        written: list[Any] = []
+        states = self._run(
+            token_ids,
+            ops.reshape(index, (1, 1)),
+            visible,
+            *context,
+            cache=cache,
+            index=index,
+            each=lambda _, keys_values: written.append(keys_values),
         )
+        return states, written
 
-    def _run(
-        self,
-        token_ids,
-        positions,
-        visible,
-        context,
-        context_visible,
-        cache=None,
-        index=None,
-        training=None,
-    ):
-        x = self.embed(token_ids, training)
-        old, new = cache or [None] * len(self.blocks), []
-        for i, (block, window) in enumerate(zip(self.blocks, self.spec.windows, strict=True)):
-            x, layer_cache = self._run_block(
-                block,
-                x=x,
-                visible=visible[window],
-                positions=positions,
-                context=context[i],
-                context_visible=context_visible,
-                cache=old[i],
-                index=index,
-                training=training,
-            )
-            new.append(layer_cache)
-        return self._finish(x, training), new
-
-    def logits(self, states):
+    def logits(self, states: Tensor) -> Tensor:
         """(B, T, D) states to (B, T, V) logits, soft capped."""
         return self.embedding(states, reverse=True)
 
-    def empty_cache(self, batch_size, length):
+    def empty_cache(self, batch_size: int, length: int) -> list[KeysValues]:
         """Caches of no tokens yet, with room for `length`."""
         return caches.empty(self.spec, batch_size, length, self.compute_dtype)
 
-    def compute_output_spec(self, token_ids, *args, **kwargs):
+    def compute_output_spec(
+        self, token_ids: Tensor, *args: Any, **kwargs: Any
+    ) -> keras.KerasTensor:
         return keras.KerasTensor((*token_ids.shape, self.spec.width), self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {
             "context_width": self.context_width,
             "cross_attention": dataclasses.asdict(self.cross_attention),

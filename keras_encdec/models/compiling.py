@@ -4,7 +4,6 @@ Knows defaults and what Keras' `compile` does not know. Leaves what the options 
 `keras_encdec.training` and to the samplers.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import keras
 from keras_encdec.training.distillation import Distillation
 from keras_encdec.training.loss import FusedCrossEntropy
 from keras_encdec.training.trainer import LOGS, Trainer
+from keras_encdec.warn import warn
 
 
 class Compiled(Trainer):
@@ -90,10 +90,7 @@ class Compiled(Trainer):
         options["optimizer_is_built"] = self.optimizer.built
         distillation = options["distillation"]
         if distillation is not None and distillation.teacher is not None:
-            warnings.warn(
-                "The teacher of Distillation is not saved with the model: compile with it again.",
-                stacklevel=2,
-            )
+            warn("The teacher of Distillation is not saved with the model: compile with it again.")
             options["distillation"] = None
         return {k: keras.saving.serialize_keras_object(v) for k, v in options.items()}
 

@@ -125,9 +125,7 @@ class EncDecSeq2SeqLM(Generator, Compiled, keras_hub.models.Seq2SeqLM):
             source, held_out = split(self._in_memory(source), validation_split)
         callbacks = _listed(callbacks)
         checkpoint = run.find(callbacks)
-        batching = self._batching(
-            batch_size, shuffle, steps_per_epoch, class_weight, epochs=epochs
-        )
+        batching = self._batching(batch_size, shuffle, steps_per_epoch, class_weight, epochs=epochs)
         batches = batch_source(source, self._converter, batching)
         _check_passes(batches, x, checkpoint, epochs, steps_per_epoch)
         validation = None
@@ -203,7 +201,9 @@ class EncDecSeq2SeqLM(Generator, Compiled, keras_hub.models.Seq2SeqLM):
                 keras.Model.predict(self, adapter, verbose=verbose, callbacks=callbacks)
             )
 
-    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
+    ) -> Any:
         """As in Keras, on one batch of what `fit` takes."""
         labels = Labels(self._vocabulary_size, kwargs.pop("class_weight", None))
         batch = self._one_batch(as_source(x, y, sample_weight), labels)
@@ -387,4 +387,3 @@ def _check_passes(
             f"Expected data that can be gone through again for epochs={epochs}. Received: a "
             f"{name}, which is spent after one. Give steps_per_epoch, or a list or dataset."
         )
-

@@ -8,7 +8,6 @@ model, no framework of data: `keras_encdec.models` wraps it as a preprocessor, a
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -22,6 +21,7 @@ from keras_encdec.objectives.retokenized import Retokenized
 from keras_encdec.objectives.rows import Inputs, Rows
 from keras_encdec.objectives.tokenizer import encode, piece_id
 from keras_encdec.objectives.windows import Windows, cut
+from keras_encdec.warn import warn as warn_user
 
 Prompt = tuple[list[int], list[int]]  # what the encoder reads, what the decoder begins with
 
@@ -112,7 +112,7 @@ class FeatureConverter:
     def windows(
         self,
         document_lengths: Any,
-        objective: Objective | None = None,
+        objective: Objective | Stages | None = None,
         first: int = 0,
         epoch: int = 0,
     ) -> Windows:
@@ -232,10 +232,9 @@ class FeatureConverter:
         system, texts = chat.turns(messages)
         ids, left_out = frame.fitted(self.reads_by, system, texts, length)
         if left_out:
-            warnings.warn(
+            warn_user(
                 f"The oldest {left_out} of {len(texts)} messages do not fit into "
-                f"encoder_sequence_length = {length} and were left out.",
-                stacklevel=4,
+                f"encoder_sequence_length = {length} and were left out."
             )
         return ids, [self.start_token_id]
 
@@ -248,10 +247,9 @@ class FeatureConverter:
         every = encode(self.reads_by, said)
         sizes = [len(ids) for ids in every if len(ids) > length]
         if sizes and warn:
-            warnings.warn(
+            warn_user(
                 f"{len(sizes)} of {len(every)} prompts were cut to encoder_sequence_length = "
-                f"{length} tokens; the longest has {max(sizes)}.",
-                stacklevel=5,
+                f"{length} tokens; the longest has {max(sizes)}."
             )
         if self.chat:
             fits = zip(texts, every, strict=True)

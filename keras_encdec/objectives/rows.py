@@ -117,9 +117,7 @@ class Rows:
             inputs |= {f"{side}_token_ids": ids, f"{side}_padding_mask": mask}
         return inputs
 
-    def _fill(
-        self, rows: Sequence[Any], length: int, pad: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _fill(self, rows: Sequence[Any], length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
         ids = np.full((len(rows), length), pad, "int32")
         mask = np.zeros((len(rows), length), "int32")
         for i, segments in enumerate(rows):

@@ -8,7 +8,6 @@ import contextlib
 from pathlib import Path
 
 import keras_hub
-from keras_hub.src.utils.preset_utils import get_file
 
 from keras_encdec import layout
 from keras_encdec.conversion.execute import convert, load
@@ -17,6 +16,7 @@ from keras_encdec.conversion.sources import ModelSource, SafetensorsSource, Sour
 from keras_encdec.families import known, t5gemma, t5gemma2
 from keras_encdec.files import read_json, shard_names
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
+from keras_encdec.private import get_file
 from keras_encdec.sharing import catalog
 from keras_encdec.sharing.tokenizers import tokenizer_of_files
 from keras_encdec.spec import PairSpec, StackSpec

@@ -3,10 +3,10 @@
 import contextlib
 
 import keras_hub
-from keras_hub.src.utils.preset_utils import get_file
 
 from keras_encdec.files import read_json
 from keras_encdec.models.json_tokenizer import JsonTokenizer
+from keras_encdec.private import get_file
 
 
 def tokenizer_of_files(preset: str):

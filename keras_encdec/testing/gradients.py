@@ -1,11 +1,21 @@
 """Gradients by Keras variables, on any backend. Knows each backend's way to take them."""
 
+from collections.abc import Callable, Sequence
+
 import keras
 import numpy as np
 from keras import ops
 
+from keras_encdec.spec import Tensor
 
-def value_and_gradients(function, variables):
+Function = Callable[[], Tensor]
+Variables = Sequence[keras.Variable]
+ValueAndGradients = tuple[Tensor, Sequence[Tensor | None]]
+
+
+def value_and_gradients(
+    function: Function, variables: Variables
+) -> tuple[float, list[np.ndarray]]:
     """`function()` and its gradients.
 
     Args:
@@ -23,17 +33,17 @@ def value_and_gradients(function, variables):
     ]
 
 
-def _jax(function, variables):
+def _jax(function: Function, variables: Variables) -> ValueAndGradients:
     import jax
 
-    def of(values):
+    def of(values: Sequence[Tensor]) -> Tensor:
         with keras.StatelessScope(list(zip(variables, values, strict=True))):
             return function()
 
     return jax.jit(jax.value_and_grad(of))([v.value for v in variables])
 
 
-def _tensorflow(function, variables):
+def _tensorflow(function: Function, variables: Variables) -> ValueAndGradients:
     import tensorflow as tf
 
     with tf.GradientTape() as tape:
@@ -42,7 +52,7 @@ def _tensorflow(function, variables):
     return value, [g if g is None else tf.convert_to_tensor(g) for g in gradients]
 
 
-def _torch(function, variables):
+def _torch(function: Function, variables: Variables) -> ValueAndGradients:
     for variable in variables:
         variable.value.grad = None
     value = function()

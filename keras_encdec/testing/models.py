@@ -4,18 +4,22 @@ Stands on `keras_encdec.models`; nothing but tests imports it.
 """
 
 import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
+from keras_encdec.spec import PairSpec, Shape, Tensor
 from keras_encdec.testing.specs import tiny_pair
 
 VOCABULARY = 96
 SIDES = ("encoder", "decoder")
 
 
-def draw(name, shape):
+def draw(name: str, shape: Shape) -> np.ndarray:
     """Values that depend on the name and the shape only, and are far from Keras's initial ones."""
     rng = np.random.default_rng(zlib.crc32(f"{name} {shape}".encode()))
     if name.endswith("scale"):
@@ -26,7 +30,7 @@ def draw(name, shape):
     return rng.normal(0.0, 1.8 * fan_in**-0.5, shape).astype("float32")
 
 
-def tiny_backbone(pair=None, **kwargs):
+def tiny_backbone(pair: PairSpec | None = None, **kwargs: Any) -> EncDecBackbone:
     """A backbone of `pair` (by default the tiny one) with all weights drawn."""
     pair = pair or tiny_pair()
     model = EncDecBackbone.of(pair, **kwargs)
@@ -35,12 +39,14 @@ def tiny_backbone(pair=None, **kwargs):
     return model
 
 
-def tiny_lm(**kwargs):
+def tiny_lm(**kwargs: Any) -> EncDecSeq2SeqLM:
     """A task of `tiny_backbone`, without preprocessor."""
     return EncDecSeq2SeqLM(tiny_backbone(**kwargs))
 
 
-def make_inputs(source=(20, 13, 1), target=(16, 9, 1), seed=0):
+def make_inputs(
+    source: Sequence[int] = (20, 13, 1), target: Sequence[int] = (16, 9, 1), seed: int = 0
+) -> dict[str, np.ndarray]:
     """Right-padded model inputs; a row for each pair of lengths, ids from 3 up, padding 0."""
     rng, inputs = np.random.default_rng(seed), {}
     for side, lengths in zip(SIDES, (source, target), strict=True):
@@ -51,7 +57,9 @@ def make_inputs(source=(20, 13, 1), target=(16, 9, 1), seed=0):
     return inputs
 
 
-def pad(inputs, side, *, left=0, right=0, token=0):
+def pad(
+    inputs: Mapping[str, np.ndarray], side: str, *, left: int = 0, right: int = 0, token: int = 0
+) -> dict[str, np.ndarray]:
     """The inputs with padding added to one side; `token` is what stands there."""
     width, padded = ((0, 0), (left, right)), dict(inputs)
     padded[f"{side}_token_ids"] = np.pad(inputs[f"{side}_token_ids"], width, constant_values=token)
@@ -59,7 +67,7 @@ def pad(inputs, side, *, left=0, right=0, token=0):
     return padded
 
 
-def run(model, inputs):
+def run(model: keras.Model, inputs: Mapping[str, np.ndarray]) -> Any:
     """Outputs of a backbone, or logits of a task, as numpy."""
     outputs = model(inputs)
     if isinstance(outputs, dict):
@@ -67,26 +75,30 @@ def run(model, inputs):
     return to_numpy(outputs)
 
 
-def silence_cross_attention(backbone):
-    """Makes the decoder what it was without an encoder."""
+def silence_cross_attention(backbone: EncDecBackbone) -> None:
+    """Makes the decoder what it was without an encoder; not where attention is merged."""
     for block in backbone.decoder.blocks:
-        kernel = block.cross_attention.output_dense.kernel
-        kernel.assign(np.zeros(kernel.shape, "float32"))
+        assert not block.merged
+        if block.cross_attention is not None:
+            kernel = block.cross_attention.output_dense.kernel
+            kernel.assign(np.zeros(kernel.shape, "float32"))
 
 
-def logits_without_input(backbone, ids, mask):
+def logits_without_input(
+    backbone: EncDecBackbone, ids: np.ndarray, mask: np.ndarray
+) -> np.ndarray:
     """(B, T, V) of the decoder alone, whose source model's they are to be."""
     silence_cross_attention(backbone)
     states = backbone.encoder(ids[:, ::-1], mask[:, ::-1])
     return to_numpy(backbone.decoder.logits(backbone.decoder(ids, mask, states, mask)))
 
 
-def to_numpy(x):
+def to_numpy(x: Tensor) -> np.ndarray:
     """A backend tensor as a float32 array."""
     return np.asarray(ops.convert_to_numpy(x), "float32")
 
 
-def assert_close(actual, expected, tolerance=1e-5):
+def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> None:
     """Within `tolerance`, absolute up to size 1 and relative above it."""
     np.testing.assert_array_less(
         np.abs(actual - expected), tolerance * np.maximum(1, np.abs(expected))

@@ -5,6 +5,7 @@ that are reached, and a query scale that is not the head width's.
 """
 
 import dataclasses
+from typing import Any
 
 from keras_encdec.spec import (
     AttentionSpec,
@@ -16,7 +17,7 @@ from keras_encdec.spec import (
 )
 
 
-def tiny_encoder(**changes) -> StackSpec:
+def tiny_encoder(**changes: Any) -> StackSpec:
     """Four layers of width 48; `changes` replace fields."""
     spec = StackSpec(
         vocabulary_size=96,
@@ -31,7 +32,7 @@ def tiny_encoder(**changes) -> StackSpec:
     return dataclasses.replace(spec, **changes)
 
 
-def tiny_decoder(**changes) -> StackSpec:
+def tiny_decoder(**changes: Any) -> StackSpec:
     """Two layers of width 42; `changes` replace fields."""
     spec = StackSpec(
         vocabulary_size=96,
@@ -46,7 +47,7 @@ def tiny_decoder(**changes) -> StackSpec:
     return dataclasses.replace(spec, **changes)
 
 
-def tiny_pair(**changes) -> PairSpec:
+def tiny_pair(**changes: Any) -> PairSpec:
     """`tiny_encoder` with `tiny_decoder`."""
     return dataclasses.replace(PairSpec(tiny_encoder(), tiny_decoder()), **changes)
 
@@ -69,7 +70,7 @@ def other(spec: StackSpec) -> StackSpec:
     )
 
 
-def other_pair(**changes) -> PairSpec:
+def other_pair(**changes: Any) -> PairSpec:
     """`tiny_pair` of another kind: `other` sides, uneven windows, a gate in some layers."""
     encoder = other(tiny_encoder(windows=((3, 8), None)))
     cross_attention = CrossAttentionSpec(gate=True, layers=(0,))

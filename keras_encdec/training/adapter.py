@@ -47,7 +47,7 @@ class BatchAdapter(DataAdapter):
         import torch
 
         class Batches(torch.utils.data.IterableDataset):
-            def __iter__(_) -> Iterator[tuple]:  # noqa: N805
+            def __iter__(_) -> Iterator[tuple]:
                 return self._batches()
 
         return torch.utils.data.DataLoader(Batches(), batch_size=None)

@@ -77,8 +77,10 @@ def _gradients(
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Gradients, and the variables that the forward pass changed."""
     trainable, *others = state
-    grads, changed = jax.grad(_loss, has_aux=True)(trainable, model, tuple(others), batch, total)
-    return grads, *changed
+    grads, (non_trainable, metrics) = jax.grad(_loss, has_aux=True)(
+        trainable, model, tuple(others), batch, total
+    )
+    return grads, non_trainable, metrics
 
 
 def _gradients_in_parts(
@@ -101,9 +103,10 @@ def _gradients_in_parts(
         return (grads, non_trainable, metrics), None
 
     zeros = [jnp.zeros(v.shape, "float32") for v in trainable]
-    (grads, *changed), _ = jax.lax.scan(body, (zeros, non_trainable, metrics), parts)
+    start = (zeros, non_trainable, metrics)
+    (grads, non_trainable, metrics), _ = jax.lax.scan(body, start, parts)
     grads = [g.astype(v.dtype) for g, v in zip(grads, trainable, strict=True)]
-    return grads, *changed
+    return grads, non_trainable, metrics
 
 
 def _split(x: Tensor, count: int) -> Tensor:

@@ -76,6 +76,10 @@ class FusedCrossEntropy:
         names = "z_loss", "label_smoothing", "chunk_tokens"
         return {name: getattr(self, name) for name in names}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "FusedCrossEntropy":
+        return cls(**config)
+
     def __call__(
         self,
         states: Tensor,

@@ -8,7 +8,6 @@ each; to callbacks it is one run.
 """
 
 import contextlib
-import itertools
 import math
 import threading
 import time
@@ -21,6 +20,7 @@ import numpy as np
 
 from keras_encdec.training.adapter import BatchAdapter
 from keras_encdec.training.checkpoint import Checkpoint
+from keras_encdec.warn import warn
 
 
 class Batches(Protocol):
@@ -168,10 +168,7 @@ def _fit_epoch(
     adapter = opened(batches, epoch, start, left)
     if adapter is None:
         if left is None or left:
-            warnings.warn(
-                f"The data ended before epoch {epoch} (counted from 0): training stops.",
-                stacklevel=5,
-            )
+            warn(f"The data ended before epoch {epoch} (counted from 0): training stops.")
         return not left and left is not None
     more = dict(options)
     if validation is not None:
@@ -243,8 +240,8 @@ class InputsAlone:
         self.kept = []
         for x, _, weight in self._batches.read(epoch, start):
             count = len(x["encoder_token_ids"])
-            weight = np.ones(count) if weight is None else weight
-            self.kept.append(weight.reshape(count, -1).any(axis=1))
+            counts = np.ones(count) if weight is None else weight
+            self.kept.append(np.any(counts.reshape(count, -1), axis=1))
             yield x, None, None
 
     def data(self, found: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import keras_encdec
+from keras_encdec.data.kinds import Pairs
+from keras_encdec.data.prompts import in_memory
 from keras_encdec.generation import BeamSearch, jobs
 
 TEXTS = [f"Returns the {word} of{' all the' * i} arrays." for i, word in enumerate("abcdefg")]
@@ -47,25 +49,21 @@ def collections(folder):
 def test_prompts_of_any_collection(tmp_path):
     texts = pairs = 0
     for collection in collections(tmp_path):
-        found = jobs.columns(list(jobs.prompts(collection)))
-        if isinstance(found, dict):
-            found = {key: [as_text(x) for x in column] for key, column in found.items()}
-            assert found == PAIRS
+        found = in_memory(collection)
+        if isinstance(found, Pairs):
+            columns = {"encoder_text": found.encoder_text, "decoder_text": found.decoder_text}
+            assert columns == PAIRS
             pairs += 1
         else:
-            assert [as_text(x) for x in found] == TEXTS
+            assert found.texts() == TEXTS
             texts += 1
     assert (texts, pairs) == (12, 5)
 
 
-def as_text(x):
-    return x.decode() if isinstance(x, bytes) else x
-
-
-@pytest.mark.parametrize("bad", [3, {"text": ["a"]}, {"encoder_text": ["a"], "decoder_text": []}])
+@pytest.mark.parametrize("bad", [3, {"body": ["a"]}, {"encoder_text": ["a"], "decoder_text": []}])
 def test_what_is_no_prompt(bad):
     with pytest.raises(ValueError, match="Expected"):
-        list(jobs.prompts(bad))
+        in_memory(bad)
 
 
 @pytest.mark.slow

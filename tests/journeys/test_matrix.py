@@ -86,10 +86,10 @@ class Kill(keras.callbacks.Callback):
 
 def resumed(lab, make, folder):
     """Killed in the second epoch, and the same call again."""
-    callbacks = [training.Checkpoint(folder / "run", every=1), Kill(4)]
+    callbacks = [training.Checkpoint(folder / "run", every=1), Kill(2)]
     with pytest.raises(Killed):
-        lab.fit(make(), epochs=2, callbacks=callbacks)
-    return lab.fit(make(), epochs=2, callbacks=[training.Checkpoint(folder / "run", every=1)])
+        lab.fit(make(), callbacks=callbacks)
+    return lab.fit(make(), callbacks=[training.Checkpoint(folder / "run")])
 
 
 def packed(lab, given):
@@ -143,6 +143,7 @@ COLUMNS = {
     "score": lambda lab, make, _: lab.reset().score(make().x).total,
     "encode": lambda lab, make, _: np.asarray(lab.reset().encode(make().x).token_ids),
 }
+QUICK = ("fit", "evaluate", "generate")
 OF_X_ALONE = ("predict", "generate", "score", "encode")
 
 
@@ -211,8 +212,18 @@ def table():
     print(", ".join(f"{i} {name}" for i, name in enumerate(COLUMNS)))
 
 
-@pytest.mark.parametrize("column", COLUMNS)
-@pytest.mark.parametrize("group", GROUPS)
+def pytest_generate_tests(metafunc):
+    """All cells where this file is asked for by name; else some of them are slow ones."""
+    asked = any("test_matrix" in str(argument) for argument in metafunc.config.args)
+    cells = [
+        pytest.param(group, column, marks=[] if asked or column in QUICK else pytest.mark.slow)
+        for group in GROUPS
+        for column in COLUMNS
+    ]
+    if "column" in metafunc.fixturenames:
+        metafunc.parametrize(("group", "column"), cells)
+
+
 def test_cells(lab, tokenizer, tmp_path, group, column):
     rows, do = GROUPS[group], COLUMNS[column]
     first = next(iter(rows.values()))

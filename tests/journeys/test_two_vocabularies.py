@@ -91,7 +91,7 @@ def test_what_needs_one_vocabulary_is_refused(lm, tmp_path):
 
 
 def test_chat_in_each_sides_frame(lm):
-    ids, start = lm.preprocessor.chat_prompt(
+    ids, start = lm.preprocessor.converter.of_chat(
         [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Sum?"}]
     )
     text = lm.preprocessor.encoder_tokenizer.detokenize(ids)

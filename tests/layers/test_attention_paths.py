@@ -98,7 +98,7 @@ def test_fused_equals_plain_over_several_chunks():
     """Longer than a block of queries and Tokamax's 1024 keys, and no multiple of either."""
     mask = lengths_mask(1100, (3, 1090))
     visible = masks.self_attention(mask, causal=True, window=700)
-    visible = masks.Visible(visible.start[:, 500:1030], visible.end[:, 500:1030])
+    visible = masks.KeyRange(visible.start[:, 500:1030], visible.end[:, 500:1030])
     assert_paths_equal(qkv(530, 1100, (2, 1), rows=1), visible, 5.0)
 
 
@@ -189,7 +189,7 @@ def temporary_bytes(path, length):
     shape = jax.ShapeDtypeStruct((1, length, 2, 16), "float32")
     interval = jax.ShapeDtypeStruct((1, length), "int32")
     gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
-    lowered = gradient.lower(shape, shape, shape, masks.Visible(interval, interval))
+    lowered = gradient.lower(shape, shape, shape, masks.KeyRange(interval, interval))
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 

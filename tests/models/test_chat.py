@@ -26,7 +26,9 @@ def test_one_turn_is_that_of_the_preprocessor(lm):
     assert framed("Hello") == framed([FIRST])
     chatty = keras_encdec.from_preset("gemma2_tiny_tiny")
     chatty.preprocessor.chat = True
-    assert chatty.preprocessor.prompts("Hello") == [lm.preprocessor.chat_prompt("Hello")]
+    assert chatty.preprocessor.converter.of_prompts(["Hello"]) == [
+        lm.preprocessor.converter.of_chat("Hello")
+    ]
 
 
 def test_turns():
@@ -51,13 +53,13 @@ def test_an_answer(lm):
 def test_the_oldest_turns_are_left_out(lm):
     preprocessor = keras_encdec.from_preset("gemma2_tiny_tiny").preprocessor
     system = {"role": "system", "content": "Be brief."}
-    whole, _ = preprocessor.chat_prompt([system, FIRST, ANSWER, SECOND])
-    kept, _ = preprocessor.chat_prompt([system, SECOND])
+    whole, _ = preprocessor.converter.of_chat([system, FIRST, ANSWER, SECOND])
+    kept, _ = preprocessor.converter.of_chat([system, SECOND])
     preprocessor.encoder_sequence_length = len(whole) - 1
     with pytest.warns(UserWarning, match="2 of 3 messages"):
-        assert preprocessor.chat_prompt([system, FIRST, ANSWER, SECOND])[0] == kept
+        assert preprocessor.converter.of_chat([system, FIRST, ANSWER, SECOND])[0] == kept
     preprocessor.encoder_sequence_length = len(kept) - 2
-    shorter, _ = preprocessor.chat_prompt([system, SECOND])
+    shorter, _ = preprocessor.converter.of_chat([system, SECOND])
     assert len(shorter) == len(kept) - 2
     closing = preprocessor.tokenizer([GEMMA.closing])[0]
     assert list(shorter[-len(closing) :]) == list(closing)
@@ -86,4 +88,4 @@ def test_a_tokenizer_without_turns(lm, monkeypatch):
     preprocessor = keras_encdec.from_preset("gemma2_tiny_tiny").preprocessor
     monkeypatch.setattr(chat, "FORMATS", (chat.Format("<|over|>", "", "", None, ""),))
     with pytest.raises(ValueError, match=r"<\|over\|>"):
-        preprocessor.chat_prompt("Hello")
+        preprocessor.converter.of_chat("Hello")

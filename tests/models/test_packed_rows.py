@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from keras_encdec.objectives.rows import Rows
 from keras_encdec.objectives import Example
+from keras_encdec.objectives.rows import Rows
 from keras_encdec.testing.models import VOCABULARY, assert_close, run, tiny_lm
 
 # Longer than two windows, shorter than one, and a single token.

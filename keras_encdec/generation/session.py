@@ -1,17 +1,22 @@
-"""Rows that are being written, whichever way their sampler goes.
+"""A decoding session: rows that are being written, whichever way their sampler goes.
 
-Knows what is padded, what belongs to which row, and the sampler's random state. Leaves
-programs to `keras_encdec.generation.engine`, text to `keras_encdec.generation.generator`.
+Knows what is padded, what belongs to which row, and the random state that the rows draw
+from. Leaves programs to `keras_encdec.generation.engine`, text to
+`keras_encdec.generation.generator`.
 """
+
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_encdec.generation import buckets, loop
+from keras_encdec.spec import Tensor
 
 
-class Writing:
+class DecodingSession:
     """Rows to which a sampler adds one token after another.
 
     Args:
@@ -22,19 +27,22 @@ class Writing:
         samples: n, rows to write for each; they stand one after another.
         stop_token_ids: ids that end a row, or None.
         temperature: in place of the sampler's, or None.
-        seed: of the sampler for these rows alone, or None to go on with its own.
+        seed: of these rows alone; None for one that is drawn from the sampler's own state,
+            which moves on at once: sessions in several threads draw apart.
     """
+
+    scores: np.ndarray
 
     def __init__(
         self,
-        engine,
-        context,
-        token_ids,
-        given,
-        samples=1,
-        stop_token_ids=None,
-        temperature=None,
-        seed=None,
+        engine: Any,
+        context: Any,
+        token_ids: np.ndarray,
+        given: np.ndarray,
+        samples: int = 1,
+        stop_token_ids: Iterable[int] | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
     ):
         self._check(engine.sampler, samples, temperature)
         self.engine, self.context, self.seed, self.samples = engine, context, seed, samples
@@ -49,47 +57,40 @@ class Writing:
         ids, given, done = map(distributed, (ids.astype("int32"), given.astype(bool), done))
         self.state = self._begin(ids, given, done, shortest)
 
-    def _check(self, sampler, samples, temperature):
+    def _check(self, sampler: Any, samples: int, temperature: float | None) -> None:
         """Raises ValueError where the sampler cannot do this."""
 
-    def _room(self):
+    def _room(self) -> int:
         """Tokens that arrays have room for."""
         return buckets.length(self.length)
 
-    def _rows_each(self):
+    def _rows_each(self) -> int:
         """Rows of the state for each input."""
         return self.samples
 
-    def _begin(self, ids, given, done, shortest):
+    def _begin(self, ids: Tensor, given: Tensor, done: Tensor, shortest: int) -> loop.State:
         prompt = min(buckets.length(shortest - 1), self._room()) if shortest > 1 else 0
         sizes = {"prompt": prompt, "samples": self._rows_each()}
         return self.engine.begin(ids, given, done, self.context, self._seeds(), **sizes)
 
-    def _seeds(self):
-        """The random state to begin with; what the sampler has of its own is kept for after."""
-        variables = self.engine.sampler.variables
-        self.own = [np.array(ops.convert_to_numpy(v.value)) for v in variables]
+    def _seeds(self) -> list[np.ndarray]:
+        """The random state to begin with."""
         if self.seed is None:
-            return self.own
+            return self.engine.draw_seeds()
         drawn = ops.convert_to_numpy(keras.random.SeedGenerator(self.seed).state)
-        return [drawn.astype(state.dtype) for state in self.own]
+        return [drawn.astype(state.dtype) for state in self.engine.sampler.variables]
 
-    def advance(self, until=None):
+    def advance(self, until: int | None = None) -> "DecodingSession":
         """Goes on up to `until` tokens in each row, by default to the end; `self`."""
         until = self.length if until is None else min(until, self.length)
         numbers = np.int32(until), np.float32(self.temperature), self._stop_ids()
         self.state = self.engine.advance(self.context, *numbers, self.state)
-        return self._keep_seeds()
-
-    def _stop_ids(self):
-        return np.array(self.stops or (-1,), "int32")
-
-    def _keep_seeds(self):
-        after = self.state.seeds if self.seed is None else self.own
-        loop.set_seeds(self.engine.sampler, after)
         return self
 
-    def tokens(self):
+    def _stop_ids(self) -> np.ndarray:
+        return np.array(self.stops or (-1,), "int32")
+
+    def tokens(self) -> tuple[np.ndarray, np.ndarray]:
         """(B * n, T) ids, and what of them is prompt or written, as NumPy arrays."""
         state = self.state
         ids, given, index = map(ops.convert_to_numpy, (state.token_ids, state.given, state.index))
@@ -97,30 +98,30 @@ class Writing:
         return ids, written(ids, given, self.stops, index)
 
     @property
-    def index(self):
+    def index(self) -> int:
         """Tokens of each row so far, prompts and written."""
         return int(self.state.index)
 
     @property
-    def finished(self):
+    def finished(self) -> bool:
         """Whether there is nothing more to write."""
         return self.index >= self.length or bool(ops.convert_to_numpy(ops.all(self.state.done)))
 
-    def end(self, rows):
+    def end(self, rows: Sequence[bool]) -> None:
         """Ends those of the B * n rows that are True in `rows`."""
         if any(rows) and not self.finished:
-            rows = np.pad(rows, (0, self.state.done.shape[0] - self.rows))
-            self.state = self.state._replace(done=ops.logical_or(self.state.done, rows))
+            ended = np.pad(rows, (0, self.state.done.shape[0] - self.rows))
+            self.state = self.state._replace(done=ops.logical_or(self.state.done, ended))
 
 
-class BeamWriting(Writing):
+class BeamSession(DecodingSession):
     """Rows that `BeamSearch` writes, to the end at once; the n best of each.
 
     Attributes:
         scores: (B * n,) log-likelihoods of the rows, once they are written.
     """
 
-    def _check(self, sampler, samples, temperature):
+    def _check(self, sampler: Any, samples: int, temperature: float | None) -> None:
         if samples > sampler.num_beams:
             raise ValueError(
                 f"Expected num_samples of at most num_beams = {sampler.num_beams}. "
@@ -128,10 +129,10 @@ class BeamWriting(Writing):
             )
         _refuse_temperature(sampler, temperature)
 
-    def _rows_each(self):
+    def _rows_each(self) -> int:
         return 1
 
-    def advance(self, until=None):
+    def advance(self, until: int | None = None) -> DecodingSession:
         """Goes to the end."""
         if self.finished:
             return self
@@ -145,10 +146,10 @@ class BeamWriting(Writing):
         return self
 
 
-class SearchedWriting(Writing):
+class SearchSession(DecodingSession):
     """Rows that a search of KerasHub writes, to the end at once: contrastive, its own beams."""
 
-    def _check(self, sampler, samples, temperature):
+    def _check(self, sampler: Any, samples: int, temperature: float | None) -> None:
         if samples > 1:
             raise ValueError(
                 f"Expected num_samples=None with {type(sampler).__name__}, which writes one "
@@ -157,13 +158,13 @@ class SearchedWriting(Writing):
             )
         _refuse_temperature(sampler, temperature)
 
-    def _room(self):
+    def _room(self) -> int:
         return self.length
 
-    def _begin(self, ids, given, done, shortest):
+    def _begin(self, ids: Tensor, given: Tensor, done: Tensor, shortest: int) -> loop.State:
         return loop.State(ids, given, done, np.int32(shortest), [], self._seeds())
 
-    def advance(self, until=None):
+    def advance(self, until: int | None = None) -> DecodingSession:
         """Goes to the end."""
         if self.finished:
             return self
@@ -171,24 +172,26 @@ class SearchedWriting(Writing):
         stops = {"stop_token_ids": self.stops or None}
         ids, seeds = self.engine.search(ids, given, self.context, seeds, **stops)
         self.state = loop.State(ids, given, done, np.int32(self.length), [], seeds)
-        return self._keep_seeds()
+        return self
 
 
-def written(ids, given, stops, index):
+def written(
+    ids: np.ndarray, given: np.ndarray, stops: Sequence[int], index: np.ndarray
+) -> np.ndarray:
     """(B, T) bool: up to and with the first stop token after the prompt, before `index`."""
     stop = np.isin(ids, stops) & ~given
     before = np.cumsum(stop, axis=1) - stop
     return ((before == 0) & (np.arange(ids.shape[1]) < index)) | given
 
 
-def pad(x, length, rows, first_row=False):
+def pad(x: np.ndarray, length: int, rows: int, first_row: bool = False) -> np.ndarray:
     """(rows, length): zeros to the right, and below zeros or copies of the first row."""
     x = np.pad(x, [(0, 0), (0, length - x.shape[1])])
     below = np.repeat(x[:1] if first_row else np.zeros_like(x[:1]), rows - len(x), axis=0)
     return np.concatenate([x, below])
 
 
-def distributed(x):
+def distributed(x: Tensor) -> Tensor:
     """`x` on the devices that `keras.distribution` says."""
     distribution, x = keras.distribution.distribution(), ops.convert_to_tensor(x)
     if distribution is None:
@@ -196,7 +199,7 @@ def distributed(x):
     return keras.distribution.distribute_tensor(x, distribution.get_data_layout(x.shape))
 
 
-def _refuse_temperature(sampler, temperature):
+def _refuse_temperature(sampler: Any, temperature: float | None) -> None:
     if temperature is not None:
         raise ValueError(
             f"Expected temperature=None with {type(sampler).__name__}, which ranks whole texts. "
