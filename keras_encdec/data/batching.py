@@ -95,9 +95,11 @@ class BatchSource(abc.ABC):
 
     Attributes:
         again: whether a batch can be read a second time.
+        name: of the data's type, where it cannot.
     """
 
     again = True
+    name = ""
 
     @abc.abstractmethod
     def steps(self, epoch: int) -> int | None:
@@ -319,7 +321,7 @@ class _Streamed(BatchSource):
         self, stream: Stream, converter: FeatureConverter | None, batching: Batching
     ) -> None:
         self.stream, self.converter, self.batching = stream, converter, batching
-        self.again = stream.again
+        self.again, self.name = stream.again, stream.name
         self.is_ready = isinstance(stream.first(), ModelInputs)
         self.order = batching.order(converter, BATCH_SIZE)
         self._open: Iterator[Batch] = iter(())

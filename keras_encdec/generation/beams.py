@@ -74,9 +74,6 @@ def search(
         until: int32, tokens of a row at most.
         stop_ids: (m,) int32.
         state: `keras_encdec.generation.loop.State` of B rows.
-
-    Returns:
-        `Beams`.
     """
     width, rows = sampler.num_beams, state.token_ids.shape[0]
     prompts = ops.sum(ops.cast(state.given, "int32"), axis=-1, keepdims=True)

@@ -10,8 +10,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -20,41 +20,12 @@ from keras_encdec.data.kinds import ModelInputs
 from keras_encdec.data.prompts import Prompts, in_memory, prompts_of, whole_pairs
 from keras_encdec.generation import jobs
 from keras_encdec.generation.engine import Engine
+from keras_encdec.generation.results import Encoding, Scores, apart, together
 from keras_encdec.generation.session import BeamSession, DecodingSession, pad
 from keras_encdec.generation.text import certain, completed_at, cut
 from keras_encdec.objectives.converter import FeatureConverter
 
 _BETWEEN_LOOKS = 8  # tokens written before texts are searched for stop strings
-
-
-class Encoding(NamedTuple):
-    """Inputs that were encoded, from `lm.encode`, for `lm.decode`.
-
-    Args:
-        context: what the decoder's cross-attention reads.
-        token_ids: (B, T) int array, what each output begins with.
-        given: (B, T) bool array, where that is.
-        single: whether it was one text rather than a batch.
-        tokens: whether it was model inputs rather than text.
-    """
-
-    context: Any
-    token_ids: np.ndarray
-    given: np.ndarray
-    single: bool
-    tokens: bool
-
-
-class Scores(NamedTuple):
-    """How likely texts are, in nats.
-
-    Args:
-        total: (B,) float32 array, log-likelihood of each.
-        per_token: for each an array of its tokens', the end token included.
-    """
-
-    total: np.ndarray
-    per_token: list[np.ndarray]
 
 
 class Generator:
@@ -153,14 +124,14 @@ class Generator:
             found = self.decode(self._encode(prompts.some(numbers)), **options)
             parts = list(found) if scored else [found]
             if prompts.width is not None:
-                parts = [_apart(part, samples) for part in parts]
+                parts = [apart(part, samples) for part in parts]
             return list(zip(*parts, strict=True)) if scored else parts[0]
 
         identity = "" if path is None else self._identity(prompts.ids(), options)
         outputs = jobs.run(write, prompts.lengths, batch_size, path, identity)
         parts = list(map(list, zip(*outputs, strict=True))) if scored else [outputs]
         if prompts.width is not None:
-            parts = [_together(part) for part in parts]
+            parts = [together(part) for part in parts]
         elif prompts.single:
             parts = [part[0] for part in parts]
         return tuple(parts) if scored else parts[0]
@@ -444,22 +415,3 @@ def _whole_number(name: str, value: Any, unit: str = "") -> int:
             f"Expected {name} of at least 1{unit and ' ' + unit}. Received: {value!r}."
         )
     return int(array)
-
-
-def _apart(found: Any, samples: int) -> list:
-    """Rows of arrays by input, as JSON can hold them."""
-    if not isinstance(found, dict):
-        return np.reshape(found, (-1, samples)).tolist()
-    parts = {k: a.astype(int).reshape(-1, samples, a.shape[1]).tolist() for k, a in found.items()}
-    return [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
-
-
-def _together(rows: Iterable[Any]) -> Any:
-    """The inverse of `_apart`."""
-    rows = list(rows)
-    if not isinstance(rows[0], dict):
-        return np.concatenate([np.asarray(row, "float32") for row in rows])
-    dtypes = {"decoder_token_ids": "int32", "decoder_padding_mask": "bool"}
-    return {
-        k: np.concatenate([np.array(row[k], dtype) for row in rows]) for k, dtype in dtypes.items()
-    }

@@ -288,7 +288,8 @@ def _in_graph(
     flat = [tf.convert_to_tensor(value) for value in tf.nest.flatten(given)]
     arrays = tf.numpy_function(run, flat, [tf.int32] * 5 + [tf.float32])
     source_length, target_length = converter.rows.source, converter.rows.target
-    single = isinstance(x, dict) and next(iter(x.values())).shape.rank == 0
+    is_pair = isinstance(x, dict) or y is not None
+    single = is_pair and tf.nest.flatten(x)[0].shape.rank == 0
     batch = () if single and not converter.packing else (None,)
     for array, length in zip(arrays, [source_length] * 2 + [target_length] * 4, strict=True):
         array.set_shape((*batch, length))

@@ -39,9 +39,15 @@ class BatchAdapter(DataAdapter):
 
         first = next(self._batches())
         signature = keras.tree.map_structure(
-            lambda array: tf.TensorSpec((None,) * array.ndim, array.dtype), first
+            lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), first
         )
-        return tf.data.Dataset.from_generator(self._batches, output_signature=signature)
+
+        def of_one_width() -> Iterator[tuple]:
+            for batch in self._batches():
+                keras.tree.map_structure(_check_width, batch, first)
+                yield batch
+
+        return tf.data.Dataset.from_generator(of_one_width, output_signature=signature)
 
     def get_torch_dataloader(self) -> Any:
         import torch
@@ -67,3 +73,11 @@ class BatchAdapter(DataAdapter):
     @property
     def partial_batch_size(self) -> None:
         return None
+
+
+def _check_width(array: Any, first: Any) -> None:
+    if array.shape[1:] != first.shape[1:]:
+        raise ValueError(
+            "Expected batches of one width, as TensorFlow's programs need. Received: rows of shape "
+            f"{array.shape[1:]} after {first.shape[1:]}. Pad them alike."
+        )

@@ -1,0 +1,55 @@
+"""What generation gives back, and how rows of arrays are kept as JSON."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Encoding(NamedTuple):
+    """Inputs that were encoded, from `lm.encode`, for `lm.decode`.
+
+    Args:
+        context: what the decoder's cross-attention reads.
+        token_ids: (B, T) int array, what each output begins with.
+        given: (B, T) bool array, where that is.
+        single: whether it was one text rather than a batch.
+        tokens: whether it was model inputs rather than text.
+    """
+
+    context: Any
+    token_ids: np.ndarray
+    given: np.ndarray
+    single: bool
+    tokens: bool
+
+
+class Scores(NamedTuple):
+    """How likely texts are, in nats.
+
+    Args:
+        total: (B,) float32 array, log-likelihood of each.
+        per_token: for each an array of its tokens', the end token included.
+    """
+
+    total: np.ndarray
+    per_token: list[np.ndarray]
+
+
+def apart(found: Any, samples: int) -> list:
+    """Rows of arrays by input, as JSON can hold them."""
+    if not isinstance(found, dict):
+        return np.reshape(found, (-1, samples)).tolist()
+    parts = {k: a.astype(int).reshape(-1, samples, a.shape[1]).tolist() for k, a in found.items()}
+    return [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
+
+
+def together(rows: Iterable[Any]) -> Any:
+    """The inverse of `apart`."""
+    rows = list(rows)
+    if not isinstance(rows[0], dict):
+        return np.concatenate([np.asarray(row, "float32") for row in rows])
+    dtypes = {"decoder_token_ids": "int32", "decoder_padding_mask": "bool"}
+    return {
+        k: np.concatenate([np.array(row[k], dtype) for row in rows]) for k, dtype in dtypes.items()
+    }
