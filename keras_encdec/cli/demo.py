@@ -8,6 +8,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import keras_hub
@@ -133,7 +134,7 @@ def _from_scratch(lm: EncDecSeq2SeqLM) -> EncDecSeq2SeqLM:
     return EncDecSeq2SeqLM(EncDecBackbone(spec.encoder, spec.decoder), preprocessor)
 
 
-def _windows(lm, docs, count):
+def _windows(lm: EncDecSeq2SeqLM, docs: list, count: int) -> tuple:
     """The first `count` whole windows of the documents, in an order drawn once."""
     order = np.random.default_rng(0).permutation(len(docs))
     length = lm.preprocessor.decoder_sequence_length
@@ -149,7 +150,7 @@ def _windows(lm, docs, count):
     return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays)[:count], *rows)
 
 
-def _source_loss(source, examples, with_input: bool) -> float:
+def _source_loss(source: Any, examples: tuple, with_input: bool) -> float:
     """Held-out loss per target token of the decoder-only model."""
     x, y, weight = examples
     start = x["decoder_token_ids"][:, :1]
@@ -165,7 +166,9 @@ def _source_loss(source, examples, with_input: bool) -> float:
     return _evaluate(source, (inputs, targets, weights))
 
 
-def _adapt(lm, texts, examples, settings: Settings, rate: float, name: str) -> dict:
+def _adapt(
+    lm: EncDecSeq2SeqLM, texts: tuple, examples: tuple, settings: Settings, rate: float, name: str
+) -> dict:
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, settings.steps, alpha=0.05, warmup_target=rate, warmup_steps=min(30, settings.steps)
     )
@@ -178,7 +181,15 @@ def _adapt(lm, texts, examples, settings: Settings, rate: float, name: str) -> d
     }
 
 
-def _train(lm, texts, examples, settings: Settings, rate, evaluations: int, name: str) -> "Curve":
+def _train(
+    lm: EncDecSeq2SeqLM,
+    texts: tuple,
+    examples: tuple,
+    settings: Settings,
+    rate: Any,
+    evaluations: int,
+    name: str,
+) -> "Curve":
     """One pass over `texts`, with held-out losses on `examples` along the way."""
     x, y, weight = texts
     steps = -(-len(y) // settings.batch_size)
@@ -188,7 +199,7 @@ def _train(lm, texts, examples, settings: Settings, rate, evaluations: int, name
     return curve
 
 
-def _evaluate(lm, examples) -> float:
+def _evaluate(lm: Any, examples: tuple) -> float:
     x, y, weight = examples
     logs = lm.evaluate(x, y, sample_weight=weight, batch_size=32, verbose=0, return_dict=True)
     return round(float(logs["loss"]), 4)
@@ -197,7 +208,7 @@ def _evaluate(lm, examples) -> float:
 class Curve(keras.callbacks.Callback):
     """Held-out losses along the way, under a progress bar."""
 
-    def __init__(self, examples, every: int, total: int, name: str):
+    def __init__(self, examples: tuple, every: int, total: int, name: str):
         super().__init__()
         self.examples, self.every, self.total = examples, every, total
         self.steps: list[int] = []
@@ -211,24 +222,24 @@ class Curve(keras.callbacks.Callback):
         self.bar = Progress(*columns)
         self.name = name
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         self.bar.start()
         self.task = self.bar.add_task(self.name, total=self.total)
         self.record(0)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         step = batch + 1
         if step % self.every == 0 or step == self.total:
             self.record(step)
         self.bar.update(self.task, completed=step)
 
-    def record(self, step):
+    def record(self, step: int) -> None:
         loss = _evaluate(self.model, self.examples)
         self.steps.append(step)
         self.losses.append(loss)
         self.bar.update(self.task, description=f"{self.name}: held-out loss {loss:.3f}")
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Any = None) -> None:
         self.bar.stop()
 
 
@@ -252,7 +263,9 @@ def _print_losses(results: dict, console: Console) -> None:
     )
 
 
-def _summarise(lm, training, held_out, settings: Settings, console: Console) -> dict:
+def _summarise(
+    lm: EncDecSeq2SeqLM, training: list, held_out: list, settings: Settings, console: Console
+) -> dict:
     """Fine-tunes body -> summary and writes three summaries of held-out docstrings."""
     lm.preprocessor.encoder_sequence_length = settings.body_length
     lm.preprocessor.decoder_sequence_length = settings.summary_length

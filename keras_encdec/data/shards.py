@@ -77,7 +77,7 @@ class ShardWriter:
         self.index["finished"] = facts
         self._write_index()
 
-    def _write_index(self):
+    def _write_index(self) -> None:
         unfinished = self.folder / f"{_INDEX}.incomplete"
         unfinished.write_text(json.dumps(self.index, indent=1))
         os.replace(unfinished, self.folder / _INDEX)
@@ -128,7 +128,7 @@ class Shards:
                 self._arrays[shard, name] = self._checked(self._shards[shard]["files"][name])
         return self._arrays[shard, name]
 
-    def _checked(self, entry):
+    def _checked(self, entry: dict[str, str]) -> np.ndarray:
         check_inside(entry["file"], str(self.folder))
         path = self.folder / entry["file"]
         if not path.is_file():
@@ -140,7 +140,7 @@ class Shards:
             )
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """For worker processes: they open the files themselves."""
         return {**self.__dict__, "_arrays": {}}
 

@@ -47,7 +47,7 @@ class Fields:
         config: name to value.
     """
 
-    def __init__(self, config: Mapping[str, Any]):
+    def __init__(self, config: Mapping[str, Any]) -> None:
         self._left = {name: value for name, value in config.items() if name not in _ABOUT}
 
     def __call__(self, name: str, default: Any = _REQUIRED) -> Any:

@@ -5,6 +5,7 @@ Which frame a model knows shows in its tokenizer: each format has a piece that e
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from keras_encdec.objectives.tokenizer import encode, piece_id
 
@@ -47,7 +48,9 @@ class Format:
             said.append(f"{answer}{self.end}{self.between}{self.user}{text}{self.closing}")
         return first + "".join(said)
 
-    def fitted(self, tokenizer, system: str, texts: Sequence[str], length: int):
+    def fitted(
+        self, tokenizer: Any, system: str, texts: Sequence[str], length: int
+    ) -> tuple[list[int], int]:
         """`(ids, how many texts were left out)`: the last turns that `length` ids hold."""
         for first in range(0, len(texts), 2):
             (ids,) = encode(tokenizer, [self.conversation(system, texts[first:])])
@@ -56,7 +59,7 @@ class Format:
         opened = f"{system}\n\n{texts[first]}" if system else texts[first]
         return self.cut(tokenizer, opened, length), first
 
-    def cut(self, tokenizer, text: str, length: int) -> list[int]:
+    def cut(self, tokenizer: Any, text: str, length: int) -> list[int]:
         """A turn that is too long, with less of what the user said in the whole frame."""
         opening, body, closing = encode(tokenizer, [self.user, text, self.closing])
         kept = body[: max(0, length - len(opening) - len(closing))]
@@ -85,12 +88,12 @@ FORMATS = (
 )
 
 
-def format_of(tokenizer) -> Format | None:
+def format_of(tokenizer: Any) -> Format | None:
     """The format whose turns the tokenizer can end."""
     return next((f for f in FORMATS if piece_id(tokenizer, f.end) is not None), None)
 
 
-def required_format(tokenizer) -> Format:
+def required_format(tokenizer: Any) -> Format:
     """The format of a tokenizer.
 
     Raises:
@@ -111,7 +114,7 @@ def required_format(tokenizer) -> Format:
     return found
 
 
-def turns(messages) -> tuple[str, list[str]]:
+def turns(messages: Any) -> tuple[str, list[str]]:
     """What the system said, and what user and model said in turn, the user last.
 
     Args:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 from keras_encdec.objectives.mixture import Mixture, Stages
 from keras_encdec.objectives.objective import Objective
@@ -29,7 +30,7 @@ def to_config(objective: Objective | Stages) -> dict:
     return {"class": type(objective).__name__} | fields
 
 
-def from_config(config) -> Objective | Stages:
+def from_config(config: Any) -> Objective | Stages:
     """An objective from its config, its name, or itself.
 
     Raises:
@@ -50,7 +51,7 @@ def from_config(config) -> Objective | Stages:
     )
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if isinstance(value, (Objective, Stages)):
         return to_config(value)
     if isinstance(value, Mapping):
@@ -58,7 +59,7 @@ def _plain(value):
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _object(value):
+def _object(value: Any) -> Any:
     if isinstance(value, Mapping) and "class" in value:
         return from_config(value)
     return [_object(item) for item in value] if isinstance(value, list) else value

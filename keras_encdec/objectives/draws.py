@@ -5,13 +5,15 @@ need are made here, from SplitMix64 (https://doi.org/10.1145/2714064.2660195). I
 outputs within one stream are all different, which `composition` makes use of.
 """
 
+from typing import Any
+
 import numpy as np
 
 _ALL = (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15
 
 
-def fold(seed, index):
+def fold(seed: Any, index: Any) -> Any:
     """A seed of its own for number `index` under `seed`: 64 bits.
 
     Args:
@@ -21,7 +23,7 @@ def fold(seed, index):
     return _mix((_mix(_word(seed)) + (_word(index) + 1) * _STEP) & _ALL)
 
 
-def uniform(seed):
+def uniform(seed: Any) -> Any:
     """A float in [0, 1) from an int, or as many from an array of uint64."""
     return (_mix(_word(seed)) >> 11) * 2.0**-53
 
@@ -59,12 +61,12 @@ def composition(keys: np.ndarray, parts: int) -> np.ndarray:
     return ends
 
 
-def _word(seed):
+def _word(seed: Any) -> Any:
     """An integer of any type and sign as 64 bits; arrays hold such already."""
     return seed if isinstance(seed, np.ndarray) else int(seed) & _ALL
 
 
-def _mix(z):
+def _mix(z: Any) -> Any:
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _ALL
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _ALL
     return z ^ (z >> 31)

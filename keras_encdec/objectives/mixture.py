@@ -7,11 +7,12 @@ import dataclasses
 import functools
 import numbers
 from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 
 from keras_encdec.objectives.draws import fold, uniform
-from keras_encdec.objectives.objective import Objective
+from keras_encdec.objectives.objective import Example, Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +34,13 @@ class Mixture(Objective):
     objectives: Sequence[Objective]
     rates: Sequence[float] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
         given = () if self.rates is None else tuple(self.rates)
         rates = given or (1.0,) * len(self.objectives)
         object.__setattr__(self, "rates", checked_rates(self.objectives, rates))
 
-    def __call__(self, tokens, seed=0):
+    def __call__(self, tokens: np.ndarray, seed: int = 0) -> Example:
         objective, seed = self.draw(seed)
         return objective(tokens, seed)
 
@@ -47,7 +48,7 @@ class Mixture(Objective):
         """The objective that `seed` draws, and the seed it is then called with."""
         return self.objectives[int(self._indices(uniform(seed)))], fold(seed, 0)
 
-    def raw_lengths(self, inputs_length, targets_length, seeds):
+    def raw_lengths(self, inputs_length: int, targets_length: int, seeds: np.ndarray) -> np.ndarray:
         lengths = np.empty(len(seeds), "int64")
         indices = self._indices(uniform(seeds))
         for i, objective in enumerate(self.objectives):
@@ -56,15 +57,15 @@ class Mixture(Objective):
             lengths[drawn] = objective.raw_lengths(inputs_length, targets_length, child_seeds)
         return lengths
 
-    def bind(self, tokenizer):
+    def bind(self, tokenizer: Any) -> Self:
         bound = tuple(objective.bind(tokenizer) for objective in self.objectives)
         return dataclasses.replace(self, objectives=bound)
 
     @functools.cached_property
-    def _edges(self):
+    def _edges(self) -> np.ndarray:
         return np.cumsum(self.rates or ())[:-1] / np.sum(self.rates or ())
 
-    def _indices(self, fractions):
+    def _indices(self, fractions: Any) -> np.ndarray:
         return np.searchsorted(self._edges, fractions, side="right")
 
 
@@ -89,7 +90,7 @@ class Stages:
     objectives: Sequence[Objective]
     rates: Sequence[float]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
         object.__setattr__(self, "rates", checked_rates(self.objectives, self.rates))
 
@@ -98,7 +99,7 @@ class Stages:
         ends = np.rint(np.cumsum(self.rates) / np.sum(self.rates) * total).astype(int)
         return np.diff(ends, prepend=0).tolist()
 
-    def bind(self, tokenizer):
+    def bind(self, tokenizer: Any) -> Self:
         bound = tuple(objective.bind(tokenizer) for objective in self.objectives)
         return dataclasses.replace(self, objectives=bound)
 

@@ -4,6 +4,7 @@ Tokens in, examples out. NumPy only; knows no model, no text and no padding.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -110,11 +111,11 @@ class Objective:
         """
         return np.full(len(seeds), 2 * min(inputs_length, targets_length))
 
-    def bind(self, tokenizer) -> "Objective":
+    def bind(self, tokenizer: Any) -> "Objective":
         """The same objective with the ids that it needs taken from `tokenizer`."""
         return self
 
-    def show(self, text: str, tokenizer, seed: int = 0) -> None:
+    def show(self, text: str, tokenizer: Any, seed: int = 0) -> None:
         """Prints the example made of a text: what is read, what must be written.
 
         Args:
@@ -127,7 +128,7 @@ class Objective:
         show(self, text, tokenizer, seed)
 
 
-def check_tokens(tokens) -> np.ndarray:
+def check_tokens(tokens: Any) -> np.ndarray:
     """`tokens` as a 1-D int32 array.
 
     Raises:

@@ -41,7 +41,7 @@ def pack(lengths: np.ndarray, room: Sequence[int]) -> Iterator[list[int]]:
             yield [start + i for i in row]
 
 
-def _rows(share):
+def _rows(share: np.ndarray) -> Iterator[list[int]]:
     """Rows of one group; `share` holds the part of a row that each example takes."""
     left = np.arange(len(share))
     while len(left):

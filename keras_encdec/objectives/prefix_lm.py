@@ -34,21 +34,21 @@ class PrefixLM(Objective):
     split: str = "half"
     rate: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.split not in ("half", "random"):
             raise ValueError(f"Expected split 'half' or 'random'. Received: {self.split!r}.")
         if not 0 < self.rate < 1:
             raise ValueError(f"Expected a rate between 0 and 1. Received: {self.rate!r}.")
 
     @property
-    def name(self):
+    def name(self) -> str:
         return "PrefixLM" if self.split == "half" else f"S({self.rate:g})"
 
     @property
     def mode(self) -> str:
         return "S"
 
-    def __call__(self, tokens, seed=0):
+    def __call__(self, tokens: np.ndarray, seed: int = 0) -> Example:
         tokens = check_tokens(tokens)
         shortest, longest = self.prefix_range(len(tokens))
         prefix = shortest if shortest == longest else between(seed, shortest, longest)
@@ -63,7 +63,7 @@ class PrefixLM(Objective):
             return 1, min(longest, max(1, round(2 * (1 - self.rate) * longest)))
         return min(longest, max(1, round((1 - 2 * self.rate) * longest))), longest
 
-    def raw_lengths(self, inputs_length, targets_length, seeds):
+    def raw_lengths(self, inputs_length: int, targets_length: int, seeds: np.ndarray) -> np.ndarray:
         """Two halves that fill the shorter side; a random split fills one input.
 
         That is so in the published UL2: input and target together take one input's

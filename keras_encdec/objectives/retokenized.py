@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_encdec.objectives.objective import Objective
+from keras_encdec.objectives.objective import Example, Objective
 from keras_encdec.objectives.prefix_lm import PrefixLM
 from keras_encdec.objectives.tokenizer import encode
 
@@ -33,7 +33,7 @@ class Retokenized(Objective):
     encoder_tokenizer: Any
     inputs_length: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.objective, PrefixLM):
             raise ValueError(
                 "Expected PrefixLM, or pairs of texts, for encoder and decoder of two "
@@ -42,19 +42,19 @@ class Retokenized(Objective):
             )
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.objective.name
 
     @property
-    def mode(self):
+    def mode(self) -> str:
         return self.objective.mode
 
-    def __call__(self, tokens, seed=0):
+    def __call__(self, tokens: np.ndarray, seed: int = 0) -> Example:
         example = self.objective(tokens, seed)
         text = self.tokenizer.detokenize(example.inputs.tolist())
         (ids,) = encode(self.encoder_tokenizer, [text])
         inputs = np.array(ids[-self.inputs_length :], "int32")
         return dataclasses.replace(example, inputs=inputs)
 
-    def raw_lengths(self, inputs_length, targets_length, seeds):
+    def raw_lengths(self, inputs_length: int, targets_length: int, seeds: np.ndarray) -> np.ndarray:
         return self.objective.raw_lengths(inputs_length, targets_length, seeds)

@@ -109,11 +109,11 @@ class Rows:
     def model_inputs(self, sources: Sequence[Any], targets: Sequence[Any]) -> Inputs:
         """The four inputs of the model, from the token ids of each segment of each row."""
         inputs: Inputs = {}
-        for side, *laid in (
+        for side, rows, length, pad in (
             ("encoder", sources, self.source, self.source_pad),
             ("decoder", targets, self.target, self.target_pad),
         ):
-            ids, mask = self._fill(*laid)
+            ids, mask = self._fill(rows, length, pad)
             inputs |= {f"{side}_token_ids": ids, f"{side}_padding_mask": mask}
         return inputs
 

@@ -1,5 +1,7 @@
 """Sentinels: the ids that stand for hidden spans, and what to do when they run out."""
 
+from typing import Any
+
 from keras_encdec.objectives.tokenizer import piece_id
 
 # <unused0> to <unused98> in every Gemma tokenizer (google-deepmind/gemma issue 29).
@@ -9,7 +11,7 @@ _PIECES = [f"<unused{i}>" for i in range(99)]
 OVERFLOW = ("reuse", "cap", "error")
 
 
-def sentinel_ids(tokenizer) -> tuple[int, ...]:
+def sentinel_ids(tokenizer: Any) -> tuple[int, ...]:
     """The ids of the tokenizer's `<unused0>` to `<unused98>`, as many as there are.
 
     Raises:

@@ -3,15 +3,21 @@
 Knows colours and layout. Draws in a terminal, and as HTML in a notebook, by rich.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 
+from keras_encdec.objectives.objective import Example, Objective
 from keras_encdec.objectives.tokenizer import encode
 
 # Spans take turns in these, so that a span and its place in the input are found together.
 COLOURS = ("red", "green", "yellow", "blue", "magenta", "cyan")
 
 
-def show(objective, text: str, tokenizer, seed: int = 0, console=None) -> None:
+def show(
+    objective: Objective, text: str, tokenizer: Any, seed: int = 0, console: Any = None
+) -> None:
     """Prints the example that an objective makes of a text.
 
     Args:
@@ -43,7 +49,7 @@ def show(objective, text: str, tokenizer, seed: int = 0, console=None) -> None:
     console.print(Panel(places, subtitle=size))
 
 
-def _input(example, tokenizer):
+def _input(example: Example, tokenizer: Any) -> Any:
     """The encoder's text; each sentinel in the colour of its span."""
     from rich.text import Text
 
@@ -59,7 +65,7 @@ def _input(example, tokenizer):
     return line
 
 
-def _spans(example, tokenizer):
+def _spans(example: Example, tokenizer: Any) -> Iterator[tuple[Any, Any, str]]:
     """(sentinel, span, colour) of each span; without sentinels, the whole target."""
     from rich.text import Text
 
@@ -75,7 +81,7 @@ def _spans(example, tokenizer):
             number += 1
 
 
-def _runs(ids, sentinels):
+def _runs(ids: np.ndarray, sentinels: np.ndarray) -> Iterator[tuple[bool, np.ndarray]]:
     """Stretches of tokens, and each sentinel by itself: `(is_sentinel, ids)`."""
     is_sentinel = np.isin(ids, sentinels)
     cuts = np.flatnonzero(is_sentinel[1:] | is_sentinel[:-1]) + 1
@@ -84,11 +90,11 @@ def _runs(ids, sentinels):
             yield bool(np.isin(run[0], sentinels)), run
 
 
-def _text(ids, tokenizer) -> str:
+def _text(ids: np.ndarray, tokenizer: Any) -> str:
     return str(tokenizer.detokenize([int(i) for i in ids]))
 
 
-def _piece(token_id, tokenizer) -> str:
+def _piece(token_id: int, tokenizer: Any) -> str:
     return tokenizer.id_to_token(int(token_id))
 
 

@@ -7,6 +7,7 @@ The rules are those of T5 (t5/data/preprocessors.py, PyPI t5 0.9.4), to the toke
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class SpanCorruption(Objective):
     sentinels: Sequence[int] | None = None
     overflow: str = "reuse"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.mean_span >= 1:
             raise ValueError(f"Expected a mean_span of 1 or more. Received: {self.mean_span!r}.")
         if not 0 < self.rate < 1:
@@ -57,7 +58,7 @@ class SpanCorruption(Objective):
                 raise ValueError(f"Expected different sentinels. Received: {self.sentinels}.")
 
     @property
-    def name(self):
+    def name(self) -> str:
         return f"{self.mode}({self.mean_span:g},{self.rate:g})"
 
     @property
@@ -65,7 +66,7 @@ class SpanCorruption(Objective):
         """`"X"` for extreme denoisers, `"R"` for regular ones."""
         return "X" if self.mean_span >= _EXTREME_SPAN or self.rate >= _EXTREME_RATE else "R"
 
-    def __call__(self, tokens, seed=0):
+    def __call__(self, tokens: np.ndarray, seed: int = 0) -> Example:
         tokens = check_tokens(tokens)
         mask = self.noise_mask(len(tokens), seed)
         inputs, targets = corrupt(tokens, mask, self.ids)
@@ -103,11 +104,11 @@ class SpanCorruption(Objective):
             )
         return noise, min(spans, len(self.ids)) if self.overflow == "cap" else spans
 
-    def raw_lengths(self, inputs_length, targets_length, seeds):
+    def raw_lengths(self, inputs_length: int, targets_length: int, seeds: np.ndarray) -> np.ndarray:
         length = fill(inputs_length, targets_length, self.mean_span, self.rate)
         return np.full(len(seeds), length)
 
-    def bind(self, tokenizer):
+    def bind(self, tokenizer: Any) -> "SpanCorruption":
         if self.sentinels is not None:
             return self
         return dataclasses.replace(self, sentinels=sentinel_ids(tokenizer))
@@ -145,7 +146,7 @@ def corrupt(
     return _collapse(tokens, mask, sentinels), _collapse(tokens, ~mask, sentinels)
 
 
-def _collapse(tokens, mask, sentinels):
+def _collapse(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray) -> np.ndarray:
     """`tokens` with a sentinel in place of each run under `mask`."""
     keep = ~mask
     first = mask.copy()
@@ -156,7 +157,7 @@ def _collapse(tokens, mask, sentinels):
     return tokens[keep | first]
 
 
-def _check_free_of(sentinels, tokens):
+def _check_free_of(sentinels: np.ndarray, tokens: np.ndarray) -> None:
     near = tokens[(tokens >= sentinels.min()) & (tokens <= sentinels.max())]
     if len(near) and (found := near[np.isin(near, sentinels)]).size:
         raise ValueError(

@@ -7,6 +7,7 @@ Knows the published mixtures and the mode tokens. Leaves the denoisers themselve
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class UL2(Objective):
     sentinels: Sequence[int] | None = None
     overflow: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.denoisers, str) and self.denoisers not in MIXTURES:
             raise ValueError(
                 f"Expected one of {sorted(MIXTURES)}, or denoisers. Received: {self.denoisers!r}."
@@ -96,7 +97,7 @@ class UL2(Objective):
             ready.append(denoiser)
         return Mixture(ready, rates)
 
-    def __call__(self, tokens, seed=0):
+    def __call__(self, tokens: np.ndarray, seed: int = 0) -> Example:
         denoiser, seed = self.mixture.draw(seed)
         return self._name(denoiser(tokens, seed), denoiser.mode)
 
@@ -115,12 +116,12 @@ class UL2(Objective):
             "mode_tokens=True without a tokenizer. Call `bind(tokenizer)` first."
         )
 
-    def raw_lengths(self, inputs_length, targets_length, seeds):
+    def raw_lengths(self, inputs_length: int, targets_length: int, seeds: np.ndarray) -> np.ndarray:
         if self.mode_tokens:
             inputs_length -= max(len(ids) for ids in self._mode_ids().values())
         return self.mixture.raw_lengths(inputs_length, targets_length, seeds)
 
-    def bind(self, tokenizer):
+    def bind(self, tokenizer: Any) -> "UL2":
         denoisers, rates = self.mixture.bind(tokenizer).objectives, self.mixture.rates
         modes = self.mode_tokens
         if modes is True:

@@ -5,6 +5,7 @@ reading the ones before it.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Windows:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def example(self, index: int, tokens, objective: Objective) -> tuple[np.ndarray, Example]:
+    def example(self, index: int, tokens: Any, objective: Objective) -> tuple[np.ndarray, Example]:
         """Window `index` of the stream `tokens`, and the example made of it."""
         start = int(self.starts[index])
         window = tokens[start : start + int(self.lengths[index])]
@@ -73,7 +74,14 @@ def cut(
     return Windows(start[keep], length[keep], seeds[keep], int(np.sum(length == 1)))
 
 
-def _enough(sizes, objective, inputs_length, targets_length, seed, first):
+def _enough(
+    sizes: np.ndarray,
+    objective: Objective,
+    inputs_length: int,
+    targets_length: int,
+    seed: int,
+    first: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For at least as many windows as there can be: document, seed, and the length it draws."""
     shortest = np.iinfo("int64").max
     while True:
