@@ -4,7 +4,12 @@
 """
 
 import dataclasses
+import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import keras_hub
@@ -185,7 +190,8 @@ def outcome(do, lab, make, folder):
     try:
         return do(lab, make, folder)
     except ValueError as error:
-        assert re.search(r"(?s)Expected .*Received", str(error)), error
+        if not re.search(r"(?s)Expected .*Received", str(error)):
+            raise
         return error
 
 
@@ -203,25 +209,28 @@ def mark(found, reference, given, group, column):
 @pytest.fixture(scope="module", autouse=True)
 def table():
     yield
+    columns = [*COLUMNS, "accumulation", "two devices"]
     for group, rows in GROUPS.items():
-        print(f"\n\n{group:27s}" + "".join(f"{i:>3}" for i in range(len(COLUMNS))))
+        print(f"\n\n{group:27s}" + "".join(f"{i:>3}" for i in range(len(columns))))
         for name in rows:
             marks = TABLE.get((group, name), {})
-            print(f"{name:27s}" + "".join(f"{marks.get(c, ''):>3}" for c in COLUMNS))
+            print(f"{name:27s}" + "".join(f"{marks.get(c, ''):>3}" for c in columns))
     print(f"\n{LEGEND}. Columns:")
-    print(", ".join(f"{i} {name}" for i, name in enumerate(COLUMNS)))
+    print(", ".join(f"{i} {name}" for i, name in enumerate(columns)))
 
 
 def pytest_generate_tests(metafunc):
     """All cells where this file is asked for by name; else some of them are slow ones."""
     asked = any("test_matrix" in str(argument) for argument in metafunc.config.args)
-    cells = [
-        pytest.param(group, column, marks=[] if asked or column in QUICK else pytest.mark.slow)
-        for group in GROUPS
-        for column in COLUMNS
-    ]
+
+    def cell(*names):
+        return pytest.param(*names, marks=[] if asked or names[-1] in QUICK else pytest.mark.slow)
+
     if "column" in metafunc.fixturenames:
+        cells = [cell(group, column) for group in GROUPS for column in COLUMNS]
         metafunc.parametrize(("group", "column"), cells)
+    if "whole_column" in metafunc.fixturenames:
+        metafunc.parametrize("whole_column", [cell("accumulation"), cell("two devices")])
 
 
 def test_cells(lab, tokenizer, tmp_path, group, column):
@@ -240,3 +249,36 @@ def test_cells(lab, tokenizer, tmp_path, group, column):
             print(group, "|", column, "|", name, "|", str(found)[:200])
     wrong = [name for name in rows if TABLE[group, name][column] == "?"]
     assert not wrong
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="on JAX only")
+def test_columns(tokenizer, tmp_path, whole_column):
+    """What one `compile` or one process of its own holds, of all rows: as `fit` alone."""
+    marks = {"accumulation": in_parts, "two devices": on_devices}[whole_column](tokenizer, tmp_path)
+    for (group, name), found in marks.items():
+        TABLE.setdefault((group, name), {})[whole_column] = found
+    assert set(marks.values()) == {"="}
+
+
+def in_parts(tokenizer, folder):
+    plain, lab = Lab(tokenizer), Lab(tokenizer)
+    lab.compile(gradient_accumulation_steps=2)
+    marks = {}
+    for group, rows in GROUPS.items():
+        expected = plain.fit(next(iter(rows.values()))(folder, tokenizer))
+        for name, make in rows.items():
+            same_as_whole = same(lab.fit(make(folder, tokenizer)), expected)
+            marks[group, name] = "=" if same_as_whole else "?"
+    return marks
+
+
+def on_devices(tokenizer, folder):
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    script = Path(__file__).with_name("matrix_on_devices.py")
+    command = [sys.executable, "-W", "ignore", script, folder]
+    run = subprocess.run(
+        command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    marks = json.loads(run.stdout.splitlines()[-1])
+    return {tuple(key.split("/", 1)): found for key, found in marks.items()}

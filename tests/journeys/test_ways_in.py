@@ -506,7 +506,7 @@ def test_generators_are_spent(still):
         still.fit(
             (text for text in TEXTS[:2]), steps_per_epoch=1, epochs=9, batch_size=9, verbose=0
         )
-    with pytest.raises(ValueError, match="steps_per_epoch with a .* that has no end"):
+    with pytest.raises(ValueError, match=r"steps_per_epoch with a .* that has no end"):
         still.fit(tf.data.Dataset.from_tensor_slices(TEXTS).repeat())
     endless = tf.data.Dataset.from_tensor_slices(TEXTS).repeat()
     steps = Steps()
