@@ -37,11 +37,15 @@ def tokamax_attention() -> tuple[Mapping[str, Callable[..., Any]], Callable[...,
     """Tokamax's implementations of attention by name, and its mask.
 
     Only these objects, which lie behind its public function, take a range of keys for each
-    query.
+    query. Where no one has parsed absl's flags they are parsed empty: else Tokamax reads the
+    arguments of the program as flags.
 
     Raises:
         ImportError: if Tokamax is not installed.
     """
+    from absl import flags
     from tokamax._src.ops.attention import api, base
 
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS([""])
     return api.IMPLEMENTATIONS, base.Mask

@@ -1,10 +1,10 @@
 """Keys and values kept between decoding steps.
 
-A cache is plain data: for each layer a `(keys, values)` pair of (B, K, R, H), which a step
-reads whole, and in this order of axes without a copy. The cross-attention's is made once.
-The self-attention's holds the tokens before the one that is looked at, whose own keys are
-put beside them: R has room for all, or, in a layer with a window of W, for W - 1, and token
-i stands at i % R, written over what leaves the window.
+A cache is plain data: for each layer `(keys, values)`, each (B, K, R, H), an order of axes
+in which a step reads them whole without a copy. Cross-attention's is made once, of the
+encoder's states. Self-attention's holds the tokens before the current one, which attends to
+them and to itself and is then written: R is room for all, or, in a layer with a window of W,
+for W - 1. Token i stands at i % R, over the one that leaves the window.
 """
 
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ def empty(spec: StackSpec, batch_size: int, length: int, dtype: str) -> list[Key
 
 
 def keep(keys_values: Iterable[Tensor]) -> KeysValues:
-    """Keys and values (B, S, K, H) as they are kept, (B, K, S, H)."""
+    """Keys and values (B, S, K, H) in a cache's order, (B, K, S, H)."""
     keys, values = (ops.transpose(x, (0, 2, 1, 3)) for x in keys_values)
     return keys, values
 

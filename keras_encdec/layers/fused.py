@@ -114,20 +114,16 @@ def _has_gradient(kernel: Kernel, shapes: tuple[Any, ...]) -> bool:
 
 def _tokamax(name: str, *, scale: float, soft_cap: float | None) -> Kernel:
     """A Tokamax implementation as a function of query, key, value, start and end."""
-    from absl import flags
-
     try:
-        implementations, key_range = tokamax_attention()
+        implementations, make_mask = tokamax_attention()
     except ImportError as error:
         raise ImportError(
             "Expected Tokamax for fused attention on JAX. Received: no such package. "
             'Install it: pip install "keras-encdec[jax]", or set attention to "plain".'
         ) from error
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS([""])  # else Tokamax takes the program's own arguments for absl's flags
 
     def kernel(query: Tensor, key: Tensor, value: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        mask = key_range(k_start=start[:, None], k_end=end[:, None])
+        mask = make_mask(k_start=start[:, None], k_end=end[:, None])
         spec = {"mask": mask, "logits_scale": scale, "logits_soft_cap": soft_cap}
         return implementations[name](query, key, value, **spec)
 

@@ -13,9 +13,7 @@ Variables = Sequence[keras.Variable]
 ValueAndGradients = tuple[Tensor, Sequence[Tensor | None]]
 
 
-def value_and_gradients(
-    function: Function, variables: Variables
-) -> tuple[float, list[np.ndarray]]:
+def value_and_gradients(function: Function, variables: Variables) -> tuple[float, list[np.ndarray]]:
     """`function()` and its gradients.
 
     Args:

@@ -84,9 +84,7 @@ def silence_cross_attention(backbone: EncDecBackbone) -> None:
             kernel.assign(np.zeros(kernel.shape, "float32"))
 
 
-def logits_without_input(
-    backbone: EncDecBackbone, ids: np.ndarray, mask: np.ndarray
-) -> np.ndarray:
+def logits_without_input(backbone: EncDecBackbone, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """(B, T, V) of the decoder alone, whose source model's they are to be."""
     silence_cross_attention(backbone)
     states = backbone.encoder(ids[:, ::-1], mask[:, ::-1])

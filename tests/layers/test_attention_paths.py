@@ -1,14 +1,17 @@
 """Every path of attention gives the numbers of the plain one, and takes the memory it says."""
 
 import builtins
+import dataclasses
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from keras_encdec.layers import fused, masks
-from keras_encdec.layers.attention import attend
+from keras_encdec.layers import cache, fused, masks
+from keras_encdec.layers.attention import Attention, attend
+from keras_encdec.layers.stack import Decoder, Encoder
+from keras_encdec.spec import CrossAttentionSpec
 from keras_encdec.testing.gradients import value_and_gradients
 from keras_encdec.testing.models import (
     assert_close,
@@ -20,6 +23,9 @@ from keras_encdec.testing.models import (
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
 
 on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="Tokamax is for JAX")
+CAPS = [None, 5.0]
+# Under which caps each backend fuses.
+FUSED = {"jax": CAPS, "torch": [None], "tensorflow": []}[keras.backend.backend()]
 
 
 def lengths_mask(length, *runs):
@@ -74,7 +80,7 @@ def assert_paths_equal(variables, visible, soft_cap):
     return found
 
 
-@pytest.mark.parametrize("soft_cap", [None, 5.0])
+@pytest.mark.parametrize("soft_cap", FUSED)
 @pytest.mark.parametrize("kind", VISIBLE)
 def test_fused_equals_plain(kind, soft_cap, monkeypatch):
     monkeypatch.setattr(fused, "_BLOCK", 16)
@@ -88,9 +94,10 @@ def test_fused_equals_plain(kind, soft_cap, monkeypatch):
     assert not gradients[0][unseen].any()
 
 
+@pytest.mark.parametrize("soft_cap", FUSED[:1])
 @pytest.mark.parametrize("heads", HEADS)
-def test_fused_equals_plain_for_all_groupings(heads):
-    assert_paths_equal(qkv(45, 45, HEADS[heads]), VISIBLE["causal, window"], None)
+def test_fused_equals_plain_for_all_groupings(heads, soft_cap):
+    assert_paths_equal(qkv(45, 45, HEADS[heads]), VISIBLE["causal, window"], soft_cap)
 
 
 @on_jax
@@ -109,7 +116,58 @@ def test_auto_is_fused_where_texts_are_long(monkeypatch):
         visible = masks.cross_attention(np.ones((1, keys), "int32"))
         tensors = [ops.convert_to_tensor(v) for v in qkv(queries, keys, (1, 1), rows=1)]
         attend(*tensors, visible, scale=1.0)
-    assert called == ([512, 1] if fused.takes(None) else [])
+    assert called == ([512, 1] if None in FUSED else [])
+
+
+REFUSAL = r"Expected attention that can be fused\. Received: 'fused' .*'auto'.*or to 'plain'"
+
+
+@pytest.mark.parametrize("soft_cap", CAPS)
+def test_fused_is_refused_where_nothing_fuses_and_auto_is_plain(soft_cap):
+    visible = masks.cross_attention(np.ones((1, 512), "int32"))
+    tensors = [ops.convert_to_tensor(v) for v in qkv(512, 512, (1, 1), rows=1)]
+    spec = {"scale": 1.0, "soft_cap": soft_cap}
+    encoder = Encoder(with_cap(tiny_encoder(), soft_cap))
+    if soft_cap in FUSED:
+        encoder.attention = "fused"
+        assert encoder.attention == "fused"
+        return
+    with pytest.raises(ValueError, match=REFUSAL):
+        attend(*tensors, visible, **spec, path="fused")
+    with pytest.raises(ValueError, match=REFUSAL):
+        encoder.attention = "fused"
+    assert encoder.attention == "auto"
+    found, plain = (attend(*tensors, visible, **spec, path=path) for path in ("auto", "plain"))
+    np.testing.assert_array_equal(to_numpy(found), to_numpy(plain))
+
+
+def with_cap(spec, soft_cap):
+    attention = dataclasses.replace(spec.attention, logit_soft_cap=soft_cap)
+    return dataclasses.replace(spec, attention=attention)
+
+
+@pytest.mark.parametrize("layers", [None, (0,)])
+def test_merged_attention_is_never_fused(layers):
+    merged = CrossAttentionSpec(merged=True, layers=layers)
+    decoder = Decoder(with_cap(tiny_encoder(), None), 48, merged)
+    decoder.attention = "plain"
+    with pytest.raises(ValueError, match="'fused' of merged attention"):
+        decoder.attention = "fused"
+    assert decoder.attention == "plain"
+    layer = Attention(with_cap(tiny_encoder(), None).attention)
+    x, every = ops.ones((1, 4, 48)), masks.every(4)
+    layer.build(x.shape)
+    kept = cache.keep(layer.keys_and_values(x))
+    with pytest.raises(ValueError, match="'fused' of merged attention"):
+        layer(x, every, also=[(*kept, every)], path="fused")
+
+
+def test_a_pair_that_is_refused_keeps_its_setting():
+    pair = tiny_pair(decoder=tiny_encoder(), cross_attention=CrossAttentionSpec(merged=True))
+    backbone = tiny_backbone(pair)
+    with pytest.raises(ValueError, match="Received: 'fused'"):
+        backbone.attention = "fused"
+    assert backbone.encoder.attention == backbone.decoder.attention == "auto"
 
 
 @on_jax
@@ -229,10 +287,11 @@ def logits_and_gradients(backbone, inputs):
     return [found, *value_and_gradients(loss, backbone.trainable_variables)[1]]
 
 
-@pytest.fixture(scope="module")
-def reference():
+@pytest.fixture(scope="module", params=CAPS)
+def reference(request):
     pair = tiny_pair(encoder=tiny_encoder(windows=(8,)), decoder=tiny_decoder(windows=(6,)))
-    backbone, inputs = tiny_backbone(pair), packed_inputs()
+    sides = {side: with_cap(getattr(pair, side), request.param) for side in ("encoder", "decoder")}
+    backbone, inputs = tiny_backbone(dataclasses.replace(pair, **sides)), packed_inputs()
     backbone.attention = "plain"
     return backbone, inputs, logits_and_gradients(backbone, inputs)
 
@@ -240,6 +299,8 @@ def reference():
 @pytest.mark.parametrize(("path", "remat"), [("plain", True), ("fused", True)])
 def test_settings_change_no_number_of_a_model(reference, path, remat):
     backbone, inputs, expected = reference
+    if path == "fused" and backbone.spec.encoder.attention.logit_soft_cap not in FUSED:
+        pytest.skip("refused, as tested above")
     backbone.attention, backbone.remat = path, remat
     found = logits_and_gradients(backbone, inputs)
     for array, value in zip(found, expected, strict=True):
