@@ -10,6 +10,8 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from typing import TextIO
 
 
 def main() -> int:
@@ -28,7 +30,7 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def _standard_error_aside():
+def _standard_error_aside() -> Iterator[tuple[TextIO, TextIO]]:
     """Sends file descriptor 2 to a file; yields the real stream and that file."""
     sys.stderr.flush()
     kept = os.dup(2)

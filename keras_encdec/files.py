@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and names that stay inside them.
+"""Folders and files that appear whole or not at all, and names that stay inside a folder.
 
 Standard library only.
 """
@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _INCOMPLETE = ".incomplete-"
 
@@ -44,6 +45,22 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields the name of a new file that takes the name `path` when the block ends well.
+
+    On an error it is removed, and the file that stood at `path` before is still there.
+    """
+    final = Path(path)
+    part = final.with_name(f"{_INCOMPLETE}{os.getpid()}-{final.name}")
+    try:
+        yield part
+        os.replace(part, final)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
 def _check_replaceable(final: Path) -> None:
     holds_preset = (final / "config.json").exists()
     if final.exists() and (final.is_file() or (any(final.iterdir()) and not holds_preset)):
@@ -68,7 +85,7 @@ def _replace(folder: Path, final: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def read_json(path: str | os.PathLike) -> dict:
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:

@@ -7,22 +7,25 @@ from where to the plan and the dialects, and which device holds what to
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_encdec import layout
+from keras_encdec.conversion.effective import effective_weights
 from keras_encdec.conversion.plan import Plan
-from keras_encdec.conversion.sources import Source
+from keras_encdec.conversion.sources import ModelSource, SafetensorsSource, Source
 from keras_encdec.families import dialect
+from keras_encdec.families.dialect import Rule
 from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.private import deferred_variables
 from keras_encdec.progress import track
 from keras_encdec.spec import PairSpec
 
 
-def convert(plan: Plan, sources: Mapping[str, Source], dtype=None) -> EncDecBackbone:
+def convert(plan: Plan, sources: Mapping[str, Source], dtype: Any = None) -> EncDecBackbone:
     """Builds the pair of a plan.
 
     Args:
@@ -58,7 +61,13 @@ def convert(plan: Plan, sources: Mapping[str, Source], dtype=None) -> EncDecBack
     return backbone
 
 
-def load(pair: PairSpec, source, rules, dropped=(), dtype=None) -> EncDecBackbone:
+def load(
+    pair: PairSpec,
+    source: ModelSource | SafetensorsSource,
+    rules: Iterable[Rule],
+    dropped: Iterable[str] = (),
+    dtype: Any = None,
+) -> EncDecBackbone:
     """Builds a pair whose every weight lies in one source.
 
     Args:
@@ -80,16 +89,17 @@ def load(pair: PairSpec, source, rules, dropped=(), dtype=None) -> EncDecBackbon
     return backbone
 
 
-def export(backbone: EncDecBackbone, rules, write: Callable[[str, np.ndarray], None]) -> None:
-    """Hands each weight, in the layout of a dialect, to `write(name, array)`."""
+def export(
+    backbone: EncDecBackbone, rules: Iterable[Rule], write: Callable[[str, np.ndarray], None]
+) -> None:
+    """Hands each weight, as `effective_weights` has it, to `write(name, array)` of a dialect."""
     bound = dialect.bind(rules, backbone.spec.weights())
-    variables = {v.path: v for v in backbone.weights}
+    weights = effective_weights(backbone)
     for name, tensor in track(list(bound.items()), "Exporting"):
-        array = keras.ops.convert_to_numpy(variables[name].value)
-        write(tensor.name, np.ascontiguousarray(tensor.to_theirs(array)))
+        write(tensor.name, np.ascontiguousarray(tensor.to_theirs(weights[name])))
 
 
-def _without_values(pair: PairSpec, dtype) -> tuple[EncDecBackbone, dict]:
+def _without_values(pair: PairSpec, dtype: Any) -> tuple[EncDecBackbone, dict[str, keras.Variable]]:
     """The backbone and its variables by path; on JAX nothing is allocated yet."""
     deferred = keras.backend.backend() == "jax"
     scope = keras.StatelessScope(initialize_variables=False)
@@ -101,14 +111,14 @@ def _without_values(pair: PairSpec, dtype) -> tuple[EncDecBackbone, dict]:
     return backbone, variables
 
 
-def _forget_deferred(variables) -> None:
+def _forget_deferred(variables: Iterable[keras.Variable]) -> None:
     """Takes variables off Keras' list of those that it will fill: they are ours to fill."""
     waiting = deferred_variables()
     ours = {id(v) for v in variables}
     waiting[:] = [v for v in waiting if id(v) not in ours]
 
 
-def _assign(variable, array: np.ndarray) -> None:
+def _assign(variable: keras.Variable, array: np.ndarray) -> None:
     array = np.array(array, order="C", copy=True)  # no two weights may share memory
     if variable._value is None:
         variable._initialize(layout.place(variable, array))
@@ -116,7 +126,7 @@ def _assign(variable, array: np.ndarray) -> None:
         variable.assign(array)
 
 
-def _initialize(variables) -> None:
+def _initialize(variables: Iterable[keras.Variable]) -> None:
     for variable in variables:
         if variable._value is None:
             variable._deferred_initialize()

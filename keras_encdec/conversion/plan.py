@@ -9,14 +9,17 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
+from keras_encdec.conversion.options import (
+    ConversionOptions,
+    CrossAttentionInit,
+    takes_conversion_options,
+)
 from keras_encdec.spec import (
     CrossAttentionSpec,
-    EncoderAttention,
     PairSpec,
     Shape,
     StackSpec,
@@ -26,8 +29,6 @@ from keras_encdec.spec import (
 _OF_KEYS_AND_VALUES = tuple(
     f"attention/{name}/{kind}" for name in ("key", "value") for kind in ("kernel", "bias")
 )
-
-CrossAttentionInit = Literal["auto", "self_attention", "random"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,18 +109,9 @@ class Plan:
         return rows
 
 
+@takes_conversion_options
 def make_plan(
-    encoder: StackSpec,
-    decoder: StackSpec | None = None,
-    *,
-    cross_attention_init: CrossAttentionInit = "auto",
-    encoder_attention: EncoderAttention = "bidirectional",
-    expand_gqa: bool = False,
-    decoder_layers: int | Sequence[int] | None = None,
-    merged_attention: bool = False,
-    cross_attention_gate: bool = False,
-    cross_attention_layers: Sequence[int] | None = None,
-    tied_embeddings: bool = False,
+    encoder: StackSpec, decoder: StackSpec | None = None, *, options: ConversionOptions
 ) -> Plan:
     """Plans a pair from two decoder-only specs.
 
@@ -127,18 +119,7 @@ def make_plan(
         encoder: becomes the encoder, all of it.
         decoder: becomes the decoder, with cross-attention added; by default the
             same model as the encoder (a balanced pair from one source).
-        cross_attention_init: `"self_attention"` copies each layer's self-attention
-            with its norms, `"random"` starts fresh, `"auto"` copies where the two
-            specs are equal (section 3.2; that the norms are copied too is ours).
-        encoder_attention: `"bidirectional"`, or `"causal"` as an ablation.
-        expand_gqa: repeat the encoder's key/value heads to one per query head.
-        decoder_layers: which of its layers the decoder keeps, by number, such as
-            `range(0, 26, 2)`; with a number n the first n.
-        merged_attention: let self-attention see the encoder too, in place of a
-            cross-attention (T5Gemma 2, arXiv 2512.14856, section 2).
-        cross_attention_gate: start as the decoder's source, by a gate that is 0.
-        cross_attention_layers: layers of the decoder that see the encoder, by number.
-        tied_embeddings: give both sides one embedding, the decoder's (T5Gemma 2).
+        {options}
 
     Raises:
         ValueError: if there are no such layers, self-attention cannot be copied, or the
@@ -147,14 +128,13 @@ def make_plan(
     sides = {"encoder": "encoder", "decoder": "decoder"}
     if decoder is None:
         sides, decoder = dict.fromkeys(sides, "source"), encoder
-    copies = _copies_self_attention(cross_attention_init, encoder, decoder)
-    kept = _kept_layers(decoder_layers, decoder.num_layers)
-    layers = None if cross_attention_layers is None else tuple(cross_attention_layers)
-    cross_attention = CrossAttentionSpec(merged_attention, cross_attention_gate, layers)
-    reads, writes = _expanded(encoder) if expand_gqa else encoder, _thinned(decoder, kept)
-    pair = PairSpec(reads, writes, encoder_attention, cross_attention, tied_embeddings)
+    copies = _copies_self_attention(options.cross_attention_init, encoder, decoder)
+    kept = _kept_layers(options.decoder_layers, decoder.num_layers)
+    reads, writes = _expanded(encoder) if options.expand_gqa else encoder, _thinned(decoder, kept)
+    cross_attention, tied = _cross_attention(options, writes), options.tied_embeddings
+    pair = PairSpec(reads, writes, options.encoder_attention, cross_attention, tied)
     repeat = reads.attention.num_kv_heads // encoder.attention.num_kv_heads
-    origins = _Origins(sides, copies, repeat, kept, tied_embeddings)
+    origins = _Origins(sides, copies, repeat, kept, tied)
     steps = tuple(origins.step(name, shape) for name, shape in pair.weights().items())
     sources = {sides["encoder"]: encoder, sides["decoder"]: decoder}
     return Plan(pair, sources, steps, tuple(kept))
@@ -163,6 +143,15 @@ def make_plan(
 def random_plan(pair: PairSpec) -> Plan:
     """The plan of an architecture without sources: every weight is fresh."""
     return Plan(pair, {}, tuple(Step(name, shape, None) for name, shape in pair.weights().items()))
+
+
+def _cross_attention(options: ConversionOptions, decoder: StackSpec) -> CrossAttentionSpec:
+    """As a decoder of this kind is to have it."""
+    merged, gate = options.merged_attention, options.cross_attention_gate
+    if gate == "auto":
+        gate = not merged and not decoder.post_norm
+    layers = options.cross_attention_layers
+    return CrossAttentionSpec(merged, gate, None if layers is None else tuple(layers))
 
 
 def _kept_layers(layers: int | Sequence[int] | None, depth: int) -> Sequence[int]:
@@ -222,12 +211,9 @@ class _Origins:
         return Step(target, shape, (self.sides[side], name), self.repeat if repeated else 1)
 
 
-def _copies_self_attention(init: str, encoder: StackSpec, decoder: StackSpec) -> bool:
-    if init not in ("auto", "self_attention", "random"):
-        raise ValueError(
-            "Expected cross_attention_init 'auto', 'self_attention' or 'random'. "
-            f"Received: {init!r}."
-        )
+def _copies_self_attention(
+    init: CrossAttentionInit, encoder: StackSpec, decoder: StackSpec
+) -> bool:
     if init == "self_attention" and encoder.width != decoder.width:
         raise ValueError(
             "Expected encoder and decoder of one width to copy self-attention from. "

@@ -5,7 +5,6 @@ before anything is changed, and then one array at a time.
 """
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ import keras
 import numpy as np
 from safetensors import safe_open
 
+from keras_encdec.conversion.effective import EffectiveWeights
 from keras_encdec.families.dialect import Rule
 from keras_encdec.files import shard_names
 from keras_encdec.spec import Shape, StackSpec
@@ -29,18 +29,18 @@ class Source:
         weights: where its tensors are read from.
         rules: the dialect they are named in.
         dropped: patterns of tensors that are no weights of the model.
-        tokenizer: its own, or None.
     """
 
     spec: StackSpec
     weights: "ModelSource | SafetensorsSource"
     rules: tuple[Rule, ...]
     dropped: tuple[str, ...]
-    tokenizer: Any
 
 
 class ModelSource:
-    """The variables of a Keras model by path; `path#0`, `path#1`, ... where several share one.
+    """The weights of a Keras model by path, as it computes with them: LoRA merged, int8 as floats.
+
+    `path#0`, `path#1`, ... where several share one.
 
     Args:
         model: a built model.
@@ -48,33 +48,29 @@ class ModelSource:
             that source and target never lie in memory whole together. The model is
             of no use afterwards.
         rename: turns a variable into the name that the dialect knows it by.
+
+    Raises:
+        ValueError: if a layer is quantised in a way that is not known.
     """
 
-    def __init__(self, model, consume=False, rename: Callable = lambda v: v.path):
-        names = [rename(v) for v in model.weights]
-        self._variables = dict(zip(_numbered(names), model.weights, strict=True))
+    def __init__(
+        self,
+        model: keras.Model,
+        consume: bool = False,
+        rename: Callable[[keras.Variable], str] = lambda v: v.path,
+    ):
+        self._weights = EffectiveWeights(model, rename)
         self._consume = consume
 
     def tensors(self) -> dict[str, tuple[Shape, str]]:
-        return {k: (tuple(v.shape), str(v.dtype)) for k, v in self._variables.items()}
+        return self._weights.headers()
 
     def read(self, name: str) -> np.ndarray:
-        return keras.ops.convert_to_numpy(self._variables[name].value)
+        return self._weights[name]
 
     def release(self, name: str) -> None:
         if self._consume:
-            self._variables[name]._value = None
-
-
-def _numbered(names: list[str]) -> list[str]:
-    """With a number behind each name that stands there more than once."""
-    shared = {name for name, count in Counter(names).items() if count > 1}
-    seen: Counter = Counter()
-    apart = []
-    for name in names:
-        apart.append(f"{name}#{seen[name]}" if name in shared else name)
-        seen[name] += 1
-    return apart
+            self._weights.release(name)
 
 
 class SafetensorsSource:
@@ -104,14 +100,14 @@ class SafetensorsSource:
             self._paths |= dict.fromkeys(headers, path)
             self._headers |= headers
 
-    def _shards(self, locate) -> list[str]:
+    def _shards(self, locate: Callable[[str], str]) -> list[str]:
         try:
             names = shard_names(locate("model.safetensors.index.json"))
         except FileNotFoundError:
             names = ["model.safetensors"]
         return [self._locate(locate, name) for name in names]
 
-    def _locate(self, locate, name: str) -> str:
+    def _locate(self, locate: Callable[[str], str], name: str) -> str:
         try:
             return locate(name)
         except FileNotFoundError as error:
@@ -130,5 +126,5 @@ class SafetensorsSource:
         """Nothing to let go of: `read` gives a copy."""
 
 
-def _header(part) -> tuple[Shape, str]:
+def _header(part: Any) -> tuple[Shape, str]:
     return tuple(part.get_shape()), _DTYPES.get(part.get_dtype(), part.get_dtype())

@@ -1,8 +1,16 @@
-"""The encoder-decoder as a KerasHub backbone. Knows inputs, outputs and config."""
+"""The encoder-decoder as a KerasHub backbone. Knows inputs, outputs and config.
+
+Leaves dtype policies in files to `keras_encdec.models.policies`, and files of LoRA to
+`keras_encdec.models.lora`.
+"""
 
 import dataclasses
 import gc
+import os
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -11,12 +19,17 @@ import keras_hub
 from keras_encdec import layout
 from keras_encdec.files import atomic_folder, shard_names
 from keras_encdec.layers.stack import Decoder, Encoder
+from keras_encdec.models import lora, policies
 from keras_encdec.spec import (
+    CrossAttentionSpec,
+    EncoderAttention,
     PairSpec,
+    StackSpec,
     cross_attention_from_json,
     stack_from_json,
 )
-from keras_encdec.training.warmup import pretrained
+from keras_encdec.training.warmup import is_new, pretrained
+from keras_encdec.warn import warn
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
@@ -62,13 +75,13 @@ class EncDecBackbone(keras_hub.models.Backbone):
 
     def __init__(
         self,
-        encoder,
-        decoder,
-        encoder_attention="bidirectional",
-        cross_attention=None,
-        tied_embeddings=False,
-        dtype=None,
-        **kwargs,
+        encoder: StackSpec | dict[str, Any],
+        decoder: StackSpec | dict[str, Any],
+        encoder_attention: EncoderAttention = "bidirectional",
+        cross_attention: CrossAttentionSpec | dict[str, Any] | None = None,
+        tied_embeddings: bool = False,
+        dtype: Any = None,
+        **kwargs: Any,
     ):
         spec = PairSpec(
             stack_from_json(encoder),
@@ -104,36 +117,44 @@ class EncDecBackbone(keras_hub.models.Backbone):
                 "encoder_sequence_output": encoder_output,
                 "decoder_sequence_output": decoder_output,
             },
-            dtype=dtype,
+            dtype=None if dtype is None else policies.default(dtype),
             **kwargs,
         )
+        policies.settle(self)
         self.spec = spec
 
     @classmethod
-    def of(cls, spec, **kwargs):
+    def of(cls, spec: PairSpec, **kwargs: Any) -> "EncDecBackbone":
         """The backbone of a `PairSpec`."""
         fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
         return cls(**fields, **kwargs)
 
     @property
-    def attention(self):
+    def attention(self) -> str:
         """How attention is computed: `"auto"`, `"plain"` or `"fused"`."""
         return self.encoder.attention
 
     @attention.setter
-    def attention(self, path):
+    def attention(self, path: str) -> None:
+        for stack in (self.encoder, self.decoder):
+            stack.check_attention(path)  # both, before either is set
         self.encoder.attention = self.decoder.attention = path
 
     @property
-    def remat(self):
+    def remat(self) -> bool:
         """Whether the backward pass computes each block again."""
         return self.encoder.remat
 
     @remat.setter
-    def remat(self, value):
+    def remat(self, value: bool) -> None:
         self.encoder.remat = self.decoder.remat = value
 
-    def enable_lora(self, rank, target_layer_names=None, train_cross_attention=True):
+    def enable_lora(
+        self,
+        rank: int,
+        target_layer_names: Sequence[str] | None = None,
+        train_cross_attention: bool = True,
+    ) -> None:
         """Freezes the model, but for LoRA and for the cross-attention, which is new.
 
         Args:
@@ -160,12 +181,12 @@ class EncDecBackbone(keras_hub.models.Backbone):
             )
         names = target_layer_names or self.default_lora_layer_names()
         whole = {id(layer) for layer in new} if train_cross_attention else set()
-        self.trainable = True
         self._lora_rank, self._lora_enabled_layers = rank, []
-        layers = self._flatten_layers(include_self=False)
-        for layer in layers:
+        self._trains_cross_attention = train_cross_attention
+        self.trainable = True
+        for layer in self._flatten_layers(include_self=False):
             layer.trainable = False
-        for i, layer in enumerate(layer for layer in layers if layer.weights):
+        for i, layer in enumerate(lora.numbered_layers(self)):
             if id(layer) in whole:
                 layer.trainable = True
             elif layer.name in names and hasattr(layer, "enable_lora"):
@@ -175,20 +196,70 @@ class EncDecBackbone(keras_hub.models.Backbone):
                     layer.bias.trainable = False
                 self._lora_enabled_layers.append(i)
 
-    def quantize(self, mode=None, **kwargs):
+    def save_lora_weights(self, filepath: str | os.PathLike) -> None:
+        """Writes what trained after `enable_lora`: LoRA, and the cross-attention if it is whole.
+
+        A file of KerasHub's format, which reads LoRA from it; see `keras_encdec.models.lora`.
+
+        Args:
+            filepath: its name, which ends in `.lora.h5`.
+
+        Raises:
+            ValueError: without LoRA, or if the name ends otherwise.
+        """
+        numbers = self._lora_numbers
+        if not numbers:
+            raise ValueError("Expected a model with LoRA. Received: none. Call enable_lora first.")
+        layers = lora.numbered_layers(self)
+        trains = {id(v) for v in self.trainable_variables}
+        whole = [
+            v
+            for v in self.weights
+            if not v.name.startswith("lora_")
+            and (id(v) in trains or (self._trains_cross_attention and is_new(v.path)))
+        ]
+        lora.write(filepath, self._lora_rank, {i: layers[i] for i in numbers}, whole)
+
+    def load_lora_weights(self, filepath: str | os.PathLike) -> None:
+        """Reads what `save_lora_weights` wrote into a pair of the same sources and options.
+
+        Enables LoRA as it was enabled there, where it is not yet.
+
+        Raises:
+            ValueError: if the file is damaged or of another pair; no weight is changed then.
+        """
+        found, layers = lora.read(filepath), lora.numbered_layers(self)
+        if not self._lora_numbers:
+            names = sorted({layers[i].name for i in found.layers if i < len(layers)})
+            self.enable_lora(found.rank, names, any(map(is_new, found.trained)))
+        elif self._trains_cross_attention and not found.trained:
+            warn(f"{filepath} holds LoRA alone: the cross-attention stays as it is.")
+        with layout.placing(self.weights):
+            lora.assign(self, found, self._lora_numbers)
+
+    @property
+    def _lora_numbers(self) -> list[int]:
+        """Of the layers with LoRA, as `lora.numbered_layers` counts them."""
+        return getattr(self, "_lora_enabled_layers", [])
+
+    def quantize(self, mode: Any = None, **kwargs: Any) -> None:
         """As `keras.Model.quantize`, in seconds instead of minutes."""
         gc.freeze()  # Keras collects garbage after every kernel: 0.3 s each, without this
         try:
-            super().quantize(mode, **kwargs)
+            with warnings.catch_warnings():  # of each norm, which is to stay as it is
+                warnings.filterwarnings("ignore", "Layer .* does not have a `quantize` method")
+                super().quantize(mode, **kwargs)
         finally:
             gc.unfreeze()
 
-    def save_to_preset(self, preset_dir, max_shard_size=10):
+    def save_to_preset(
+        self, preset_dir: str | os.PathLike, max_shard_size: float | None = 10
+    ) -> None:
         """As `EncDecSeq2SeqLM.save_to_preset`, without a task."""
         with atomic_folder(preset_dir) as folder:
             super().save_to_preset(str(folder), max_shard_size)
 
-    def load_weights(self, filepath, *args, **kwargs):
+    def load_weights(self, filepath: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As in Keras, but refuses damaged files, of which Keras skips what it cannot read.
 
         Raises:
@@ -200,11 +271,11 @@ class EncDecBackbone(keras_hub.models.Backbone):
 
     @staticmethod
     def get_layout_map(
-        device_mesh,
-        spec=None,
-        model_parallel_dim_name="model",
-        data_parallel_dim_name="batch",
-    ):
+        device_mesh: keras.distribution.DeviceMesh,
+        spec: PairSpec | None = None,
+        model_parallel_dim_name: str = "model",
+        data_parallel_dim_name: str = "batch",
+    ) -> keras.distribution.LayoutMap:
         """See `keras_encdec.layout.layout_map`.
 
         Example:
@@ -215,8 +286,17 @@ class EncDecBackbone(keras_hub.models.Backbone):
         """
         return layout.layout_map(device_mesh, spec, model_parallel_dim_name, data_parallel_dim_name)
 
-    def get_config(self):
-        return {**super().get_config(), **dataclasses.asdict(self.spec)}
+    def get_config(self) -> dict[str, Any]:
+        own = {"name": self.name, "trainable": self.trainable}
+        return {**own, **policies.config_of(self), **dataclasses.asdict(self.spec)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "EncDecBackbone":
+        config = dict(config)
+        dtype, quantization = policies.taken_from(config)
+        backbone = cls(**config, dtype=dtype)
+        policies.restore(backbone, quantization)
+        return backbone
 
 
 def _check_readable(path: Path) -> None:

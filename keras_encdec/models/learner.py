@@ -80,9 +80,11 @@ class Learner(Compiled):
             source, held_out = split(self._in_memory(source), validation_split)
         batches = self._batches(source, batch_size, shuffle, steps_per_epoch, class_weight, epochs)
         size = validation_batch_size or batch_size
-        validation = held_out and self._evaluated(held_out, size, validation_steps)
+        held: BatchSource | None = None
+        if held_out is not None:
+            held = self._evaluated(held_out, size, validation_steps)
         options = {"epochs": epochs, "verbose": verbose, "initial_epoch": initial_epoch}
-        return self._run(batches, validation, callbacks, validation_freq=validation_freq, **options)
+        return self._run(batches, held, callbacks, validation_freq=validation_freq, **options)
 
     def evaluate(
         self,

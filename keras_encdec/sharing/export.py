@@ -5,7 +5,9 @@ Knows the files of such a folder. Leaves names and layouts to
 """
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -13,12 +15,19 @@ from safetensors.numpy import save_file
 from keras_encdec.conversion.execute import export
 from keras_encdec.families import t5gemma
 from keras_encdec.files import atomic_folder
+from keras_encdec.models import EncDecSeq2SeqLM
 
 _GB = 1024**3
 
 
-def export_to_transformers(lm, path, max_shard_size: float = 5.0) -> None:
+def export_to_transformers(
+    lm: EncDecSeq2SeqLM, path: str | os.PathLike, max_shard_size: float = 5.0
+) -> None:
     """Writes config, tensors and tokenizer of a task to a folder, whole or not at all.
+
+    Tensors are what the model computes with: LoRA is merged, and quantised weights are
+    written as floats, scale times codes. That int8 also rounds activations the layout cannot
+    say, so there the export is a little more exact than the model.
 
     Args:
         lm: `EncDecSeq2SeqLM`.
@@ -26,7 +35,8 @@ def export_to_transformers(lm, path, max_shard_size: float = 5.0) -> None:
         max_shard_size: of one file, in GiB; one tensor is never cut.
 
     Raises:
-        ValueError: naming the field that the layout cannot hold.
+        ValueError: naming the field that the layout cannot hold, or a layer whose
+            quantisation is not known.
     """
     backbone = lm.backbone
     if lm.preprocessor is not None and lm.preprocessor.has_two_vocabularies:
@@ -84,7 +94,7 @@ class Shards:
         return self._folder / f"part-{i}"
 
 
-def _generation_config(preprocessor) -> dict:
+def _generation_config(preprocessor: Any) -> dict[str, Any]:
     # Instruction-tuned releases stop at a list of ids, the others at <eos> alone.
     stops = list(preprocessor.stop_token_ids) if preprocessor and preprocessor.chat else 1
     return {
@@ -95,7 +105,7 @@ def _generation_config(preprocessor) -> dict:
     }
 
 
-def _write_tokenizer(folder: Path, tokenizer) -> None:
+def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
     (folder / "tokenizer.model").write_bytes(tokenizer.proto)
     config = {
         "tokenizer_class": "GemmaTokenizer",
@@ -109,5 +119,5 @@ def _write_tokenizer(folder: Path, tokenizer) -> None:
     _write_json(folder / "tokenizer_config.json", config)
 
 
-def _write_json(path: Path, data: dict) -> None:
+def _write_json(path: Path, data: dict[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=2) + "\n")

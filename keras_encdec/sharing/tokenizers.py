@@ -1,6 +1,7 @@
 """The tokenizer in a folder of transformers."""
 
 import contextlib
+from typing import Any
 
 import keras_hub
 
@@ -9,7 +10,7 @@ from keras_encdec.models.json_tokenizer import JsonTokenizer
 from keras_encdec.private import get_file
 
 
-def tokenizer_of_files(preset: str):
+def tokenizer_of_files(preset: str) -> Any:
     """What a folder or handle tokenises by, or None.
 
     Gemma's SentencePiece model where there is one, as KerasHub's own tokenizer reads it;
@@ -23,8 +24,8 @@ def tokenizer_of_files(preset: str):
     return _sentencepiece("LlamaTokenizer", model) if model is not None else None
 
 
-def _sentencepiece(class_name: str, model: str):
-    """The tokenizer, or None if the model lacks the special pieces of the class."""
+def _sentencepiece(class_name: str, model: str) -> Any:
+    """The tokenizer, or None if the model lacks the special tokens of the class."""
     with contextlib.suppress(ValueError):
         return getattr(keras_hub.tokenizers, class_name)(model)
     return None
@@ -35,13 +36,13 @@ def _special_tokens(preset: str) -> dict[str, str | None]:
     config = read_json(path) if path else {}
     special = {"start": "bos", "end": "eos", "pad": "pad"}
     found = {ours: config.get(f"{theirs}_token") for ours, theirs in special.items()}
-    pieces = {k: v["content"] if isinstance(v, dict) else v for k, v in found.items()}
-    if pieces["end"] is None:
+    tokens = {k: v["content"] if isinstance(v, dict) else v for k, v in found.items()}
+    if tokens["end"] is None:
         raise ValueError(
             f"Expected an eos_token in tokenizer_config.json of {preset!r}. Received: none. "
             "Download the file again, or pass preprocessor=None to work on tokens."
         )
-    return {f"{name}_token": piece for name, piece in pieces.items()}
+    return {f"{name}_token": token for name, token in tokens.items()}
 
 
 def _file(preset: str, name: str) -> str | None:

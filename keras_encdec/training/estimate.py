@@ -11,7 +11,9 @@ F and V are what one device has. For each row of the batch a block needs
     c (3 N H per query + 2 K H per key) for each attention, and its logits:
     16 N T S if plain; if fused, 16 N 256 S for one block of queries at a time,
 
-and the backward pass needs all blocks. With remat each keeps its input, c D per token, and
+and c D per query for a gate. A decoder's block without cross-attention has only its own;
+where attention is merged, one sees T + S keys, by the plain path whatever the others take.
+The backward pass needs all blocks. With remat each keeps its input, c D per token, and
 one block at a time needs the rest. Where the batch axis cuts weights, those of one block
 are whole while it runs. The output loss holds 16 V for each token of a chunk, the
 embedding in the compute dtype, and the sum of its gradient in float32; these two where
@@ -20,15 +22,18 @@ they are not the variable and its gradient themselves.
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
+from keras.distribution import TensorLayout
 from rich.console import Console
 from rich.table import Table
 
 from keras_encdec.layout import Weight, axis_sizes, layout_map, shard_shape
-from keras_encdec.spec import PairSpec, Shape
+from keras_encdec.spec import PairSpec, Shape, StackSpec
 from keras_encdec.training.loss import CHUNK_TOKENS
 from keras_encdec.training.warmup import is_new
 
@@ -87,12 +92,12 @@ class Estimate:
 def estimate(
     pair: PairSpec,
     *,
-    mesh=None,
+    mesh: keras.distribution.DeviceMesh | tuple[int, int] | None = None,
     batch_size: int,
     source_length: int,
     target_length: int,
     dtype: str = "float32",
-    optimizer="adamw",
+    optimizer: str | keras.optimizers.Optimizer = "adamw",
     lora_rank: int | None = None,
     train_cross_attention: bool = True,
     quantization: str | None = None,
@@ -114,7 +119,8 @@ def estimate(
         lora_rank: of `backbone.enable_lora`, or None.
         train_cross_attention: of `backbone.enable_lora`.
         quantization: `"int8"` or `"int4"` of `lm.quantize`, or None.
-        attention: `"plain"` or `"fused"`; `"auto"` is fused for long texts.
+        attention: `"plain"` or `"fused"`; `"auto"` is fused for long texts. Merged attention
+            is plain either way.
         remat: of `lm.compile`.
         chunk_tokens: of `FusedCrossEntropy`; None for a loss that takes logits.
 
@@ -146,13 +152,19 @@ def estimate(
     )
 
 
-def _planned(shape: tuple[int, int]):
+def _planned(shape: tuple[int, int]) -> keras.distribution.DeviceMesh:
     """A mesh of devices that need not exist."""
     devices = [f"planned:{i}" for i in range(math.prod(shape))]
     return keras.distribution.DeviceMesh(shape, ("batch", "model"), devices)
 
 
-def _variables(pair, dtype, lora_rank, train_cross_attention, quantization) -> Iterable[Weight]:
+def _variables(
+    pair: PairSpec,
+    dtype: str,
+    lora_rank: int | None,
+    train_cross_attention: bool,
+    quantization: str | None,
+) -> Iterable[Weight]:
     """What Keras makes of each weight: itself, its scales, its LoRA.
 
     A cross-attention that trains beside LoRA is whole, and not quantized.
@@ -171,7 +183,7 @@ def _variables(pair, dtype, lora_rank, train_cross_attention, quantization) -> I
             yield Weight(f"{layer}/lora_{name}_b", (lora_rank, shape[-1]))
 
 
-def _quantized(path, shape, dtype, mode) -> Iterable[Weight]:
+def _quantized(path: str, shape: Shape, dtype: str, mode: str) -> Iterable[Weight]:
     """The int8 or int4 values of a kernel, and what their scale takes (Keras 3.15).
 
     Keras scales columns of kernels and rows of embeddings, so these count as (D, V).
@@ -201,7 +213,7 @@ def _quantized(path, shape, dtype, mode) -> Iterable[Weight]:
         yield Weight(f"{layer}/g_idx", (rows,), "float32", trainable=False)
 
 
-def _slots(optimizer, trainable: list[Weight]) -> list[Weight]:
+def _slots(optimizer: str | keras.optimizers.Optimizer, trainable: list[Weight]) -> list[Weight]:
     """Every variable that an optimizer asks for when it is built, none of them made.
 
     A slot made from a weight has the weight's layout. Others, such as Adafactor's rows
@@ -211,7 +223,13 @@ def _slots(optimizer, trainable: list[Weight]) -> list[Weight]:
     optimizer = type(optimizer).from_config(optimizer.get_config())
     asked: list[Weight] = []
 
-    def add_variable(shape, dtype=None, layout=None, name="", **kwargs):
+    def add_variable(
+        shape: Shape,
+        dtype: str | None = None,
+        layout: TensorLayout | None = None,
+        name: str = "",
+        **kwargs: Any,
+    ) -> Weight:
         asked.append(Weight(name, tuple(shape), dtype or keras.backend.floatx(), layout=layout))
         return asked[-1]
 
@@ -229,11 +247,32 @@ def _bytes(weights: Iterable[Weight]) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Block:
+    """A block as far as a step needs memory for it.
+
+    Args:
+        side: `"encoder"` or `"decoder"`.
+        spec: of its stack.
+        length: tokens of a row, as queries.
+        keys: of each of its attentions.
+        plain: whether these keep their logits.
+        gated: whether a gate keeps what it multiplies.
+    """
+
+    side: str
+    spec: StackSpec
+    length: int
+    keys: tuple[int, ...]
+    plain: bool
+    gated: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class _Step:
     """The sizes of a step on one device; the formulas of `estimate`."""
 
     pair: PairSpec
-    layouts: dict
+    layouts: Mapping[str, TensorLayout]
     rows: int
     source: int
     target: int
@@ -245,38 +284,45 @@ class _Step:
         return np.dtype(self.policy.compute_dtype).itemsize
 
     def activations(self, attention: str, remat: bool) -> int:
-        seen = [self.target, self.source]
-        if self.pair.cross_attention.merged:
-            seen = [sum(seen)]
-        sides = [
-            ("encoder", self.pair.encoder, self.source, [self.source]),
-            ("decoder", self.pair.decoder, self.target, seen),
-        ]
-        blocks = [self._block(*side, attention) for side in sides]
+        blocks = list(self._blocks(attention == "plain"))
+        sizes = [self._kept(block) for block in blocks]
+        kept = sum(sizes)
         if remat:
-            inputs = (s.num_layers * n * s.width * self.width for _, s, n, _ in sides)
-            kept = self.rows * sum(inputs) + max(blocks)
-        else:
-            kept = sum(s.num_layers * b for (_, s, *_), b in zip(sides, blocks, strict=True))
-        if attention == "fused":
-            kept += max(self._logits(*side, _FUSED_QUERIES) for side in sides)
-        return kept + self._gathered()
+            inputs = sum(block.length * block.spec.width for block in blocks)
+            kept = self.rows * self.width * inputs + max(sizes)
+        in_chunks = [self._logits(b, _FUSED_QUERIES) for b in blocks if not b.plain]
+        return kept + max(in_chunks, default=0) + self._gathered()
 
-    def _block(self, side, spec, length, keys, attention) -> int:
-        """Kept of a block whose attentions see `keys` keys."""
-        n, k, f = self._sizes(side, spec)
-        h, norms = spec.attention.head_dim, (2 if spec.post_norm else 1) * (len(keys) + 1)
+    def _blocks(self, plain: bool) -> Iterator["_Block"]:
+        """Every block of the pair, with what its attentions see."""
+        encoder, decoder, cross = self.pair.encoder, self.pair.decoder, self.pair.cross_attention
+        for _ in range(encoder.num_layers):
+            yield _Block("encoder", encoder, self.source, (self.source,), plain)
+        for i in range(decoder.num_layers):
+            sees, merged = cross.is_in(i), cross.is_in(i) and cross.merged
+            keys = [self.target, self.source] if sees else [self.target]
+            keys = [sum(keys)] if merged else keys
+            gated = sees and cross.gate
+            yield _Block("decoder", decoder, self.target, tuple(keys), plain or merged, gated)
+
+    def _kept(self, block: "_Block") -> int:
+        """Bytes that the backward pass needs of a block."""
+        spec, length, (n, k, f) = block.spec, block.length, self._sizes(block.side, block.spec)
+        norms = (2 if spec.post_norm else 1) * (len(block.keys) + 1)
         row = length * (4 * _PER_NORM * norms * spec.width + self.width * _PER_FEEDFORWARD * f)
-        row += self.width * h * sum(_PER_QUERY * n * length + _PER_KEY * k * s for s in keys)
-        plain = sum(self._logits(side, spec, length, [s], length) for s in keys)
-        return self.rows * row + (plain if attention == "plain" else 0)
+        row += self.width * length * spec.width * block.gated
+        heads = sum(_PER_QUERY * n * length + _PER_KEY * k * keys for keys in block.keys)
+        row += self.width * spec.attention.head_dim * heads
+        logits = sum(self._logits(block, length, keys) for keys in block.keys)
+        return self.rows * row + (logits if block.plain else 0)
 
-    def _logits(self, side, spec, length, keys, queries) -> int:
-        """Of the attention to the most keys, for that many queries."""
-        heads = self._sizes(side, spec)[0]
-        return 4 * _PER_LOGIT * self.rows * heads * min(queries, length) * max(keys)
+    def _logits(self, block: "_Block", queries: int, keys: int | None = None) -> int:
+        """Of that many queries to that many keys, by default the most that it sees."""
+        heads = self._sizes(block.side, block.spec)[0]
+        seen = max(block.keys) if keys is None else keys
+        return 4 * _PER_LOGIT * self.rows * heads * min(queries, block.length) * seen
 
-    def _sizes(self, side, spec) -> tuple[int, int, int]:
+    def _sizes(self, side: str, spec: StackSpec) -> tuple[int, int, int]:
         """N, K and F on a device, as the layout cuts the kernels."""
         kernels = spec.weights()
         names = ("attention/query", "attention/key", "feedforward/gate")
@@ -286,11 +332,11 @@ class _Step:
 
     def _gathered(self) -> int:
         """The weights of one block in the compute dtype, where the batch axis cuts them."""
-        sizes = {"encoder": 0, "decoder": 0}
+        sizes: Counter[str] = Counter()
         for path, shape in self.pair.weights().items():
-            if "/block_0/" in path and _is_cut(layout := self.layouts.get(path)):
-                sizes[path.split("/")[0]] += math.prod(_gathered_shape(shape, layout))
-        return max(sizes.values()) * self.width
+            if "/block_" in path and _is_cut(layout := self.layouts.get(path)):
+                sizes["/".join(path.split("/")[:2])] += math.prod(_gathered_shape(shape, layout))
+        return max(sizes.values(), default=0) * self.width
 
     def output_loss(self, chunk_tokens: int | None, trained: bool) -> int:
         path = self.pair.output
@@ -313,20 +359,20 @@ class _Step:
         return size
 
 
-def _is_cut(layout) -> bool:
+def _is_cut(layout: TensorLayout | None) -> bool:
     """Whether a weight must be gathered along the batch axis."""
     return layout is not None and "batch" in layout.axes
 
 
-def _gathered_shape(shape: Shape, layout) -> Shape:
+def _gathered_shape(shape: Shape, layout: TensorLayout | None) -> Shape:
     """A device's part of a weight once it has been gathered along the batch axis."""
     if layout is None:
         return shape
     axes = [None if axis == "batch" else axis for axis in layout.axes]
-    return shard_shape(shape, keras.distribution.TensorLayout(axes, layout.device_mesh))
+    return shard_shape(shape, TensorLayout(axes, layout.device_mesh))
 
 
-def _check(quantization, attention):
+def _check(quantization: str | None, attention: str) -> None:
     if quantization not in (None, "int8", "int4"):
         raise ValueError(
             f"Expected quantization None, 'int8' or 'int4'. Received: {quantization!r}"

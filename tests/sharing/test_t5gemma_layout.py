@@ -9,8 +9,15 @@ import pytest
 from safetensors.numpy import load_file
 
 import keras_encdec
-from keras_encdec.models import EncDecSeq2SeqLM
-from keras_encdec.testing.models import assert_close, make_inputs, run, tiny_backbone, to_numpy
+from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
+from keras_encdec.testing.models import (
+    assert_close,
+    draw,
+    make_inputs,
+    run,
+    tiny_backbone,
+    to_numpy,
+)
 from keras_encdec.testing.specs import tiny_pair
 
 PARITY = Path(__file__).parents[1] / "parity"
@@ -62,6 +69,46 @@ def test_bfloat16_survives(tmp_path):
         np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
 
 
+def test_an_export_after_lora_is_the_model_with_lora(tmp_path):
+    lm = EncDecSeq2SeqLM(tiny_backbone())
+    before = run(lm, make_inputs())
+    lm.backbone.enable_lora(2, ["query", "value", "up", "embedding"])
+    for variable in lm.trainable_variables:
+        variable.assign(0.3 * draw(f"trained {variable.path}", tuple(variable.shape)))
+    expected = run(lm, make_inputs())
+    lm.export_to_transformers(tmp_path / "out")
+    found = run(keras_encdec.from_preset(tmp_path / "out"), make_inputs())
+    assert_close(found, expected, 1e-5)
+    assert np.abs(found - before).max() > 0.1
+    assert not any("lora" in name for name in tensors_of(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_an_export_after_int8_has_codes_over_scales(tmp_path, lora):
+    lm, floats = EncDecSeq2SeqLM(tiny_backbone()), {}
+    before = {v.path: to_numpy(v.value) for v in lm.backbone.weights}
+    lm.quantize("int8")
+    for path, array in before.items():
+        axis = 1 if path.endswith("embeddings") else (0, 1) if "attention_output" in path else 0
+        scale = 127 / np.abs(array).max(axis=axis, keepdims=True)
+        floats[path] = array if path.endswith("scale") else np.round(array * scale) / scale
+    if lora:
+        lm.backbone.enable_lora(2, train_cross_attention=False)
+        for layer in lm.backbone._flatten_layers():
+            if getattr(layer, "lora_enabled", False):
+                layer.lora_kernel_b.assign(draw(layer.path, tuple(layer.lora_kernel_b.shape)))
+                a, b = to_numpy(layer.lora_kernel_a.value), to_numpy(layer.lora_kernel_b.value)
+                floats[f"{layer.path}/kernel"] += np.einsum("dnr,rh->dnh", a, b)
+    lm.export_to_transformers(tmp_path / "out")
+    assert {str(array.dtype) for array in tensors_of(tmp_path / "out").values()} == {"float32"}
+    found, expected = keras_encdec.from_preset(tmp_path / "out"), EncDecBackbone.of(tiny_pair())
+    for ours, theirs in zip(expected.weights, found.backbone.weights, strict=True):
+        ours.assign(floats[ours.path])
+        np.testing.assert_allclose(to_numpy(theirs), to_numpy(ours), rtol=1e-5, atol=1e-6)
+    logits = run(EncDecSeq2SeqLM(expected), make_inputs())
+    assert_close(run(found, make_inputs()), logits, 1e-4)
+
+
 def test_keras_hub_t5gemma_is_taken_over():
     theirs = keras_hub_t5gemma()
     for i, weight in enumerate(theirs.weights):
@@ -73,6 +120,13 @@ def test_keras_hub_t5gemma_is_taken_over():
     for name, mask in (("encoder", "encoder_padding_mask"), ("decoder", "decoder_padding_mask")):
         real, key = x[mask] == 1, f"{name}_sequence_output"
         assert_close(found[key][real], expected[key][real], 1e-4)
+
+
+def test_a_whole_pair_takes_no_decoder_and_no_options():
+    with pytest.raises(ValueError, match=r"no decoder beside a whole pair. Received: T5Gemma"):
+        keras_encdec.adapt(keras_hub_t5gemma(), "gemma2_tiny_docs")
+    with pytest.raises(ValueError, match=r"Expected no conversion options.*expand_gqa"):
+        keras_encdec.adapt(keras_hub_t5gemma(), expand_gqa=True)
 
 
 def keras_hub_t5gemma():

@@ -1,0 +1,150 @@
+"""A decoder-only model by name, folder or object: its config first, its weights when asked for.
+
+So that a conversion is planned and refused before anything large is read. Leaves what a
+config means to `keras_encdec.families`.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras_hub
+
+from keras_encdec import layout
+from keras_encdec.conversion.sources import ModelSource, SafetensorsSource, Source
+from keras_encdec.families import known
+from keras_encdec.files import read_json
+from keras_encdec.private import get_file
+from keras_encdec.sharing import catalog
+from keras_encdec.sharing.tokenizers import tokenizer_of_files
+from keras_encdec.spec import StackSpec
+
+
+class DecoderOnly(Protocol):
+    """A model of which the config alone was read."""
+
+    @property
+    def spec(self) -> StackSpec:
+        """What it is."""
+
+    def tokenizer(self) -> Any:
+        """Its own, or None."""
+
+    def source(self, dtype: Any) -> Source:
+        """Its weights, loaded in `dtype` where loading decides it."""
+
+
+def find(model: Any) -> DecoderOnly:
+    """What is to be converted.
+
+    Args:
+        model: a preset name, handle or folder of KerasHub or of transformers, or a KerasHub
+            backbone or task.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    if not isinstance(model, (str, Path)):
+        return InMemory(model)
+    catalog.check_known(str(model))
+    preset = catalog.on_this_machine(str(model))
+    config = config_of(preset)
+    return (Folder if "model_type" in config else Preset)(preset, config)
+
+
+def config_of(preset: str) -> dict[str, Any]:
+    """The `config.json` of a preset.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    try:
+        return read_json(get_file(preset, "config.json"))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"Expected a preset with a config.json. Received: {preset!r}, which has none."
+        ) from error
+
+
+def backbone_of(model: Any) -> Any:
+    """Of a KerasHub task; what is none is its own."""
+    return model.backbone if isinstance(model, keras_hub.models.Task) else model
+
+
+@dataclasses.dataclass(frozen=True)
+class InMemory:
+    """A KerasHub backbone or task."""
+
+    model: Any
+
+    @functools.cached_property
+    def spec(self) -> StackSpec:
+        # Not every backbone of KerasHub tells: Llama's and Mistral's do not.
+        backbone = backbone_of(self.model)
+        family = known.of_backbone(type(backbone).__name__)
+        tied = {"tie_word_embeddings": backbone.token_embedding.tie_weights}
+        return family.read_keras_hub({**tied, **backbone.get_config()})
+
+    def tokenizer(self) -> Any:
+        return getattr(getattr(self.model, "preprocessor", None), "tokenizer", None)
+
+    def source(self, dtype: Any, consume: bool = False) -> Source:
+        backbone = backbone_of(self.model)
+        family = known.of_backbone(type(backbone).__name__)
+        weights = ModelSource(backbone, consume)
+        return Source(self.spec, weights, family.keras_hub, family.dropped)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A preset of KerasHub."""
+
+    preset: str
+    config: Mapping[str, Any]
+
+    @functools.cached_property
+    def spec(self) -> StackSpec:
+        name = self.config.get("class_name", "")
+        family = known.of_backbone(name)  # first, as other classes may not be KerasHub's
+        fields = {**_defaults(getattr(keras_hub.models, name)), **self.config["config"]}
+        return family.read_keras_hub(fields)
+
+    def tokenizer(self) -> Any:
+        return keras_hub.models.Tokenizer.from_preset(self.preset)
+
+    def source(self, dtype: Any) -> Source:
+        saved = self.config["config"].get("dtype")
+        if isinstance(saved, dict) and saved["class_name"] == "DTypePolicyMap":
+            dtype = saved  # of a quantised preset, which has no other; KerasHub would drop it
+        with layout.on_host():
+            backbone = keras_hub.models.Backbone.from_preset(self.preset, dtype=dtype)
+        return InMemory(backbone).source(dtype, consume=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """A checkpoint of transformers: `config.json` with safetensors."""
+
+    preset: str
+    config: Mapping[str, Any]
+
+    @functools.cached_property
+    def spec(self) -> StackSpec:
+        return known.spec_of(self.config)
+
+    def tokenizer(self) -> Any:
+        return tokenizer_of_files(self.preset)
+
+    def source(self, dtype: Any) -> Source:
+        family = known.of_model_type(self.config["model_type"])
+        weights = SafetensorsSource(lambda name: get_file(self.preset, name), self.preset)
+        return Source(self.spec, weights, family.transformers, family.dropped)
+
+
+def _defaults(backbone_class: type) -> dict[str, Any]:
+    """Of a KerasHub backbone: presets of earlier versions leave later fields out."""
+    parameters = inspect.signature(backbone_class.__init__).parameters.values()  # type: ignore[misc]
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
