@@ -20,7 +20,7 @@ def sentinel_ids(tokenizer: Any) -> tuple[int, ...]:
     ids = [i for piece in _PIECES if (i := piece_id(tokenizer, piece)) is not None]
     if not ids:
         raise ValueError(
-            "Expected a tokenizer with pieces <unused0>, <unused1>, ... to stand for hidden spans. "
+            "Expected a tokenizer with tokens <unused0>, <unused1>, ... to stand for hidden spans. "
             f"Received: {type(tokenizer).__name__} without them. Pass sentinels=(...), ids that "
             "no text is tokenised to."
         )

@@ -2,17 +2,32 @@
 
 Knows what a state is (weights, optimizer, seeds, running metrics, place in the data) and
 when it is written. Orbax writes it: in the background, whole or not at all, each device
-its own share. Leaves finding the place in the data to `keras_encdec.training.run`.
+its own share. Leaves finding the place in the data to `keras_encdec.training.run`, and where
+the files lie to `keras_encdec.training.checkpoint_files`.
 """
 
 import contextlib
 import dataclasses
 import json
-from pathlib import Path
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
+
+from keras_encdec.spec import Tensor
+from keras_encdec.training.calls import batches_behind
+from keras_encdec.training.checkpoint_files import (
+    is_of_the_disk,
+    location,
+    orbax,
+    reason,
+    shows_damage,
+)
+from keras_encdec.warn import warn
+
+State = dict[str, list[Tensor]]
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -23,16 +38,18 @@ class Checkpoint(keras.callbacks.Callback):
     callbacks remember is theirs to keep.
 
     Args:
-        folder: of the run; a new one begins from the start. On several hosts, one that
-            all of them see.
-        every: steps between checkpoints; there is one at the end of each epoch, too.
+        folder: of the run; a new one begins from the start. A URL such as
+            `"gs://bucket/run"` too. On several hosts, one that all of them see.
+        every: batches between checkpoints; there is one at the end of each epoch, too.
         keep: how many of the latest are kept, at least 2: one may be in the making.
         best: a log of the end of an epoch, such as `"val_loss"`: the checkpoint with the
             best value is kept, too.
         mode: `"min"` or `"max"`, what is best.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range, or the folder a URL that Orbax does
+            not know.
+        ImportError: if Orbax is not installed.
 
     Example:
         >>> checkpoint = keras_encdec.training.Checkpoint("./run", best="val_loss")
@@ -40,22 +57,30 @@ class Checkpoint(keras.callbacks.Callback):
         >>> checkpoint.restore(lm, "best")
     """
 
-    def __init__(self, folder, *, every=500, keep=2, best=None, mode="min"):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        every: int = 500,
+        keep: int = 2,
+        best: str | None = None,
+        mode: str = "min",
+    ):
         super().__init__()
         if every < 1 or keep < 2 or mode not in ("min", "max"):
             raise ValueError(
                 "Expected every >= 1, keep >= 2, mode 'min' or 'max'. "
                 f"Received: {every}, {keep}, {mode!r}."
             )
-        self.folder = Path(folder).absolute()
+        self.folder = location(folder)
         self.every, self.keep, self.best, self.mode = every, keep, best, mode
         self._manager: Any = None
-        self._offset = 0  # of an epoch that is taken up
+        self._offset = 0  # of an epoch that is resumed
         self._metrics: list = []
 
     # What a state is.
 
-    def restore(self, model, which="latest"):
+    def restore(self, model: Any, which: str | int = "latest") -> tuple[int, int] | None:
         """Puts a checkpoint into a compiled model.
 
         Args:
@@ -66,16 +91,22 @@ class Checkpoint(keras.callbacks.Callback):
             `(epoch, batch)` where training goes on, or None where nothing was saved.
 
         Raises:
-            ValueError: if it is of another model or optimizer, or damaged.
+            ValueError: if it is of another model or optimizer, damaged, or no
+                checkpoint of this package.
         """
-        manager = self._open()
-        step = self._step(manager, which)
+        step = self._step(self._open(), which)
         if step is None:
             return None
-        about = self._read(step, about=_orbax().args.JsonRestore()).about
-        _check_same(about, _about(model), self.folder / str(step))
-        wanted = _orbax().args.StandardRestore(_abstract(_values(model)))
-        state = self._read(step, state=wanted).state
+        folder = self.folder / str(step)
+        if not (folder / "about").exists():
+            raise ValueError(
+                f"Expected a checkpoint of keras_encdec. Received: {folder}, without its 'about'. "
+                "Use another folder, or copy the checkpoint again."
+            )
+        args = orbax().args
+        about = self._read(step, about=args.JsonRestore()).about
+        _check_same(about, _about(model), str(folder))
+        state = self._read(step, state=args.StandardRestore(_abstract(_values(model)))).state
         _assign(model, state)
         self._metrics = state["metrics"]
         return about["epoch"], about["batch"]
@@ -84,7 +115,7 @@ class Checkpoint(keras.callbacks.Callback):
         """Numbers of the steps whose checkpoints are whole, oldest first."""
         return sorted(self._open().all_steps())
 
-    def save(self, epoch, batch, metrics=None):
+    def save(self, epoch: int, batch: int, metrics: dict[str, float] | None = None) -> None:
         """Writes the state in the background.
 
         Args:
@@ -93,14 +124,15 @@ class Checkpoint(keras.callbacks.Callback):
             metrics: logs that `best` chooses by.
 
         Raises:
-            OSError: if the last one could not be written. Older ones are as they were.
+            OSError: if there was no room or no right to write it, or the one before.
+                Older ones are as they were.
         """
-        model, manager, args = self.model, self._open(), _orbax().args
+        model, args = self.model, orbax().args
         if hasattr(model, "jax_state_sync"):
             model.jax_state_sync()
         step = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
         about = {**_about(model), "epoch": epoch, "batch": batch}
-        with self._explained():
+        with self._writing() as manager:
             if step in manager.all_steps():
                 manager.wait_until_finished()
                 manager.delete(step)
@@ -114,29 +146,37 @@ class Checkpoint(keras.callbacks.Callback):
 
     # When it is written.
 
-    def resume(self, model):
+    def resume(self, model: Any) -> tuple[int, int]:
         """As `restore`, for `fit`: also remembers that the next epoch is half done."""
-        position = self.restore(model)
-        self._offset = position[1] if position else 0
-        return position or (0, 0)
+        position = self.restore(model) or (0, 0)
+        self._offset = position[1]
+        return position
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch, self._batch = epoch, self._offset
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        together = getattr(self.model, "steps_per_execution", 1)
+        if together > 1 and not self.params.get("steps"):
+            raise ValueError(
+                "Expected data that knows its number of batches, to find one again with "
+                f"steps_per_execution. Received: a stream, and {together}. Give fit "
+                "steps_per_epoch, or leave steps_per_execution at 1."
+            )
+        self._epoch, self._first, self._batch = epoch, self._offset, self._offset
         if self._offset:  # Keras has reset the metrics: they go on, too
             for variable, value in zip(self.model.metrics_variables, self._metrics, strict=True):
                 variable.assign(value)
         self._offset = 0
 
-    def on_train_batch_end(self, batch, logs=None):
-        self._batch += self.model.steps_per_execution
-        with self._explained():
-            self._open().check_for_errors()
-        due = self._batch % self.every < self.model.steps_per_execution
-        last = batch + 1 >= (self.params.get("steps") or np.inf)  # the epoch's end saves
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        steps = self.params.get("steps")
+        before, self._batch = self._batch, self._first + batches_behind(batch, steps)
+        with self._writing() as manager:
+            manager.check_for_errors()
+        due = self._batch // self.every > before // self.every
+        last = bool(steps) and batch + 1 >= steps  # the epoch's end saves
         if due and not last and np.isfinite(float(logs["loss"])):
             self.save(self._epoch, self._batch)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if not np.isfinite(logs["loss"]):
             return
         if self.best is not None and self.best not in logs:
@@ -144,28 +184,34 @@ class Checkpoint(keras.callbacks.Callback):
                 f"Expected best to be one of {sorted(logs)}. Received: {self.best!r}. "
                 "Give fit validation_data for a val_loss."
             )
-        self.save(epoch + 1, 0, self.best and {self.best: float(logs[self.best])})
+        self.save(epoch + 1, 0, {self.best: float(logs[self.best])} if self.best else None)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Any = None) -> None:
         self.close()
 
-    def on_fit_interrupted(self):
-        self.close()
+    def on_fit_interrupted(self) -> None:
+        """`lm.fit` calls this when an error ends it, which stays the one that is raised."""
+        try:
+            self.close()
+        except Exception as error:  # Orbax raises errors of many types
+            warn(f"The last checkpoint was not written: {error}")
 
-    def close(self):
-        """Waits for what is being written."""
+    def close(self) -> None:
+        """Waits for what is being written.
+
+        Raises:
+            OSError: as `save`.
+        """
         if self._manager is not None:
-            with self._explained():
-                self._manager.wait_until_finished()
-            self._manager.close()
-            self._manager = None
+            with self._writing() as manager:
+                manager.wait_until_finished()
+            self._drop()
 
     # Orbax.
 
-    def _open(self):
+    def _open(self) -> Any:
         if self._manager is None:
-            orbax = _orbax()
-            policy = orbax.checkpoint_managers.preservation_policy
+            policy = orbax().checkpoint_managers.preservation_policy
             kept = [policy.LatestN(n=self.keep)]
             if self.best is not None:
                 kept.append(
@@ -176,58 +222,67 @@ class Checkpoint(keras.callbacks.Callback):
                         keep_checkpoints_without_metrics=False,
                     )
                 )
-            options = orbax.CheckpointManagerOptions(
+            options = orbax().CheckpointManagerOptions(
                 preservation_policy=policy.AnyPreservationPolicy(kept),
                 best_fn=None if self.best is None else lambda metrics: metrics[self.best],
                 best_mode=self.mode,
             )
-            self._manager = orbax.CheckpointManager(self.folder, options=options)
+            self._manager = orbax().CheckpointManager(self.folder, options=options)
         return self._manager
 
-    def _step(self, manager, which):
+    def _drop(self) -> None:
+        """Lets go of the folder; what is there is read anew."""
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            manager.close()
+
+    def _step(self, manager: Any, which: str | int) -> int | None:
         if which in ("latest", "best"):
             return manager.latest_step() if which == "latest" else manager.best_step()
         if which not in manager.all_steps():
             raise ValueError(
                 f"Expected 'latest', 'best' or a step of {self.saved_steps()}. Received: {which!r}."
             )
-        return which
+        return int(which)
 
-    def _read(self, step, **items):
+    def _read(self, step: int, **items: Any) -> Any:
+        folder = self.folder / str(step)
         try:
-            return self._manager.restore(step, args=_orbax().args.Composite(**items))
+            return self._open().restore(step, args=orbax().args.Composite(**items))
         except Exception as error:  # Orbax raises errors of many types
+            if not shows_damage(error):
+                error.add_note(f"This came from reading {folder}.")
+                raise
             others = [other for other in self.saved_steps() if other != step]
             raise ValueError(
-                f"Expected a whole checkpoint. Received: {self.folder / str(step)}, which cannot "
-                f"be read ({error}). Delete that folder to go on from {others or 'the start'}."
+                f"Expected a whole checkpoint. Received: {folder}, which cannot be read "
+                f"({reason(error)}). Delete that folder to go on from {others or 'the start'}."
             ) from error
 
     @contextlib.contextmanager
-    def _explained(self):
-        """Says of an error in writing what is still good."""
+    def _writing(self) -> Iterator[Any]:
+        """The manager. After an error it is closed, and one of the disk says what is still good."""
         try:
-            yield
+            yield self._open()
         except Exception as error:  # Orbax raises errors of many types
-            steps = self.saved_steps()
-            good = f"step {steps[-1]}" if steps else "none yet"
+            steps = [] if self._manager is None else self.saved_steps()
+            with contextlib.suppress(Exception):  # it tells of the same error once more
+                self._drop()
+            if not is_of_the_disk(error):
+                error.add_note(f"This came from writing to {self.folder}.")
+                raise
+            good = (
+                f"The last good one (step {steps[-1]}) is as it was"
+                if steps
+                else "No checkpoint was written"
+            )
             raise OSError(
-                f"Expected room for a checkpoint in {self.folder}. Received: {error}. The last "
-                f"good one ({good}) is as it was: mend the disk and call the same fit."
+                f"Expected room for a checkpoint, and the right to write it, in {self.folder}. "
+                f"Received: {reason(error)}. {good}: mend the disk and call the same fit."
             ) from error
 
 
-def _orbax():
-    try:
-        import orbax.checkpoint
-    except ImportError as error:
-        raise ImportError(
-            'Checkpoints need Orbax: pip install "keras-encdec[checkpoint]"'
-        ) from error
-    return orbax.checkpoint
-
-
-def _variables(model) -> dict[str, list]:
+def _variables(model: Any) -> dict[str, list]:
     return {
         "model": model.variables,
         "optimizer": model.optimizer.variables,
@@ -235,7 +290,7 @@ def _variables(model) -> dict[str, list]:
     }
 
 
-def _values(model) -> dict[str, list]:
+def _values(model: Any) -> State:
     if keras.backend.backend() == "jax":
         return {kind: [v.value for v in some] for kind, some in _variables(model).items()}
     return {
@@ -244,7 +299,8 @@ def _values(model) -> dict[str, list]:
     }
 
 
-def _abstract(values):
+def _abstract(values: State) -> Any:
+    """What Orbax is to restore: shapes, dtypes and where each device's share goes."""
     if keras.backend.backend() != "jax":
         return values
     import jax
@@ -254,13 +310,13 @@ def _abstract(values):
     )
 
 
-def _assign(model, state) -> None:
+def _assign(model: Any, state: State) -> None:
     for kind, some in _variables(model).items():
         for variable, value in zip(some, state[kind], strict=True):
             variable.assign(value)
 
 
-def _about(model) -> dict:
+def _about(model: Any) -> dict[str, Any]:
     """What must be the same for a checkpoint to be this model's."""
     named = {id(v) for v in model.weights}  # others are numbered by what a process has built
     about: dict[str, Any] = {"pair": dataclasses.asdict(model.backbone.spec)}
@@ -272,7 +328,7 @@ def _about(model) -> dict:
     return about
 
 
-def _check_same(saved: dict, ours: dict, folder: Path) -> None:
+def _check_same(saved: dict[str, Any], ours: dict[str, Any], folder: str) -> None:
     ours = json.loads(json.dumps(ours))
     for key, expected in ours.items():
         if saved.get(key) != expected:
@@ -283,7 +339,7 @@ def _check_same(saved: dict, ours: dict, folder: Path) -> None:
             )
 
 
-def _difference(saved, ours) -> str:
+def _difference(saved: Any, ours: Any) -> str:
     if isinstance(saved, dict) and isinstance(ours, dict):
         key = next(key for key in ours if saved.get(key) != ours[key])
         return f"{key}, {_difference(saved.get(key), ours[key])}"

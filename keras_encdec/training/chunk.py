@@ -5,13 +5,15 @@ loops and memory to `keras_encdec.training.loss`.
 """
 
 import dataclasses
-from typing import Any
 
 import keras
 from keras import ops
 
+from keras_encdec.spec import Tensor
+from keras_encdec.training.distillation import TeacherTargets
 
-def dot(equation, a, b):
+
+def dot(equation: str, a: Tensor, b: Tensor) -> Tensor:
     """`einsum` whose sums are float32, whatever the dtype of `a` and `b`."""
     if keras.backend.backend() == "jax":
         import jax.numpy as jnp
@@ -27,17 +29,25 @@ class Chunk:
     Args:
         soft_cap: cap of the logits, or None.
         z_loss: times the squared log of the softmax's denominator.
-        label_smoothing: share of a label's probability that all words divide.
+        label_smoothing: share of a label's probability that all tokens of the vocabulary divide.
         teacher: `TeacherTargets`, or None.
     """
 
     soft_cap: float | None
     z_loss: float
     label_smoothing: float
-    teacher: Any = None
+    teacher: TeacherTargets | None = None
 
-    def __call__(self, states, matrix, labels, weights, *targets, gradient):
-        """Sums and, with `gradient`, what the loss says to each logit.
+    def __call__(
+        self,
+        states: Tensor,
+        matrix: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        *targets: Tensor,
+        gradient: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sums and, with `gradient`, that of the loss by each logit.
 
         Args:
             states: (B, t, D).
@@ -81,7 +91,7 @@ class Chunk:
             d_logits = d_logits * (1 - ops.square(logits / self.soft_cap))
         return sums, d_logits
 
-    def _target(self, labels, size):
+    def _target(self, labels: Tensor, size: int) -> Tensor:
         """(B, t, V): the distribution that the labels ask for."""
         target = ops.one_hot(labels, size, dtype="float32")
         if not self.label_smoothing:

@@ -1,15 +1,17 @@
 """What a teacher says about a batch: from kept rows, or from a model that is asked.
 
-Knows where the teacher stands at each target and how its word is mixed with the label.
+Knows where the teacher stands at each target and how its distribution is mixed with the label.
 Leaves chunks to `keras_encdec.training.loss` and rows on disk to
 `keras_encdec.data.teacher`.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, Literal
 
 from keras import ops
 
+from keras_encdec.spec import Tensor
 from keras_encdec.training import divergence as divergences
 
 _NOTHING = -1e30  # in place of -inf, so that an empty row stays a number
@@ -46,13 +48,13 @@ class Distillation:
 
     def __init__(
         self,
-        teacher=None,
+        teacher: Any = None,
         *,
-        weight=1.0,
-        temperature=1.0,
-        divergence="forward",
-        beta=0.5,
-        start_token="auto",
+        weight: float = 1.0,
+        temperature: float = 1.0,
+        divergence: Literal["forward", "reverse", "jensen_shannon"] = "forward",
+        beta: float = 0.5,
+        start_token: int | Literal["auto"] | None = "auto",
     ):
         if not 0 <= weight <= 1 or temperature <= 0 or not 0 < beta < 1:
             raise ValueError(
@@ -64,18 +66,15 @@ class Distillation:
         if divergence == "reverse" and teacher is None:
             raise ValueError(
                 "Expected a teacher that is asked, for the reverse divergence: kept rows give "
-                "most words no probability. Received: no teacher. Use 'jensen_shannon'."
+                "most tokens no probability. Received: no teacher. Use 'jensen_shannon'."
             )
         self.teacher, self.weight, self.temperature = teacher, weight, temperature
-        self.kind, self.beta, self.start_token = divergence, beta, start_token
+        self.kind, self.beta = divergence, beta
+        self.start_token = _start_of(teacher) if isinstance(start_token, str) else start_token
         if teacher is not None:
             teacher.trainable = False
-            if start_token == "auto":
-                self.start_token = (
-                    teacher.preprocessor and teacher.preprocessor.tokenizer.start_token_id
-                )
 
-    def teacher_targets(self, x, y):
+    def teacher_targets(self, x: dict[str, Tensor], y: Any) -> "TeacherTargets":
         """What the teacher says about a batch.
 
         Args:
@@ -101,30 +100,30 @@ class Distillation:
         rows = [ops.cast(y["teacher_ids"], "int32"), ops.cast(y["teacher_log_probs"], "float32")]
         return TeacherTargets(self, rows, self._kept)
 
-    def targets_of_states(self, states):
+    def targets_of_states(self, states: Tensor) -> "TeacherTargets":
         """`TeacherTargets` of the teacher's states (B, T, D), each about to write its label."""
         return TeacherTargets(self, [states], self._asked)
 
-    def check(self, vocabulary_size):
+    def check(self, vocabulary_size: int) -> None:
         """Raises ValueError if the teacher's vocabulary is not of this size."""
         if self.teacher is None:
             return
         size = self.teacher.backbone.token_embedding.input_dim
         if size != vocabulary_size:
             raise ValueError(
-                f"Expected a teacher of the student's {vocabulary_size} words. "
+                f"Expected a teacher of the student's {vocabulary_size} tokens. "
                 f"Received: one of {size}. Distillation needs one vocabulary."
             )
 
-    def _asked(self, size, states):
+    def _asked(self, size: int, states: Tensor) -> Tensor:
         """(B, t, V) log-probabilities of a chunk of the teacher's states."""
         logits = self.teacher.backbone.token_embedding(states, reverse=True)
         return ops.log_softmax(ops.cast(logits, "float32") / self.temperature, axis=-1)
 
-    def _kept(self, size, ids, log_probs):
+    def _kept(self, size: int, ids: Tensor, log_probs: Tensor) -> Tensor:
         """(B, t, V) log-probabilities of a chunk of rows; what was not kept has none.
 
-        As in Gemma 3 (arXiv 2503.19786, section 2.2), the kept words share all of it.
+        As in Gemma 3 (arXiv 2503.19786, section 2.2), the kept tokens share all of it.
         """
         log_probs = ops.maximum(log_probs, _NOTHING) / self.temperature
         probs = ops.reshape(ops.softmax(log_probs, axis=-1), (-1,))
@@ -137,7 +136,7 @@ class Distillation:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherTargets:
-    """A teacher's word on a batch.
+    """A teacher's distributions for a batch.
 
     Args:
         distillation: how it is used.
@@ -146,14 +145,14 @@ class TeacherTargets:
     """
 
     distillation: Distillation
-    inputs: list
-    log_probs: Callable
+    inputs: list[Tensor]
+    log_probs: Callable[..., Tensor]
 
     @property
-    def weight(self):
+    def weight(self) -> float:
         return self.distillation.weight
 
-    def divergence(self, logits, *inputs):
+    def divergence(self, logits: Tensor, *inputs: Tensor) -> divergences.Divergence:
         """Divergence (B, t) at the temperature, times its square, and its gradient.
 
         Args:
@@ -173,7 +172,13 @@ class TeacherTargets:
         return temperature**2 * value, lambda: temperature * gradient()
 
 
-def _states(backbone, x, labels, start_token):
+def _start_of(teacher: Any) -> int | None:
+    """The token that a model's tokenizer begins a text with."""
+    preprocessor = getattr(teacher, "preprocessor", None)
+    return preprocessor and preprocessor.tokenizer.start_token_id
+
+
+def _states(backbone: Any, x: dict[str, Tensor], labels: Tensor, start_token: int | None) -> Tensor:
     """(B, T, D) of the teacher, each about to write the label at its place."""
     mask = ops.cast(ops.not_equal(x["encoder_padding_mask"], 0), "int32")
     target_mask = ops.cast(ops.not_equal(x["decoder_padding_mask"], 0), "int32")

@@ -1,21 +1,27 @@
 """How far a student's distribution is from a teacher's, with gradients by hand.
 
 Each function takes log-probabilities at some temperature, (..., V) float32, and returns
-the divergence (...) and its gradient by the student's log-probabilities' logits (..., V).
-A teacher may give no probability to a word: its log-probability is then -inf.
+the divergence (...) and a function that makes its gradient by the student's logits (..., V).
+A teacher may give no probability to a token: its log-probability is then -inf.
 """
+
+from collections.abc import Callable
 
 from keras import ops
 
+from keras_encdec.spec import Tensor
 
-def forward(teacher, student):
+Divergence = tuple[Tensor, Callable[[], Tensor]]  # the value, and what makes its gradient
+
+
+def forward(teacher: Tensor, student: Tensor) -> Divergence:
     """KL(teacher || student), the distillation of Gemma 2 (arXiv 2408.00118, 3.2)."""
     p, q = ops.exp(teacher), ops.exp(student)
     value = _expected(p, teacher - student)
     return value, lambda: q * ops.sum(p, axis=-1, keepdims=True) - p
 
 
-def reverse(teacher, student):
+def reverse(teacher: Tensor, student: Tensor) -> Divergence:
     """KL(student || teacher), which looks for one way of the teacher (arXiv 2306.08543)."""
     q = ops.exp(student)
     gap = student - teacher
@@ -23,7 +29,7 @@ def reverse(teacher, student):
     return value, lambda: q * (gap - value[..., None])
 
 
-def jensen_shannon(teacher, student, beta):
+def jensen_shannon(teacher: Tensor, student: Tensor, beta: float) -> Divergence:
     """beta KL(teacher || m) + (1 - beta) KL(student || m), m = beta teacher + (1 - beta) student.
 
     The generalised Jensen-Shannon divergence of arXiv 2306.13649, section 2.
@@ -36,6 +42,6 @@ def jensen_shannon(teacher, student, beta):
     return value, lambda: (1 - beta) * q * (to_student - of_student[..., None])
 
 
-def _expected(p, values):
-    """Mean of `values` under `p`; words without probability count nothing."""
+def _expected(p: Tensor, values: Tensor) -> Tensor:
+    """Mean of `values` under `p`; tokens without probability count nothing."""
     return ops.sum(ops.where(p > 0, p * values, 0.0), axis=-1)

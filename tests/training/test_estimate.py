@@ -1,5 +1,6 @@
 """The estimate holds what Keras holds, and about what XLA needs."""
 
+import dataclasses
 import math
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 import keras_encdec
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
-from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
+from keras_encdec.spec import AttentionSpec, CrossAttentionSpec, PairSpec, StackSpec
 from keras_encdec.testing.models import tiny_lm
 from keras_encdec.testing.specs import other_pair, tiny_pair
 from keras_encdec.training import FusedCrossEntropy
@@ -58,9 +59,14 @@ def pair(vocabulary_size=4096, layers=2, **changes):
     return PairSpec(stack, stack)
 
 
+def crossed(**options):
+    """Four layers whose decoder sees the encoder in this way."""
+    return dataclasses.replace(pair(layers=4), cross_attention=CrossAttentionSpec(**options))
+
+
 def compiled_bytes(spec, batch_size, source_length, target_length, chunk_tokens):
     """Temporary memory of XLA's gradient, whose results are counted elsewhere."""
-    lm = EncDecSeq2SeqLM(EncDecBackbone(spec.encoder, spec.decoder))
+    lm = EncDecSeq2SeqLM(EncDecBackbone.of(spec))
     lm.compile("sgd", FusedCrossEntropy(chunk_tokens=chunk_tokens), attention="plain")
     tokens = np.ones((batch_size, target_length), "int32")
     x = {
@@ -68,29 +74,63 @@ def compiled_bytes(spec, batch_size, source_length, target_length, chunk_tokens)
         for side, length in (("encoder", source_length), ("decoder", target_length))
         for name in ("token_ids", "padding_mask")
     }
-    lm._symbolic_build(data_batch=(x, tokens, tokens.astype("float32")))
-    parts = lm.trainable_variables, lm.non_trainable_variables, lm.metrics_variables
-    values = [[v.value for v in part] for part in parts]
 
-    def loss(*args):
-        return lm.compute_loss_and_updates(*args, training=True, optimizer_variables=[])[0]
+    def loss(values, *batch):
+        with keras.StatelessScope(list(zip(lm.trainable_variables, values, strict=True))):
+            return lm.batch_loss(*batch, training=True)
 
-    lm.optimizer = None
-    with lm._giving_states():
-        lowered = jax.jit(jax.value_and_grad(loss)).lower(*values, x, tokens, tokens * 1.0)
-        return lowered.compile().memory_analysis().temp_size_in_bytes
+    values = [v.value for v in lm.trainable_variables]
+    lowered = jax.jit(jax.value_and_grad(loss)).lower(values, x, tokens, tokens * 1.0)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+MEASURED = {
+    "deep": (pair(), 512),
+    "many words": (pair(16384, 1, post_norm=False), 128),
+    "merged": (crossed(merged=True), 512),
+    "merged in one layer": (crossed(merged=True, layers=(1,)), 512),
+    "cross-attention in one layer": (crossed(layers=(1,)), 512),
+    "gated": (crossed(gate=True), 512),
+}
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="asks XLA")
-@pytest.mark.parametrize(
-    ("spec", "chunk_tokens"),
-    [(pair(), 512), (pair(16384, 1, post_norm=False), 128)],
-    ids=["deep", "many words"],
-)
+@pytest.mark.parametrize(("spec", "chunk_tokens"), MEASURED.values(), ids=MEASURED)
 def test_activations_are_about_what_xla_needs(spec, chunk_tokens):
     found = estimate(spec, attention="plain", chunk_tokens=chunk_tokens, **SIZES)
     needed = compiled_bytes(spec, **SIZES, chunk_tokens=chunk_tokens)
     assert found.activations + found.output_loss == pytest.approx(needed, rel=0.1)
+
+
+def test_merged_attention_keeps_its_logits_whatever_the_others_do():
+    """By hand: B 4, N 4, T 128, S 256, L 4; 16 bytes a logit, T x (T + S) of them a layer."""
+    merged, separate = (
+        estimate(crossed(merged=merged), **SIZES).activations for merged in (True, False)
+    )
+    logits = 16 * 4 * 4 * 128 * (128 + 256)
+    # Without a sublayer of its own: two norms of D 192, and queries and output of N H 160.
+    sublayer = 4 * 128 * (2 * 8 * 192 + 4 * 3 * 160)
+    assert merged - separate == 4 * (logits - sublayer)
+
+
+@pytest.mark.parametrize("attention", ["plain", "fused"])
+def test_a_layer_without_cross_attention_keeps_none_of_it(attention):
+    """By hand: B 4, T 128, S 256, D 192, N 4, K 2, H 40."""
+    every, one = (
+        estimate(crossed(layers=layers), attention=attention, **SIZES).activations
+        for layers in (None, (1,))
+    )
+    norms, heads = 128 * 2 * 8 * 192, 4 * 40 * (3 * 4 * 128 + 2 * 2 * 256)
+    logits = 16 * 4 * 128 * 256 if attention == "plain" else 0
+    assert every - one == 3 * 4 * (norms + heads + logits)
+
+
+def test_remat_holds_the_largest_block_wherever_it_stands():
+    small = {"batch_size": 1, "source_length": 256, "target_length": 128}
+    every, last = (
+        estimate(crossed(layers=layers), remat=True, **small).activations for layers in (None, (3,))
+    )
+    assert every == last
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="asks JAX")

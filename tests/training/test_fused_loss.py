@@ -159,7 +159,8 @@ def test_kept_rows_share_all_probability():
     }
     options = {"weight": 0.7, "temperature": 2.0}
     kept = Distillation(None, **options).teacher_targets({}, y)
-    asked = Distillation(Asked(teacher), **options).targets_of_states(ops.convert_to_tensor(teacher))
+    teacher_states = ops.convert_to_tensor(teacher)
+    asked = Distillation(Asked(teacher), **options).targets_of_states(teacher_states)
     loss = FusedCrossEntropy(chunk_tokens=4)
     values = [
         value_and_gradients(

@@ -1,4 +1,4 @@
-"""Kill -9 at random moments: every run that is taken up ends bit for bit as one left alone."""
+"""Kill -9 at random moments: every resumed run ends bit for bit as one left alone."""
 
 import os
 import random

@@ -150,7 +150,7 @@ def test_a_share_of_zero_is_no_teacher():
 
 
 def test_a_teacher_of_another_vocabulary():
-    with pytest.raises(ValueError, match=r"the student's 96 words\. Received: one of 50"):
+    with pytest.raises(ValueError, match=r"the student's 96 tokens\. Received: one of 50"):
         tiny_lm().compile(distillation=Distillation(gemma(50)))
 
 

@@ -1,5 +1,7 @@
 """Cross-attention alone for K steps, then everything."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from keras_encdec.spec import PairSpec
 from keras_encdec.testing.models import make_inputs, tiny_lm, to_numpy
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
-from keras_encdec.training import CrossAttentionWarmup
+from keras_encdec.training import CrossAttentionWarmup, FusedCrossEntropy
 from keras_encdec.training.warmup import is_new
 
 
@@ -29,6 +31,7 @@ class Watch(keras.callbacks.Callback):
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
         state = {v.path: to_numpy(v) for v in self.model.weights}
+        state["iterations"] = int(self.model.optimizer.iterations)
         for v in self.model.optimizer.variables:
             state["optimizer/" + v.path.partition("/")[2]] = to_numpy(v)
         self.steps.append(state)
@@ -105,3 +108,55 @@ def test_steps_in_packs():
     lm.compile(steps_per_execution=2)
     with pytest.raises(ValueError, match="steps_per_execution \\(2\\) divides"):
         lm.fit(batches(2), callbacks=[CrossAttentionWarmup(3)], verbose=0)
+
+
+NO_TORCH = pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="Keras refuses steps_per_execution on PyTorch"
+)
+
+
+def by_twos(warmup, epochs):
+    """Five batches an epoch, in calls of 2, 2 and 1; the states after each call."""
+    lm, watch = compiled(), Watch()
+    lm.compile(keras.optimizers.AdamW(1e-2), steps_per_execution=2)
+    (x, y, weight), *_ = batches(1)
+    x = {name: np.tile(value, (5, 1)) for name, value in x.items()}
+    y, weight = np.tile(y, (5, 1)), np.tile(weight, (5, 1))
+    callbacks = [watch, CrossAttentionWarmup(warmup)]
+    options = {"batch_size": 2, "epochs": epochs, "verbose": 0, "callbacks": callbacks}
+    lm.fit(x, y, sample_weight=weight, **options)
+    return lm, watch.steps
+
+
+def assert_switches_at(steps, states):
+    """Weights of the pretrained models move in the call behind `steps` steps, not before."""
+    assert steps in [state["iterations"] for state in states]
+    for before, after in itertools.pairwise(states):
+        old = {path for path in changed(before, after) if "/" in path and not is_new(path)}
+        old = {path for path in old if not path.startswith("optimizer/")}
+        assert bool(old) == (before["iterations"] >= steps), before["iterations"]
+
+
+@NO_TORCH
+def test_short_last_calls_are_not_counted_as_whole_ones():
+    """They were: of 10 steps in calls of 2, 2 and 1, the ninth was the last."""
+    _, states = by_twos(warmup=10, epochs=3)
+    assert [state["iterations"] for state in states] == [2, 4, 5, 7, 9, 10, 12, 14, 15]
+    assert_switches_at(10, states)
+
+
+@NO_TORCH
+def test_steps_that_end_inside_a_call():
+    """The sixth step is in a call with the seventh."""
+    with pytest.raises(ValueError, match="epochs of 5 batches, in which they end 1 into one"):
+        by_twos(warmup=6, epochs=2)
+
+
+def test_steps_that_an_optimizer_skips_do_not_count():
+    """The first gradients are too large for float32: the scale is halved until they are not."""
+    lm = compiled()
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1e-4), 2.0**127)
+    lm.compile(optimizer, loss=FusedCrossEntropy(z_loss=10.0))
+    _, states = run(9, warmup=3, lm=lm)
+    assert [state["iterations"] for state in states].count(0) >= 2
+    assert_switches_at(3, states)
