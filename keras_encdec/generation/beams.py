@@ -10,6 +10,7 @@ import keras
 import keras_hub
 from keras import ops
 
+from keras_encdec.generation.options import real_number, whole_number
 from keras_encdec.spec import Tensor
 
 _NEVER = -1e9
@@ -19,8 +20,8 @@ _NEVER = -1e9
 class BeamSearch(keras_hub.samplers.Sampler):
     """Keeps the K likeliest beginnings of each row, for `lm.compile(sampler=...)`.
 
-    A hypothesis that writes an end token while it is among the K best has ended; a row
-    has ended with its Kth. Those still going on at `max_length` count as well. Ended
+    A hypothesis to which an end token is added while it is among the K best has ended; a
+    row has ended with its Kth. Those still going on at `max_length` count as well. Ended
     ones are ranked by their log-likelihood over ((5 + tokens) / 6) ** length_penalty
     (arXiv 1609.08144, equation 14; `brevity_penalty` in t5x/decoding.py), with tokens
     counted from the end of the prompt to the end token. All rows share one loop, and
@@ -31,7 +32,7 @@ class BeamSearch(keras_hub.samplers.Sampler):
         length_penalty: 0 for none; 0.6 as in T5X. Larger ones prefer longer texts.
 
     Raises:
-        ValueError: if `num_beams` is below 1.
+        ValueError: if `num_beams` is below 1, or `length_penalty` is NaN or Inf.
 
     Example:
         >>> lm.compile(sampler=keras_encdec.generation.BeamSearch(4))
@@ -40,9 +41,8 @@ class BeamSearch(keras_hub.samplers.Sampler):
 
     def __init__(self, num_beams: int = 4, length_penalty: float = 0.6):
         super().__init__()
-        if not isinstance(num_beams, int) or num_beams < 1:
-            raise ValueError(f"Expected num_beams of at least 1. Received: {num_beams!r}.")
-        self.num_beams, self.length_penalty = num_beams, length_penalty
+        self.num_beams = whole_number("num_beams", num_beams)
+        self.length_penalty = real_number("length_penalty", length_penalty)
 
     def get_config(self) -> dict[str, Any]:
         return {"num_beams": self.num_beams, "length_penalty": self.length_penalty}
@@ -53,7 +53,8 @@ class Beams(NamedTuple):
 
     Args:
         token_ids: (B, K, T) int32, the prompt among them.
-        scores: (B, K) float32, log-likelihood of what was written, end token included.
+        scores: (B, K) float32, log-likelihood of what was generated, end token included;
+            -1e9 where a row has fewer than K hypotheses.
         ranks: (B, K) float32, what they are ordered by.
     """
 
@@ -65,7 +66,7 @@ class Beams(NamedTuple):
 def search(
     decoder: Any, sampler: BeamSearch, context: Any, until: Tensor, stop_ids: Tensor, state: Any
 ) -> Beams:
-    """Goes on from prompts to the ends.
+    """Generates the best hypotheses of each row, from its prompt to its end.
 
     Args:
         decoder: `keras_encdec.layers.Decoder`.

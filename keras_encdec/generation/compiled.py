@@ -5,6 +5,7 @@ PyTorch no gradients. Leaves what is computed to `keras_encdec.generation.engine
 """
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ class Compiled:
     Args:
         function: of nested tensors by position, and of hashable values by name.
         variables: the `keras.Variable`s that it reads.
-        donate: give the last tensors away, so that JAX writes results in their place.
+        donate: give the last argument's memory to JAX, which writes results there.
         eager: leave it as it is, for a debugger.
 
     Attributes:
@@ -33,6 +34,7 @@ class Compiled:
         eager: bool = False,
     ):
         self.function, self.variables, self.count = function, variables, 0
+        self._lock = threading.Lock()
         make = {"jax": self._jax, "tensorflow": self._tensorflow, "torch": self._torch}
         backend = keras.config.backend()
         self.run = function if eager and backend != "torch" else make[backend](donate)
@@ -42,7 +44,8 @@ class Compiled:
         return self.run(*tensors, **static)
 
     def _counted(self, *tensors: Any, **static: Any) -> Any:
-        self.count += 1  # runs where the function is traced, not where the program is
+        with self._lock:
+            self.count += 1  # runs where the function is traced, not where the program is
         return self.function(*tensors, **static)
 
     def _jax(self, donate: bool) -> Callable:

@@ -1,8 +1,8 @@
 """The programs of a model that generates, on arrays.
 
-Knows how often programs were compiled, and which inputs are padded to which size before one
-sees them. Leaves the loop to `keras_encdec.generation.loop`, what stands between two calls
-to `keras_encdec.generation.session`.
+Knows how often programs were compiled, which inputs are padded to which size before one
+sees them, and that threads may share all of it. Leaves the loop to
+`keras_encdec.generation.loop`, the rows of a call to `keras_encdec.generation.session`.
 """
 
 import operator
@@ -13,24 +13,22 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from keras_hub.samplers import Sampler, SpeculativeSampler
+from keras_hub.samplers import SpeculativeSampler
 
 from keras_encdec.generation import buckets, loop
-from keras_encdec.generation.beams import BeamSearch, search
+from keras_encdec.generation.beams import search
 from keras_encdec.generation.compiled import Compiled
 from keras_encdec.generation.likelihood import log_likelihoods
-from keras_encdec.generation.session import (
-    BeamSession,
-    DecodingSession,
-    SearchSession,
-    distributed,
-    pad,
-)
+from keras_encdec.generation.options import DecodingOptions
+from keras_encdec.generation.session import DecodingSession, distributed, pad, session_type
 from keras_encdec.spec import Tensor
+
+# Held while a sampler's own random state moves. One for all: tasks may share a sampler.
+_SAMPLERS = threading.Lock()
 
 
 class Engine:
-    """Generation of a backbone with a sampler.
+    """Generation of a backbone with a sampler, from any number of threads.
 
     Args:
         backbone: `keras_encdec.models.EncDecBackbone`.
@@ -46,7 +44,6 @@ class Engine:
         _check_sampler(sampler, backbone.spec.decoder.vocabulary_size)
         self.backbone, self.sampler = backbone, sampler
         self.variables = backbone.variables
-        self._lock = threading.Lock()
 
         def compiled(function: Callable, **kwargs: Any) -> Compiled:
             return Compiled(function, self.variables, eager=eager, **kwargs)
@@ -71,13 +68,22 @@ class Engine:
         kinds |= {"beams": self._beams, "search": self._search, "score": self._score}
         return {kind: compiled.count for kind, compiled in kinds.items()}
 
+    def check(self, options: DecodingOptions) -> None:
+        """Raises ValueError where the sampler cannot do what is asked."""
+        session_type(self.sampler).check(self.sampler, options)
+
     def draw_seeds(self) -> list[np.ndarray]:
-        """A random state for one session, drawn from the sampler's, which moves on."""
+        """A random state for one session, derived from the sampler's own, which is advanced.
+
+        Sessions that begin at the same time get different ones; those that begin one after
+        another in one thread get the same ones in each run of a seeded program.
+        """
         drawn = []
-        with self._lock:
+        with _SAMPLERS:
             for variable in self.sampler.variables:
                 own = np.array(ops.convert_to_numpy(variable.value))
-                seed = np.random.SeedSequence(own.tolist()).generate_state(own.size)
+                words = [int(x) % 2**64 for x in own]  # seeds may be below 0
+                seed = np.random.SeedSequence(words).generate_state(own.size)
                 drawn.append((seed >> 1).astype(own.dtype))  # PyTorch's have 31 bits
                 variable.assign(own + np.eye(1, own.size, own.size - 1, dtype=own.dtype)[0])
         return drawn
@@ -92,20 +98,20 @@ class Engine:
 
     def advance(self, *tensors: Any) -> loop.State:
         """The state some tokens later; see `keras_encdec.generation.loop.advance`."""
-        return self._drawing(self._advance, *tensors)
+        return self._advance(*tensors)
 
     def search(self, *tensors: Any, **static: Any) -> Any:
-        """What a search of KerasHub writes."""
-        return self._drawing(self._search, *tensors, **static)
+        """What a search of KerasHub generates.
 
-    def _drawing(self, compiled: Compiled, *tensors: Any, **static: Any) -> Any:
-        """Runs what draws from the sampler: off JAX, one at a time, and its state stays."""
-        if keras.backend.backend() == "jax":
-            return compiled(*tensors, **static)
-        with self._lock:
+        One that draws has nothing but the sampler's own state to draw from: such searches
+        run one at a time, and the state is put back.
+        """
+        if not self.sampler.variables:
+            return self._search(*tensors, **static)
+        with _SAMPLERS:
             own = loop.seeds_of(self.sampler)
             try:
-                return compiled(*tensors, **static)
+                return self._search(*tensors, **static)
             finally:
                 loop.set_seeds(self.sampler, own)
 
@@ -124,13 +130,8 @@ class Engine:
     def decode(
         self, context: Any, token_ids: np.ndarray, given: np.ndarray, **options: Any
     ) -> DecodingSession:
-        """Begins to write; see `DecodingSession` for the arguments."""
-        kind: type[DecodingSession] = DecodingSession
-        if isinstance(self.sampler, BeamSearch):
-            kind = BeamSession
-        elif type(self.sampler).__call__ is not Sampler.__call__:
-            kind = SearchSession
-        return kind(self, context, token_ids, given, **options)
+        """Begins a session; see `DecodingSession` for the arguments."""
+        return session_type(self.sampler)(self, context, token_ids, given, **options)
 
     def score(self, inputs: dict[str, Any], labels: Any, weights: Any) -> np.ndarray:
         """(B, T) log-probabilities of labels, 0 where they do not count.

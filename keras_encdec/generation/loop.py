@@ -1,26 +1,27 @@
 """The decode loop: one token after another, until all rows ended.
 
-Knows the state between two tokens and how a sampler is asked. Leaves the model's numbers
+Knows the loop's state and how a sampler is asked for a token. Leaves the model's numbers
 to the decoder that it is given and compiling to `keras_encdec.generation.engine`.
 """
 
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops, tree
 
 from keras_encdec.spec import Tensor
 
 
 class State(NamedTuple):
-    """What stands between two tokens.
+    """What the decode loop carries from one token to the next.
 
     Args:
-        token_ids: (R, T) int32, prompts and what was written; R = B * n rows.
+        token_ids: (R, T) int32, prompts and generated tokens; R = B * n rows.
         given: (R, T) bool, the tokens of the prompts.
         done: (R,) bool, the rows that ended.
-        index: int32, where the next token goes.
-        cache: of the decoder.
-        seeds: the sampler's random state.
+        index: int32, the place of the next token.
+        cache: the decoder's keys and values.
+        seeds: the random state that the next token is drawn with.
     """
 
     token_ids: Any
@@ -42,10 +43,11 @@ def begin(
     prompt: int,
     samples: int = 1,
 ) -> State:
-    """Runs the decoder over prompts, as far as the shortest of them goes.
+    """Fills the decoder's cache from the prompts, all rows up to one and the same place.
 
-    The last token of the shortest prompt is left to the first step of `advance`, which reads
-    it and chooses the next. Tokens of longer prompts are read there, too, one by one.
+    That place is the last token of the shortest prompt. `advance` goes on from there: its
+    first step feeds that token to the decoder and the sampler chooses the next; where a
+    longer prompt already has a token, the loop keeps the prompt's.
 
     Args:
         decoder: `keras_encdec.layers.Decoder`.
@@ -53,9 +55,9 @@ def begin(
         given: (B, T) bool, the first ones of each row.
         done: (B,) bool, the rows that are there to fill the batch.
         context: of the decoder.
-        seeds: of the sampler.
-        prompt: P, tokens that the decoder is run over: at least those of the shortest
-            prompt but its last; 0 where that is all it has.
+        seeds: the random state to begin with.
+        prompt: P, tokens that the decoder reads at once: at least all but the last of the
+            shortest prompt; 0 if that has one token.
         samples: n, rows to make of each.
     """
     length = token_ids.shape[1]
@@ -80,19 +82,19 @@ def advance(
     stop_ids: Tensor,
     state: State,
 ) -> State:
-    """Goes on up to `until` tokens a row, or until all rows ended.
+    """Generates tokens until rows are `until` tokens long, or all have ended.
 
     Args:
         decoder: `keras_encdec.layers.Decoder`.
-        sampler: `keras_hub.samplers.Sampler` that chooses by probabilities alone.
+        sampler: `keras_hub.samplers.Sampler` that chooses each token by its probability.
         context: of the decoder, for B of the B * n rows.
         until: int32.
         temperature: float32, in place of the sampler's own.
-        stop_ids: (k,) int32; a row ends with the first one that it writes.
+        stop_ids: (k,) int32; a row ends with the first of them that is generated.
         state: `State`.
 
     Returns:
-        `State`. Rows that ended are left as the prompt was there.
+        `State`. Behind its end, a row keeps the ids that `token_ids` came with.
     """
     given, rows = state.given, state.token_ids.shape[0]
 
@@ -117,20 +119,25 @@ def advance(
     return State(token_ids, given, done, index, cache, seeds)
 
 
-def sample(sampler: Any, logits: Tensor, temperature: Tensor, seeds: Any) -> tuple[Tensor, list]:
-    """(R,) ids for (R, V) logits, and the next seeds."""
-    set_seeds(sampler, seeds)
-    probabilities = sampler.compute_probabilities(logits * (sampler.temperature / temperature))
-    ids = sampler.get_next_token(probabilities)
-    return ids, seeds_of(sampler)
+def sample(sampler: Any, logits: Tensor, temperature: Tensor, seeds: list) -> tuple[Tensor, list]:
+    """(R,) ids for (R, V) logits, and the next seeds.
+
+    The sampler draws from `seeds`; its own random state, which all threads share, is
+    neither read nor moved.
+    """
+    mapping = list(zip(sampler.variables, seeds, strict=True))
+    with keras.StatelessScope(mapping, initialize_variables=False) as scope:
+        probabilities = sampler.compute_probabilities(logits * (sampler.temperature / temperature))
+        ids = sampler.get_next_token(probabilities)
+    return ids, [scope.get_current_value(variable) for variable in sampler.variables]
 
 
-def set_seeds(sampler: Any, seeds: Any) -> None:
-    """Puts a random state into a sampler."""
+def set_seeds(sampler: Any, seeds: list) -> None:
+    """Makes `seeds` a sampler's own random state."""
     for variable, value in zip(sampler.variables, seeds, strict=True):
         variable.assign(value)
 
 
 def seeds_of(sampler: Any) -> list[Tensor]:
-    """The random state of a sampler, which its next draws leave as it is."""
+    """A sampler's own random state, as tensors that stay when it draws."""
     return [ops.copy(variable.value) for variable in sampler.variables]

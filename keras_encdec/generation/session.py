@@ -1,18 +1,21 @@
-"""A decoding session: rows that are being written, whichever way their sampler goes.
+"""A decoding session: the rows of one call while tokens are generated for them.
 
-Knows what is padded, what belongs to which row, and the random state that the rows draw
-from. Leaves programs to `keras_encdec.generation.engine`, text to
-`keras_encdec.generation.generator`.
+Knows which kind of session a sampler needs and what it can be asked for, what is padded,
+and the random state that the rows draw from. Leaves programs to
+`keras_encdec.generation.engine`, text to `keras_encdec.generation.generator`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+from keras_hub.samplers import Sampler
 
 from keras_encdec.generation import buckets, loop
+from keras_encdec.generation.beams import BeamSearch
+from keras_encdec.generation.options import DecodingOptions
 from keras_encdec.spec import Tensor
 
 
@@ -22,16 +25,16 @@ class DecodingSession:
     Args:
         engine: `Engine`.
         context: from `Engine.encode`, for the B rows and those that fill the batch.
-        token_ids: (B, T) int array, of prompts and room for what is written.
+        token_ids: (B, T) int array, of prompts and room for generated tokens.
         given: (B, T) bool array, the first tokens of each row.
-        samples: n, rows to write for each; they stand one after another.
-        stop_token_ids: ids that end a row, or None.
+        samples: n, rows to generate for each; they stand one after another.
+        stop_token_ids: ids that end a row.
         temperature: in place of the sampler's, or None.
-        seed: of these rows alone; None for one that is drawn from the sampler's own state,
-            which moves on at once: sessions in several threads draw apart.
+        seed: of these rows alone; None to derive one from the sampler's own state, see
+            `Engine.draw_seeds`.
     """
 
-    scores: np.ndarray
+    scores: np.ndarray | None = None
 
     def __init__(
         self,
@@ -40,16 +43,15 @@ class DecodingSession:
         token_ids: np.ndarray,
         given: np.ndarray,
         samples: int = 1,
-        stop_token_ids: Iterable[int] | None = None,
+        stop_token_ids: tuple[int, ...] = (),
         temperature: float | None = None,
         seed: int | None = None,
     ):
-        self._check(engine.sampler, samples, temperature)
         self.engine, self.context, self.seed, self.samples = engine, context, seed, samples
         self.ids, self.given = (np.repeat(x, samples, axis=0) for x in (token_ids, given))
         self.rows, self.length = len(token_ids) * samples, token_ids.shape[1]
         self.temperature = engine.sampler.temperature if temperature is None else temperature
-        self.stops = tuple(stop_token_ids or ())
+        self.stops = stop_token_ids
         rows, room = ops.shape(context.visible.end)[0], self._room()
         ids, given = (pad(np.asarray(x), room, rows, first_row=True) for x in (token_ids, given))
         done = np.arange(rows) >= len(token_ids)
@@ -57,8 +59,14 @@ class DecodingSession:
         ids, given, done = map(distributed, (ids.astype("int32"), given.astype(bool), done))
         self.state = self._begin(ids, given, done, shortest)
 
-    def _check(self, sampler: Any, samples: int, temperature: float | None) -> None:
-        """Raises ValueError where the sampler cannot do this."""
+    @classmethod
+    def check(cls, sampler: Any, options: DecodingOptions) -> None:
+        """Raises ValueError where such a session cannot do what is asked."""
+        if options.return_scores:
+            raise ValueError(
+                f"Expected BeamSearch for return_scores. Received: {type(sampler).__name__}. "
+                "Use lm.score for the outputs of other samplers."
+            )
 
     def _room(self) -> int:
         """Tokens that arrays have room for."""
@@ -77,11 +85,11 @@ class DecodingSession:
         """The random state to begin with."""
         if self.seed is None:
             return self.engine.draw_seeds()
-        drawn = ops.convert_to_numpy(keras.random.SeedGenerator(self.seed).state)
-        return [drawn.astype(state.dtype) for state in self.engine.sampler.variables]
+        start = [self.seed, 0]  # as keras.random.SeedGenerator(seed) begins
+        return [np.array(start, state.dtype) for state in self.engine.sampler.variables]
 
     def advance(self, until: int | None = None) -> "DecodingSession":
-        """Goes on up to `until` tokens in each row, by default to the end; `self`."""
+        """Generates until rows are `until` tokens long, by default to the end; `self`."""
         until = self.length if until is None else min(until, self.length)
         numbers = np.int32(until), np.float32(self.temperature), self._stop_ids()
         self.state = self.engine.advance(self.context, *numbers, self.state)
@@ -91,20 +99,18 @@ class DecodingSession:
         return np.array(self.stops or (-1,), "int32")
 
     def tokens(self) -> tuple[np.ndarray, np.ndarray]:
-        """(B * n, T) ids, and what of them is prompt or written, as NumPy arrays."""
-        state = self.state
-        ids, given, index = map(ops.convert_to_numpy, (state.token_ids, state.given, state.index))
-        ids, given = (x[: self.rows, : self.length] for x in (ids, given))
-        return ids, written(ids, given, self.stops, index)
+        """(B * n, T) ids, and (B * n, T) bool of those in the prompt or generated, on the host."""
+        ids = ops.convert_to_numpy(self.state.token_ids)[: self.rows, : self.length]
+        return ids, until_stop(ids, self.given, self.stops, self.index)
 
     @property
     def index(self) -> int:
-        """Tokens of each row so far, prompts and written."""
+        """Tokens of each row so far, prompts and generated."""
         return int(self.state.index)
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing more to write."""
+        """Whether all rows are full or have ended."""
         return self.index >= self.length or bool(ops.convert_to_numpy(ops.all(self.state.done)))
 
     def end(self, rows: Sequence[bool]) -> None:
@@ -115,48 +121,50 @@ class DecodingSession:
 
 
 class BeamSession(DecodingSession):
-    """Rows that `BeamSearch` writes, to the end at once; the n best of each.
+    """Rows of `BeamSearch`, generated to the end at once; the n best of each input.
 
     Attributes:
-        scores: (B * n,) log-likelihoods of the rows, once they are written.
+        scores: (B * n,) float32 log-likelihoods of the rows; None until they are generated.
     """
 
-    def _check(self, sampler: Any, samples: int, temperature: float | None) -> None:
-        if samples > sampler.num_beams:
+    @classmethod
+    def check(cls, sampler: Any, options: DecodingOptions) -> None:
+        if options.samples > sampler.num_beams:
             raise ValueError(
                 f"Expected num_samples of at most num_beams = {sampler.num_beams}. "
-                f"Received: {samples}."
+                f"Received: {options.samples}."
             )
-        _refuse_temperature(sampler, temperature)
+        _refuse_temperature(sampler, options)
 
     def _rows_each(self) -> int:
         return 1
 
     def advance(self, until: int | None = None) -> DecodingSession:
-        """Goes to the end."""
-        if self.finished:
+        """Generates to the end."""
+        if self.scores is not None:
             return self
         numbers = np.int32(self.length), self._stop_ids()
         found = self.engine.beams(self.context, *numbers, self.state)
         ids = ops.reshape(found.token_ids[:, : self.samples], (-1, found.token_ids.shape[2]))
         scores = ops.convert_to_numpy(found.scores)[:, : self.samples]
         self.scores = scores.reshape(-1)[: self.rows]
-        given = ops.repeat(self.state.given, self.samples, axis=0)
-        self.state = loop.State(ids, given, None, np.int32(self.length), [], [])
+        self.state = loop.State(ids, None, None, np.int32(self.length), [], [])
         return self
 
 
 class SearchSession(DecodingSession):
-    """Rows that a search of KerasHub writes, to the end at once: contrastive, its own beams."""
+    """Rows of a search of KerasHub, generated to the end at once: contrastive, its own beams."""
 
-    def _check(self, sampler: Any, samples: int, temperature: float | None) -> None:
-        if samples > 1:
+    @classmethod
+    def check(cls, sampler: Any, options: DecodingOptions) -> None:
+        if options.samples > 1:
             raise ValueError(
-                f"Expected num_samples=None with {type(sampler).__name__}, which writes one "
-                f"output. Received: {samples}. For several, keras_encdec.generation.BeamSearch "
-                "or a sampler that draws."
+                f"Expected num_samples=None with {type(sampler).__name__}, which gives one "
+                f"output. Received: {options.samples}. For several, "
+                "keras_encdec.generation.BeamSearch or a sampler that draws."
             )
-        _refuse_temperature(sampler, temperature)
+        _refuse_temperature(sampler, options)
+        super().check(sampler, options)
 
     def _room(self) -> int:
         return self.length
@@ -165,7 +173,7 @@ class SearchSession(DecodingSession):
         return loop.State(ids, given, done, np.int32(shortest), [], self._seeds())
 
     def advance(self, until: int | None = None) -> DecodingSession:
-        """Goes to the end."""
+        """Generates to the end."""
         if self.finished:
             return self
         ids, given, done, _, _, seeds = self.state
@@ -175,10 +183,16 @@ class SearchSession(DecodingSession):
         return self
 
 
-def written(
-    ids: np.ndarray, given: np.ndarray, stops: Sequence[int], index: np.ndarray
-) -> np.ndarray:
-    """(B, T) bool: up to and with the first stop token after the prompt, before `index`."""
+def session_type(sampler: Any) -> type[DecodingSession]:
+    """The kind of session that a sampler needs."""
+    if isinstance(sampler, BeamSearch):
+        return BeamSession
+    chooses_tokens = type(sampler).__call__ is Sampler.__call__
+    return DecodingSession if chooses_tokens else SearchSession
+
+
+def until_stop(ids: np.ndarray, given: np.ndarray, stops: Sequence[int], index: int) -> np.ndarray:
+    """(R, T) bool: the prompt, and what follows before `index`, up to and with a stop token."""
     stop = np.isin(ids, stops) & ~given
     before = np.cumsum(stop, axis=1) - stop
     return ((before == 0) & (np.arange(ids.shape[1]) < index)) | given
@@ -199,9 +213,9 @@ def distributed(x: Tensor) -> Tensor:
     return keras.distribution.distribute_tensor(x, distribution.get_data_layout(x.shape))
 
 
-def _refuse_temperature(sampler: Any, temperature: float | None) -> None:
-    if temperature is not None:
+def _refuse_temperature(sampler: Any, options: DecodingOptions) -> None:
+    if options.temperature is not None:
         raise ValueError(
             f"Expected temperature=None with {type(sampler).__name__}, which ranks whole texts. "
-            f"Received: {temperature}."
+            f"Received: {options.temperature}."
         )

@@ -1,7 +1,15 @@
-"""Text while it grows: what of it is certain, and where it stops."""
+"""Text while it is being generated: what of it is certain, and where it stops.
 
-from collections.abc import Callable, Sequence
+Knows stop strings. Leaves tokens to `keras_encdec.generation.session`.
+"""
 
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from keras_encdec.generation.session import DecodingSession
+
+_BETWEEN_LOOKS = 8  # tokens generated before texts are searched for stop strings
 _UNFINISHED = "\ufffd"  # bytes that are no character yet
 
 
@@ -37,3 +45,76 @@ def completed_at(text: Callable[[int], str], count: int, stops: Sequence[str]) -
         else:
             few = middle + 1
     return min(few, count)
+
+
+class SessionTexts:
+    """What the rows of a session say, each after its prompt.
+
+    Args:
+        session: `DecodingSession`, of R rows.
+        detokenize: (R, T) ids and (R, T) bool of those that count, to R texts.
+        stops: stop strings; a row ends when its text holds one.
+
+    Attributes:
+        prompts: R texts that the rows begin with.
+    """
+
+    def __init__(
+        self,
+        session: DecodingSession,
+        detokenize: Callable[[np.ndarray, np.ndarray], list[str]],
+        stops: Sequence[str] = (),
+    ):
+        self.session, self.stops, self._detokenize = session, stops, detokenize
+        self.prompts = detokenize(session.ids, session.given)
+
+    def finish(self) -> list[str]:
+        """Generates to the end; the R texts, each cut before the first stop string."""
+        while self.stops and not self.session.finished:
+            self._advance(_BETWEEN_LOOKS)
+        self.session.advance()
+        return [cut(text, self.stops) for text in self._texts(*self.session.tokens())]
+
+    def parts(self) -> Iterator[list[str]]:
+        """Generates token by token; R texts each time, with what is new and certain in a row."""
+        sent = [""] * len(self.prompts)
+        while not self.session.finished:
+            texts = self._advance(1)
+            ready = cut if self.session.finished else certain
+            texts = [ready(text, self.stops) for text in texts]
+            new = [text[len(old) :] for old, text in zip(sent, texts, strict=True)]
+            sent = [old + part for old, part in zip(sent, new, strict=True)]
+            yield new
+
+    def tokens(self) -> tuple[np.ndarray, np.ndarray]:
+        """As `DecodingSession.tokens`, of each row up to what completes a stop string."""
+        ids, mask = self.session.tokens()
+        for row in range(len(ids)) if self.stops else ():
+            mask[row] = self._until_stop(row, ids[row], mask[row])
+        return ids, mask
+
+    def _until_stop(self, row: int, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        places = np.flatnonzero(mask & ~self.session.given[row])
+
+        def first(count: int) -> np.ndarray:
+            kept = self.session.given[row].copy()
+            kept[places[:count]] = True
+            return kept
+
+        def text(count: int) -> str:
+            return self._detokenize(ids[None], first(count)[None])[0].removeprefix(
+                self.prompts[row]
+            )
+
+        return first(completed_at(text, len(places), self.stops))
+
+    def _advance(self, tokens: int) -> list[str]:
+        """Generates some tokens and ends the rows that hold a stop string; the R texts."""
+        self.session.advance(self.session.index + tokens)
+        texts = self._texts(*self.session.tokens())
+        self.session.end([cut(text, self.stops) != text for text in texts])
+        return texts
+
+    def _texts(self, ids: np.ndarray, mask: np.ndarray) -> list[str]:
+        texts = self._detokenize(ids, mask)
+        return [t.removeprefix(p) for p, t in zip(self.prompts, texts, strict=True)]

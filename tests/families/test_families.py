@@ -195,7 +195,7 @@ def test_a_pair_trains_generates_and_comes_back(name, folder_of, tmp_path):
 
 @every_family_slowly
 def test_cached_is_full(name, folder_of):
-    backbone = keras_encdec.adapt(folder_of(name)).backbone
+    backbone = keras_encdec.adapt(folder_of(name), cross_attention_gate=False).backbone
     inputs = make_inputs(target=(20, 20, 20))
     ids, decoder = inputs["decoder_token_ids"], backbone.decoder
     mask = inputs["encoder_padding_mask"]
@@ -210,7 +210,8 @@ def test_cached_is_full(name, folder_of):
 @pytest.mark.slow
 @every_family
 def test_padding_batch_mates_and_row_mates_do_not_matter(name, folder_of):
-    backbone = keras_encdec.adapt(folder_of(name), cross_attention_init="self_attention").backbone
+    options = {"cross_attention_init": "self_attention", "cross_attention_gate": False}
+    backbone = keras_encdec.adapt(folder_of(name), **options).backbone
     inputs, lengths = make_inputs((20, 13), (16, 9)), {"encoder": (20, 13), "decoder": (16, 9)}
     together = run(backbone, inputs)["decoder_sequence_output"]
     row = {}

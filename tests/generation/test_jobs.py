@@ -120,8 +120,8 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"index": 5, "out', b'{"index": 5, "output": "x"}'])
-def test_taken_up_after_a_kill(lm, outputs, tmp_path, monkeypatch, torn):
-    path, decode, written = tmp_path / "outputs.jsonl", lm.decode, []
+def test_resumed_after_a_kill(lm, outputs, tmp_path, monkeypatch, torn):
+    path, decode, written = tmp_path / "outputs.jsonl", lm._decode, []
 
     def counted(encoding, *args, **kwargs):
         if len(written) == 2:
@@ -129,7 +129,7 @@ def test_taken_up_after_a_kill(lm, outputs, tmp_path, monkeypatch, torn):
         written.append(len(encoding.token_ids))
         return decode(encoding, *args, **kwargs)
 
-    monkeypatch.setattr(lm, "decode", counted)
+    monkeypatch.setattr(lm, "_decode", counted)
     with pytest.raises(Killed):
         lm.generate(TEXTS, 12, batch_size=2, path=path)
     assert not path.exists()
@@ -141,7 +141,7 @@ def test_taken_up_after_a_kill(lm, outputs, tmp_path, monkeypatch, torn):
     with pytest.raises(Killed):
         lm.generate(TEXTS, 12, batch_size=1, path=path)
     written.clear()
-    monkeypatch.setattr(lm, "decode", lambda *a, **k: written.append(1) or decode(*a, **k))
+    monkeypatch.setattr(lm, "_decode", lambda *a, **k: written.append(1) or decode(*a, **k))
     assert lm.generate(TEXTS, 12, batch_size=2, path=path) == outputs
     assert len(written) == 1  # six of seven were there
 

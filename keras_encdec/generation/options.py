@@ -1,0 +1,113 @@
+"""What a call may ask of generation, and which numbers and ids can be meant.
+
+Knows each argument's type and range. Leaves what a sampler can do to
+`keras_encdec.generation.session`, how long a prompt is to `keras_encdec.generation.generator`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+_INT31 = 2**31 - 1  # lengths are int32 on all backends, and so are PyTorch's random states
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodingOptions:
+    """The arguments of `decode`, as Python's own numbers, strings and tuples.
+
+    Raises:
+        ValueError: if one is of another type or out of range.
+    """
+
+    max_length: Any = None
+    stop_token_ids: Any = "auto"
+    strip_prompt: bool = False
+    stop_strings: Any = ()
+    num_samples: Any = None
+    temperature: Any = None
+    seed: Any = None
+    return_scores: bool = False
+
+    def __post_init__(self) -> None:
+        normal: dict[str, Any] = {"stop_strings": _texts("stop_strings", self.stop_strings)}
+        if self.max_length is not None:
+            normal["max_length"] = whole_number("max_length", self.max_length, unit=" token")
+        if self.num_samples is not None:
+            normal["num_samples"] = whole_number("num_samples", self.num_samples)
+        if self.seed is not None:
+            normal["seed"] = whole_number("seed", self.seed, least=0)
+        if self.temperature is not None:
+            normal["temperature"] = _temperature(self.temperature)
+        if not self.is_auto:
+            normal["stop_token_ids"] = _ids("stop_token_ids", self.stop_token_ids)
+        for name, value in normal.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the tokenizer says which tokens end an output."""
+        return isinstance(self.stop_token_ids, str) and self.stop_token_ids == "auto"
+
+    @property
+    def samples(self) -> int:
+        """n, outputs for each input."""
+        return self.num_samples or 1
+
+
+def whole_number(name: str, value: Any, least: int = 1, unit: str = "") -> int:
+    """`value` as an int; scalars and 0-d arrays of NumPy or a backend count.
+
+    Raises:
+        ValueError: if it is no whole number from `least` to 2**31 - 1.
+    """
+    array = np.asarray(value)
+    if array.shape or array.dtype.kind not in "iu" or not least <= int(array) <= _INT31:
+        raise ValueError(
+            f"Expected {name} of at least {least}{unit}, a whole number below 2**31. "
+            f"Received: {value!r}."
+        )
+    return int(array)
+
+
+def real_number(name: str, value: Any) -> float:
+    """`value` as a float; scalars and 0-d arrays of NumPy or a backend count.
+
+    Raises:
+        ValueError: if it is no number, NaN or Inf.
+    """
+    array = np.asarray(value)
+    if array.shape or array.dtype.kind not in "iuf" or not math.isfinite(array):
+        raise ValueError(f"Expected {name} as a finite number. Received: {value!r}.")
+    return float(array)
+
+
+def _temperature(value: Any) -> float:
+    number = real_number("a temperature above 0", value)
+    if number <= 0:
+        raise ValueError(
+            f"Expected a temperature above 0. Received: {value!r}. For the likeliest token, "
+            'compile(sampler="greedy").'
+        )
+    return number
+
+
+def _ids(name: str, values: Any) -> tuple[int, ...]:
+    """One id, several or None as a tuple."""
+    array = np.asarray(() if values is None else values)
+    if array.size and (array.dtype.kind not in "iu" or array.ndim > 1 or array.min() < 0):
+        raise ValueError(
+            f'Expected {name} as "auto", None, or token ids of 0 or more. Received: {values!r}.'
+        )
+    return tuple(int(i) for i in array.reshape(-1))
+
+
+def _texts(name: str, values: Iterable[str] | None) -> tuple[str, ...]:
+    texts = () if values is None or isinstance(values, str) else tuple(values)
+    if isinstance(values, str) or not all(isinstance(t, str) and t for t in texts):
+        raise ValueError(
+            f"Expected {name} as a list of texts that are not empty. Received: {values!r}."
+        )
+    return tuple(str(text) for text in texts)
