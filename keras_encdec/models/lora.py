@@ -118,7 +118,7 @@ def assign(model: keras.Model, found: LoraFile, enabled: list[int]) -> None:
             raise ValueError(
                 "Expected LoRA of a pair like this one, on the same layers. Received: "
                 f"{name} of shape {there}, here {here}. Adapt the same sources with the same "
-                "options, and give enable_lora the same target_layer_names."
+                "options, and give enable_lora the same rank and target_layer_names."
             )
     for name, variable in ours.items():
         variable.assign(theirs[name])

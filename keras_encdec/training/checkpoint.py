@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -277,7 +277,7 @@ class Checkpoint(keras.callbacks.Callback):
                 else "No checkpoint was written"
             )
             raise OSError(
-                f"Expected room for a checkpoint, and the right to write it, in {self.folder}. "
+                f"Expected room for a checkpoint in {self.folder}, and the right to write there. "
                 f"Received: {reason(error)}. {good}: mend the disk and call the same fit."
             ) from error
 
@@ -293,10 +293,26 @@ def _variables(model: Any) -> dict[str, list]:
 def _values(model: Any) -> State:
     if keras.backend.backend() == "jax":
         return {kind: [v.value for v in some] for kind, some in _variables(model).items()}
-    return {
+    values: State = {
         kind: [np.array(keras.ops.convert_to_numpy(v)) for v in some]
         for kind, some in _variables(model).items()
     }
+    return values | {"random": [get().numpy() for get, _ in _generators()]}
+
+
+def _generators() -> list[tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
+    """What gets and sets the state of PyTorch's own generators.
+
+    Keras draws dropout without a seed from them (keras/src/backend/torch/random.py).
+    """
+    if keras.backend.backend() != "torch":
+        return []
+    import torch
+
+    found = [(torch.get_rng_state, torch.set_rng_state)]
+    if torch.cuda.is_available():
+        found.append((torch.cuda.get_rng_state, torch.cuda.set_rng_state))
+    return found
 
 
 def _abstract(values: State) -> Any:
@@ -314,6 +330,8 @@ def _assign(model: Any, state: State) -> None:
     for kind, some in _variables(model).items():
         for variable, value in zip(some, state[kind], strict=True):
             variable.assign(value)
+    for (_, put), value in zip(_generators(), state.get("random", ()), strict=True):
+        put(keras.ops.convert_to_tensor(value).cpu())
 
 
 def _about(model: Any) -> dict[str, Any]:

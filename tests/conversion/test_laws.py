@@ -8,7 +8,13 @@ import pytest
 
 import keras_encdec
 from keras_encdec.sharing import catalog
-from keras_encdec.testing.models import assert_close, draw, logits_without_input, to_numpy
+from keras_encdec.testing.models import (
+    assert_close,
+    draw,
+    logits_without_input,
+    run,
+    to_numpy,
+)
 
 PARITY = Path(__file__).parents[1] / "parity"
 COMMON = {"vocabulary_size": 96, "num_layers": 3, "hidden_dim": 40, "intermediate_dim": 144}
@@ -66,6 +72,22 @@ def test_with_a_causal_mask_the_encoder_is_the_source(name, expand_gqa):
     assert_close(found[mask == 1], expected[mask == 1], 1e-4)
     bidirectional = keras_encdec.adapt(source).backbone
     assert np.abs(to_numpy(bidirectional.encoder(ids, mask)) - expected).max() > 1e-2
+
+
+def test_without_post_norms_a_pair_starts_as_its_source():
+    """Its cross-attention is copied, and its gate is closed: nothing is silenced here."""
+    sizes = {**COMMON, "num_query_heads": 4, "num_key_value_heads": 2}
+    source = keras_hub.models.LlamaBackbone(**sizes)
+    for weight in source.trainable_weights:
+        weight.assign(draw(weight.path, tuple(weight.shape)))
+    ids, mask = tokens()
+    states = source({"token_ids": ids, "padding_mask": mask})
+    expected = to_numpy(source.token_embedding(states, reverse=True))
+    x = {f"{side}_token_ids": ids for side in ("encoder", "decoder")}
+    x |= {f"{side}_padding_mask": mask for side in ("encoder", "decoder")}
+    assert_close(run(keras_encdec.adapt(source), x)[mask == 1], expected[mask == 1], 1e-4)
+    open_ = run(keras_encdec.adapt(source, cross_attention_gate=False), x)
+    assert np.abs(open_ - expected)[mask == 1].max() > 0.1
 
 
 @pytest.mark.slow

@@ -142,7 +142,7 @@ def test_numbers():
     assert real_number("x", np.float16(0.25)) == 0.25
     with pytest.raises(ValueError, match="Expected n of at least 1"):
         whole_number("n", 0)
-    with pytest.raises(ValueError, match="Expected x as a finite number. Received: nan"):
+    with pytest.raises(ValueError, match=r"Expected x as a finite number\. Received: nan"):
         real_number("x", NAN)
 
 

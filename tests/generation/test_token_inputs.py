@@ -1,6 +1,7 @@
 """Model inputs in place of text: the same outputs in tokens, in batches and in files."""
 
 import json
+from itertools import chain
 
 import keras
 import keras_hub
@@ -144,7 +145,7 @@ def test_samples_stand_one_after_another(lm, inputs, outputs):
     x = lm.preprocessor.generate_preprocess(TEXTS, sequence_length=LENGTH)
     tokens = drawn.generate(x, num_samples=2, seed=3)
     texts = drawn.generate(TEXTS, LENGTH, num_samples=2, seed=3)
-    assert lm.preprocessor.generate_postprocess(tokens) == sum(texts, [])
+    assert lm.preprocessor.generate_postprocess(tokens) == list(chain(*texts))
 
 
 def test_shapes_of_scores():
@@ -157,7 +158,7 @@ def test_shapes_of_scores():
         assert found[IDS].shape == found[MASK].shape == (6, LENGTH)
         assert (scores.shape, scores.dtype) == ((6,), np.float32)
         np.testing.assert_allclose(scores.reshape(3, 2), of_texts, rtol=1e-4)
-        assert lm.preprocessor.generate_postprocess(found) == sum(texts, [])
+        assert lm.preprocessor.generate_postprocess(found) == list(chain(*texts))
     found, scores = lm.generate(x, return_scores=True)
     assert (found[IDS].shape, scores.shape) == ((3, LENGTH), (3,))
     np.testing.assert_allclose(scores, np.array(of_texts)[:, 0], rtol=1e-4)

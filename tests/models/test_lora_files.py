@@ -51,8 +51,9 @@ def test_it_holds_what_trained_and_no_more(tmp_path):
     lm.backbone.save_lora_weights(tmp_path / "run.lora.h5")
     with h5py.File(tmp_path / "run.lora.h5") as file:
         assert file["lora/vars/rank"][()] == 3
-        arrays = []
-        file.visititems(lambda name, item: isinstance(item, h5py.Dataset) and arrays.append(name))
+        items = {}
+        file.visititems(items.__setitem__)
+        arrays = [name for name, item in items.items() if isinstance(item, h5py.Dataset)]
     whole = {name.removeprefix("trained/") for name in arrays if name.startswith("trained/")}
     assert whole == {path for path in other_pair().weights() if is_new(path)}
     assert any("cross_attention_gate" in path for path in whole)
@@ -103,15 +104,15 @@ def test_half_precision_goes_through_exactly(tmp_path):
 @pytest.mark.parametrize(
     ("make_pair", "options", "message"),
     [
-        (other_pair, {}, "of a pair like this one"),
-        (tiny_pair, {"target_layer_names": ["query"]}, "the same target_layer_names"),
+        (other_pair, {}, "of a pair like this one.*Received"),
+        (tiny_pair, {"target_layer_names": ["query"]}, "Received: .*target_layer_names"),
     ],
 )
 def test_a_file_of_another_pair_changes_nothing(make_pair, options, message, tmp_path):
     trained({}, tiny_pair).backbone.save_lora_weights(tmp_path / "run.lora.h5")
     other = trained(options, make_pair)
     before = {v.path: v.numpy() for v in other.weights}
-    with pytest.raises(ValueError, match=f"Expected LoRA .*Received: .*{message}|{message}"):
+    with pytest.raises(ValueError, match=rf"Expected LoRA .*{message}"):
         other.backbone.load_lora_weights(tmp_path / "run.lora.h5")
     for variable in other.weights:
         np.testing.assert_array_equal(variable.numpy(), before[variable.path])
@@ -129,7 +130,7 @@ def test_what_is_no_such_file(tmp_path):
     lm.backbone.save_lora_weights(path)
     fresh = tiny_backbone()
     fresh.enable_lora(2)
-    with pytest.raises(ValueError, match="Received: .*lora_"):
+    with pytest.raises(ValueError, match=r"Received: .*lora_.* the same rank"):
         fresh.load_lora_weights(path)
 
 

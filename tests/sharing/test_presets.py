@@ -5,6 +5,7 @@ import json
 import socket
 from pathlib import Path
 
+import keras
 import keras_hub
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from reference_folder import facts_of
 
 import keras_encdec
 from keras_encdec.cli.plan import show_plan
-from keras_encdec.models import EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
+from keras_encdec.conversion.effective import effective_weights
+from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.sharing import catalog
 from keras_encdec.sharing.load import plan
-from keras_encdec.testing.models import tiny_backbone, to_numpy
+from keras_encdec.testing.models import make_inputs, run, tiny_backbone, to_numpy
+from keras_encdec.training import pretrained
 
 
 @pytest.fixture
@@ -59,6 +62,102 @@ def test_bfloat16_round_trip(tmp_path):
     lm = EncDecSeq2SeqLM(tiny_backbone(dtype="bfloat16"))
     lm.save_to_preset(tmp_path / "model")
     assert_same(lm, keras_encdec.from_preset(tmp_path / "model", dtype="bfloat16"))
+
+
+BACKBONE_LOADERS = {
+    "keras_encdec": lambda *args, **kwargs: keras_encdec.from_preset(*args, **kwargs).backbone,
+    "keras_hub": lambda *a, **k: keras_hub.models.Seq2SeqLM.from_preset(*a, **k).backbone,
+    "backbone": keras_hub.models.Backbone.from_preset,
+}
+POLICIES = ["mixed_bfloat16", "mixed_float16", "bfloat16"]
+every_loader = pytest.mark.parametrize("loader", BACKBONE_LOADERS.values(), ids=BACKBONE_LOADERS)
+
+
+def states(backbone):
+    return run(backbone, make_inputs())["decoder_sequence_output"]
+
+
+@every_loader
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_pair_comes_back_in_the_policy_that_it_was_saved_in(policy, loader, tmp_path):
+    lm, folder = EncDecSeq2SeqLM(tiny_backbone(dtype=policy)), str(tmp_path / "model")
+    lm.save_to_preset(folder)
+    again = loader(folder)
+    assert {v.dtype for v in again.weights} == {v.dtype for v in lm.backbone.weights}
+    assert {layer.dtype_policy.name for layer in kernels(again)} == {policy}
+    assert again.dtype_policy.name == policy
+    np.testing.assert_array_equal(states(again), states(lm.backbone))
+    for asked in ("float32", "mixed_bfloat16"):
+        other = loader(folder, dtype=asked)
+        assert {layer.dtype_policy.name for layer in kernels(other)} == {asked}
+
+
+@every_loader
+def test_float32_says_nothing_against_keras_default_policy(loader, tmp_path):
+    backbone, folder = tiny_backbone(), str(tmp_path / "model")
+    EncDecSeq2SeqLM(backbone).save_to_preset(folder)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        assert loader(folder).dtype_policy.name == "mixed_bfloat16"
+        copy = EncDecBackbone.from_config(backbone.get_config())  # as Keras has it
+        assert copy.dtype_policy.name == "float32"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert loader(folder).dtype_policy.name == "float32"
+
+
+@every_loader
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_a_quantised_pair_comes_back_as_it_was(mode, policy, loader, tmp_path):
+    """int4 also without the rounding of what is read out, which Keras brings in by itself."""
+    lm, folder = EncDecSeq2SeqLM(tiny_backbone(dtype=policy)), str(tmp_path / "model")
+    lm.quantize(mode, filters=pretrained)
+    lm.save_to_preset(folder)
+    again = loader(folder)
+    for ours, theirs in zip(lm.backbone.weights, again.weights, strict=True):
+        assert (ours.path, ours.dtype) == (theirs.path, theirs.dtype)
+    np.testing.assert_array_equal(states(again), states(lm.backbone))
+    found, expected = (run(EncDecSeq2SeqLM(b), make_inputs()) for b in (again, lm.backbone))
+    np.testing.assert_array_equal(found, expected)
+    names = [
+        {layer.path: layer.dtype_policy.name for layer in kernels(b)} for b in (again, lm.backbone)
+    ]
+    assert names[0] == names[1]
+    other = loader(folder, dtype="bfloat16")
+    modes = [{layer.path: layer.quantization_mode for layer in kernels(b)} for b in (other, again)]
+    assert modes[0] == modes[1]
+    assert {layer.compute_dtype for layer in kernels(other)} == {"bfloat16"}
+
+
+def test_a_quantised_pair_trains_lora_and_is_saved_again(tmp_path):
+    lm, folder = EncDecSeq2SeqLM(tiny_backbone()), str(tmp_path / "model")
+    lm.quantize("int8", filters=pretrained)
+    lm.save_to_preset(folder)
+    again = keras_encdec.from_preset(folder)
+    again.backbone.enable_lora(2)
+    for variable in again.trainable_variables:
+        variable.assign(variable + 0.1)
+    again.save_to_preset(folder)
+    third = keras_encdec.from_preset(folder).backbone
+    expected = effective_weights(again.backbone)
+    for path, array in effective_weights(third).items():  # Keras rounds to int8 once more
+        step = np.abs(expected[path]).max() / 127
+        assert np.abs(array - expected[path]).max() <= 0.51 * step, path
+
+
+def test_saving_leaves_a_quantised_pair_as_it_is(tmp_path):
+    lm = EncDecSeq2SeqLM(tiny_backbone())
+    lm.quantize("int8")
+    before = {layer.path: layer.dtype_policy.name for layer in kernels(lm.backbone)}
+    lm.save_to_preset(tmp_path / "model")
+    assert {layer.path: layer.dtype_policy.name for layer in kernels(lm.backbone)} == before
+
+
+def kernels(backbone):
+    """Layers that can be quantised."""
+    kinds = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Embedding)
+    return [layer for layer in backbone._flatten_layers() if isinstance(layer, kinds)]
 
 
 def test_a_cached_kaggle_handle_needs_no_network(lm, tmp_path, monkeypatch):
