@@ -148,7 +148,7 @@ COLUMNS = {
     "score": lambda lab, make, _: lab.reset().score(make().x).total,
     "encode": lambda lab, make, _: np.asarray(lab.reset().encode(make().x).token_ids),
 }
-QUICK = ("fit", "evaluate", "generate")
+QUICK = ("fit", "generate")
 OF_X_ALONE = ("predict", "generate", "score", "encode")
 
 

@@ -108,7 +108,7 @@ def test_a_tokenizer_that_does_not_fit_the_embedding(qwen):
     preprocessor = keras_hub.models.QwenCausalLMPreprocessor(tokenizer)
     backbone = keras_hub.models.QwenBackbone(96, 1, 2, 1, 16, 32)
     task = keras_hub.models.QwenCausalLM(backbone, preprocessor)
-    with pytest.raises(ValueError, match=r"at most 96 pieces.*Received: one of 320"):
+    with pytest.raises(ValueError, match=r"at most 96 tokens.*Received: one of 320"):
         keras_encdec.adapt(task)
 
 

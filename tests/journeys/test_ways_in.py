@@ -23,6 +23,7 @@ from keras_encdec.testing.specs import tiny_pair
 TEXTS = [f"Returns the mean of {i} numbers along an axis." * (1 + i % 4) for i in range(13)]
 TARGETS = [f"Mean of {i}." + " Of an array, by its axis." * (i % 3) for i in range(13)]
 PAIRS = {"encoder_text": TEXTS, "decoder_text": TARGETS}
+SLOW = pytest.mark.slow
 ON_JAX = pytest.mark.skipif(keras.backend.backend() != "jax", reason="on JAX only")
 
 
@@ -85,6 +86,7 @@ def test_losses_are_means_over_tokens(still):
     assert -sum(row.sum() for row in cut) / count == pytest.approx(expected, rel=1e-6)
 
 
+@SLOW
 def test_the_batch_size_of_a_validation(still):
     class Counts(keras.callbacks.Callback):
         batches = 0
@@ -137,6 +139,7 @@ def test_weights_of_arrays(still):
     assert found == pytest.approx(by_hand(still, x, y, there), rel=1e-6)
 
 
+@SLOW
 def test_class_weights(still):
     x, y, there = still.preprocessor(PAIRS)
     token = int(y[0, 0])
@@ -241,6 +244,7 @@ def test_each_epoch_draws_anew(tokenizer, make, packing):
     assert sorted(order(lm, make())) != sorted(order(lm, make(), epoch=1))
 
 
+@SLOW
 def test_an_epoch_has_all_its_batches(tokenizer):
     """Under UL2 each epoch makes another number of windows."""
     lm = make_lm(tokenizer, objective="ul2")
@@ -268,6 +272,7 @@ class Steps(keras.callbacks.Callback):
         return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
 
 
+@SLOW
 def test_stages_share_the_epochs_of_a_run(tokenizer):
     lm = make_lm(tokenizer, objective=Stages([UL2(), PrefixLM()], [0.5, 0.5]))
     alone = make_lm(tokenizer, objective="ul2")
@@ -277,6 +282,7 @@ def test_stages_share_the_epochs_of_a_run(tokenizer):
     assert steps.counts == plain.counts
 
 
+@SLOW
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras refuses it on PyTorch")
 def test_steps_per_execution_that_do_not_divide_an_epoch(tokenizer, tmp_path):
     """Seven batches by threes: as one by one, after a kill too."""
@@ -325,7 +331,9 @@ def test_packing_looks_ahead_a_little(tokenizer, monkeypatch):
 
 
 @ON_JAX
-@pytest.mark.parametrize("x", ["pairs", "arrays", "tf.data", "text"])
+@pytest.mark.parametrize(
+    "x", ["pairs", *(pytest.param(x, marks=SLOW) for x in ("arrays", "tf.data", "text"))]
+)
 def test_rows_left_over_in_accumulation(tokenizer, x):
     """5 rows in batches of 4 and parts of 2: the step of 4 and then of 1, as without parts."""
     some = {key: column[:5] for key, column in PAIRS.items()}
@@ -353,7 +361,9 @@ def test_rows_left_over_in_accumulation(tokenizer, x):
 # float16.
 
 
-@pytest.mark.parametrize("optimizer", ["mixed_float16", "LossScaleOptimizer"])
+@pytest.mark.parametrize(
+    "optimizer", ["mixed_float16", pytest.param("LossScaleOptimizer", marks=SLOW)]
+)
 def test_float16_trains(tokenizer, optimizer):
     """As float32 does, within its own rounding; a step that overflows is left out."""
     dtype = "mixed_float16" if optimizer == "mixed_float16" else "float32"
@@ -370,6 +380,7 @@ def test_float16_trains(tokenizer, optimizer):
     assert history["loss"][-1] < history["loss"][0]
 
 
+@SLOW
 def test_a_loss_scale_that_overflows_is_halved(tokenizer):
     lm = make_lm(tokenizer, dtype="mixed_float16")
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=2.0**60)
@@ -386,6 +397,7 @@ def test_a_loss_scale_that_overflows_is_halved(tokenizer):
     assert float(keras.ops.convert_to_numpy(small.dynamic_scale)) == 4.0
 
 
+@SLOW
 @ON_JAX
 def test_float16_in_warm_up(tokenizer):
     lm = make_lm(tokenizer, dtype="mixed_float16")
@@ -410,7 +422,10 @@ class Breaks(training.FusedCrossEntropy):
         return super().__call__(*args, **kwargs)
 
 
-@pytest.mark.parametrize("call", ["fit", "evaluate", "validation", "train_on_batch"])
+@pytest.mark.parametrize(
+    "call",
+    ["fit", *(pytest.param(c, marks=SLOW) for c in ("evaluate", "validation", "train_on_batch"))],
+)
 def test_an_error_in_the_first_step_leaves_the_weights(tokenizer, call):
     lm = make_lm(tokenizer)
     loss = Breaks()
@@ -555,6 +570,7 @@ def test_compile_leaves_the_settings_of_the_backbone():
     assert (lm.backbone.remat, lm.backbone.attention) == (False, "auto")
 
 
+@SLOW
 def test_after_a_loss_on_logits_the_default_one_is_whole_again():
     lm = tiny_lm()
     x, y = arrays_of_tiny()
@@ -565,6 +581,7 @@ def test_after_a_loss_on_logits_the_default_one_is_whole_again():
     assert lm.evaluate(x, y, verbose=0, return_dict=True) == expected
 
 
+@SLOW
 def test_a_keras_file_keeps_what_compile_was_given(tmp_path):
     lm = tiny_lm()
     lm.compile(
@@ -585,6 +602,7 @@ def test_a_keras_file_keeps_what_compile_was_given(tmp_path):
     assert_same(weights(lm), weights(again))
 
 
+@SLOW
 def test_threads_draw_apart(tokenizer):
     lm = make_lm(tokenizer, lengths=(16, 24))
     lm.compile(sampler=keras_hub.samplers.RandomSampler(seed=7))
@@ -603,6 +621,7 @@ def test_threads_draw_apart(tokenizer):
     assert sorted(found) == sorted(alone)
 
 
+@SLOW
 def test_tokens_with_stop_strings_batches_and_a_path(tokenizer, tmp_path):
     """Model inputs as the same texts: the mask ends with the token that completes a stop."""
     lm = make_lm(tokenizer, lengths=(16, 24))

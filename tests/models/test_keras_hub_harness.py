@@ -22,6 +22,7 @@ PAIRS = {
 }
 
 
+@pytest.mark.slow
 class TestOurClasses(Harness):
     __test__ = True
 

@@ -83,7 +83,7 @@ def test_the_first_piece_may_be_written(tokenizer):
 
 def test_turns(tokenizer):
     preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 64, 32, chat=True)
-    ids, _ = preprocessor.chat_prompt("Sum?")
+    ids, _ = preprocessor.converter.of_chat("Sum?")
     end = "<|eot_id|>" if "Llama3" in type(tokenizer).__name__ else "<|im_end|>"
     assert ids.count(tokenizer.token_to_id(end)) == 1
     assert tokenizer.token_to_id(end) in preprocessor.stop_token_ids
@@ -94,7 +94,7 @@ def test_turns(tokenizer):
 def test_turns_that_would_be_split_are_refused(byte_pairs):
     tokenizer = made("QwenTokenizer", byte_pairs)
     with pytest.raises(ValueError, match=r"keeps <\|im_end\|> whole.*QwenTokenizer, which splits"):
-        EncDecSeq2SeqLMPreprocessor(tokenizer).chat_prompt("Sum?")
+        EncDecSeq2SeqLMPreprocessor(tokenizer).converter.of_chat("Sum?")
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ import pytest
 
 from keras_encdec.testing.models import make_inputs, tiny_lm, to_numpy
 
+SLOW = pytest.mark.slow
+
 X = make_inputs(source=(20, 13, 1, 7, 9), target=(16, 9, 2, 5, 3))
 Y = np.roll(X["decoder_token_ids"], -1, axis=1)
 WEIGHT = X["decoder_padding_mask"].astype("float32")
@@ -45,6 +47,7 @@ class Snapshots(keras.callbacks.Callback):
         self.taken.append(weights(self.model))
 
 
+@SLOW
 def test_early_stopping_restores_the_best_weights(lm):
     lm.compile(keras.optimizers.SGD(30.0))  # each epoch is worse than the one before
     snapshots = Snapshots()
@@ -54,6 +57,7 @@ def test_early_stopping_restores_the_best_weights(lm):
     assert_same(weights(lm), snapshots.taken[int(np.argmin(history["loss"]))])
 
 
+@SLOW
 @pytest.mark.parametrize("weights_only", [True, False])
 def test_model_checkpoint(lm, tmp_path, weights_only):
     path = tmp_path / ("{epoch}.weights.h5" if weights_only else "{epoch}.keras")
@@ -69,6 +73,7 @@ def test_model_checkpoint(lm, tmp_path, weights_only):
         assert_same(weights(again), expected)
 
 
+@SLOW
 def test_learning_rates(lm):
     rates = keras.callbacks.LearningRateScheduler(lambda epoch: [0.4, 0.2, 0.1][epoch])
     assert fit(lm, rates)["learning_rate"] == pytest.approx([0.4, 0.2, 0.1])
@@ -77,6 +82,7 @@ def test_learning_rates(lm):
     assert fit(lm, plateau, epochs=4)["learning_rate"][-1] < 30.0
 
 
+@SLOW
 def test_files_of_logs(lm, tmp_path):
     callbacks = (
         keras.callbacks.CSVLogger(tmp_path / "log.csv"),
@@ -112,6 +118,7 @@ def test_backup_and_restore_goes_on_with_the_next_epoch(lm, tmp_path):
     assert_same(weights(again), weights(whole))
 
 
+@SLOW
 def test_averaged_weights():
     """As by hand: a mean that forgets half at each step, put in place at the end of the run."""
     lm = tiny_lm()
@@ -171,6 +178,7 @@ class Writes(keras.callbacks.Callback):
         self.ends.append((self.write(), weights(self.model)))
 
 
+@SLOW
 def test_a_callback_that_generates_sees_the_weights_of_then(lm):
     lm.compile(keras.optimizers.SGD(3.0), sampler="greedy")
     writes = Writes()

@@ -37,6 +37,7 @@ def model(optimizer=None, dropout=0.1, **changes):
     for layer in lm.backbone._flatten_layers():
         if isinstance(layer, keras.layers.Dropout):
             layer.seed_generator.state.assign([1, 2])
+    keras.utils.set_random_seed(0)  # PyTorch's dropout draws from its own generator
     lm.compile(optimizer or keras.optimizers.AdamW(1e-2, global_clipnorm=1.0))
     return lm
 

@@ -41,7 +41,7 @@ def run(steps, warmup, lm=None, callbacks=()):
     lm = lm or compiled()
     watch = Watch()
     every = [watch, *([CrossAttentionWarmup(warmup)] if warmup else []), *callbacks]
-    lm.fit(batches(steps), callbacks=every, verbose=0)
+    lm.fit(batches(steps), steps_per_epoch=steps, callbacks=every, verbose=0)
     return lm, watch.steps
 
 
