@@ -300,7 +300,7 @@ def _values(model: Any) -> State:
     return values | {"random": [get().numpy() for get, _ in _generators()]}
 
 
-def _generators() -> list[tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
+def _generators() -> list[tuple[Callable, Callable]]:
     """What gets and sets the state of PyTorch's own generators.
 
     Keras draws dropout without a seed from them (keras/src/backend/torch/random.py).
@@ -309,7 +309,7 @@ def _generators() -> list[tuple[Callable[[], Tensor], Callable[[Tensor], None]]]
         return []
     import torch
 
-    found = [(torch.get_rng_state, torch.set_rng_state)]
+    found: list[tuple[Callable, Callable]] = [(torch.get_rng_state, torch.set_rng_state)]
     if torch.cuda.is_available():
         found.append((torch.cuda.get_rng_state, torch.cuda.set_rng_state))
     return found
