@@ -49,8 +49,9 @@ class EncDecBackbone(keras_hub.models.Backbone):
     Two settings change memory and speed but, rounding aside, no number. They are not
     saved, and, as in Keras, a compiled task sees a change at its next `compile()`:
     `backbone.attention` is `"auto"` (fused for long texts), `"plain"` or `"fused"`
-    (see `keras_encdec.layers.fused`); `backbone.remat = True` computes each block
-    again in the backward pass instead of keeping what it computed.
+    (see `keras_encdec.layers.fused`), which is an error where nothing fuses: merged
+    attention, TensorFlow, a soft cap on PyTorch; `backbone.remat = True` computes each
+    block again in the backward pass instead of keeping what it computed.
 
     Args:
         encoder: `StackSpec`, or its fields as a dict.

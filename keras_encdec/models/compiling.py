@@ -82,11 +82,16 @@ class Compiled(Trainer):
         )
 
     def get_compile_config(self) -> dict[str, Any]:
-        """The options of `compile` as a .keras file keeps them."""
+        """The options of `compile` as a .keras file keeps them.
+
+        Those that set the backbone (`attention`, `remat`) belong to a machine, not to a
+        model, and are not saved with either.
+        """
         if not self.compiled or self._compiled_with is None:
             return {}
         options = {**self._compiled_with, "optimizer": self.optimizer, "sampler": self.sampler}
         options["optimizer"] = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        options = {k: v for k, v in options.items() if k not in _OF_A_MACHINE}
         options["optimizer_is_built"] = self.optimizer.built
         distillation = options["distillation"]
         if distillation is not None and distillation.teacher is not None:
@@ -104,3 +109,4 @@ class Compiled(Trainer):
 
 
 _NO_OPTIONS = ("self", "kwargs", "given", "__class__")
+_OF_A_MACHINE = ("attention", "remat")

@@ -119,8 +119,8 @@ def estimate(
         lora_rank: of `backbone.enable_lora`, or None.
         train_cross_attention: of `backbone.enable_lora`.
         quantization: `"int8"` or `"int4"` of `lm.quantize`, or None.
-        attention: `"plain"` or `"fused"`; `"auto"` is fused for long texts. Merged attention
-            is plain either way.
+        attention: `"plain"` or `"fused"` (what `"auto"` is for long texts). Merged
+            attention counts as plain either way.
         remat: of `lm.compile`.
         chunk_tokens: of `FusedCrossEntropy`; None for a loss that takes logits.
 

@@ -590,11 +590,14 @@ def test_a_keras_file_keeps_what_compile_was_given(tmp_path):
         distillation=None,
         sampler=keras_hub.samplers.TopPSampler(0.7, seed=3),
         logs=("tokens",),
+        attention="plain",
+        remat=True,
     )
     x, y = arrays_of_tiny()
     lm.fit(x, y, verbose=0)
     lm.save(tmp_path / "lm.keras")
     again = keras.saving.load_model(tmp_path / "lm.keras")
+    assert (again.backbone.attention, again.backbone.remat) == ("auto", False)  # of a machine
     assert type(again.optimizer) is keras.optimizers.Lion
     assert again.sampler.get_config() == lm.sampler.get_config()
     both = [m.fit(x, y, verbose=0, epochs=2).history for m in (lm, again)]
