@@ -118,6 +118,7 @@ def unpacked(bytes_, axis):
     return np.where(both > 7, both - 16, both).reshape(shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [32, -1])
 def test_int4_is_codes_with_scales_and_zero_points(block_size):
     """Kernels count as rows x columns; a group is `block_size` rows of a column."""
@@ -144,6 +145,7 @@ def test_int4_is_codes_with_scales_and_zero_points(block_size):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_model_of_them_computes_what_int4_computes():
     """int4 leaves what goes into a layer as it is, as int8 does not."""
     backbone = tiny_backbone(tiny_pair())
@@ -230,6 +232,7 @@ def decoder_logits(source, ids, mask):
     return to_numpy(source.token_embedding(states, reverse=True))
 
 
+@pytest.mark.slow
 def test_keras_hubs_gemma_with_lora_converts_to_what_it_computes():
     ids = np.random.default_rng(0).integers(3, 96, (2, 9)).astype("int32")
     mask = np.ones_like(ids)
@@ -245,6 +248,7 @@ def test_keras_hubs_gemma_with_lora_converts_to_what_it_computes():
     assert_close(found, expected, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_keras_hubs_gemma_quantised_converts_to_its_weights(mode, tmp_path):
     """Each number within half a step of the one that was rounded: in memory, and from a preset."""

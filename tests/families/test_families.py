@@ -33,7 +33,7 @@ FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2",
 ARRAYS = ("token_ids", "padding_mask")
 every_family = pytest.mark.parametrize("name", FAMILIES)
 # What takes seconds is quick for two of them, which together have most that families have.
-QUICK = ("gemma3", "qwen2")
+QUICK = ("qwen2",)
 every_family_slowly = pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES]
 )

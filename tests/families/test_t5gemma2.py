@@ -51,6 +51,7 @@ def test_it_is_two_switches_of_the_spec(lm):
     assert lm.backbone.count_params() == sum(np.prod(s) for s in spec.weights().values())
 
 
+@pytest.mark.slow
 def test_cached_is_full(lm):
     inputs, *_ = reference()
     decoder, mask = lm.backbone.decoder, inputs["encoder_padding_mask"]

@@ -25,6 +25,7 @@ def found(lm):
     return lm.decode(lm.encode(TEXTS), 16, num_samples=4, return_scores=True)
 
 
+@pytest.mark.slow
 def test_one_beam_is_greedy(lm):
     prompts = {"encoder_text": TEXTS, "decoder_text": ["", "the array", "of"]}
     lm.compile(sampler="greedy")
@@ -40,6 +41,7 @@ def test_several_and_different_and_ordered(found):
         assert all(score < 0 for score in scores)
 
 
+@pytest.mark.slow
 def test_batch_mates_change_nothing(lm, found):
     lm.compile(sampler=BeamSearch(4))
     for text, texts, scores in zip(TEXTS, *found, strict=True):
@@ -91,6 +93,7 @@ def every_text(lm, inputs):
     return texts, lm.score(x, batch_size=512).total
 
 
+@pytest.mark.slow
 def test_enough_beams_find_the_best():
     lm, inputs = tiny(words=28, num_beams=24)
     inputs = {k: x[:, :3] % 28 if "decoder" in k else x for k, x in inputs.items()}

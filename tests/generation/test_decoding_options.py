@@ -65,6 +65,7 @@ def test_what_cannot_be_meant(name):
             DecodingOptions(**{name: value})
 
 
+@pytest.mark.slow
 def test_every_call_gives_the_same_of_the_same_number(lm):
     def outputs(**options):
         encoding = lm.encode(TEXT)
@@ -96,6 +97,7 @@ def test_every_call_refuses_at_once(lm, call):
             getattr(lm, call)(longer, max_length=3)
 
 
+@pytest.mark.slow
 def test_batch_sizes(lm):
     pairs = {"encoder_text": [TEXT] * 3, "decoder_text": ["a", "the", "of"]}
     prompts = pairs["encoder_text"]

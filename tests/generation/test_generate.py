@@ -37,6 +37,7 @@ def test_one_text_is_one_output(lm, outputs):
     assert [lm.generate(text, 24) for text in TEXTS] == outputs
 
 
+@pytest.mark.slow
 def test_lengths_and_batches_compile_once_for_each_size(lm, outputs):
     before = lm.compile_counts
     few = [TEXTS[0][:n] for n in range(8, 17)]
@@ -91,6 +92,7 @@ def test_samples_and_seeds():
     assert again.generate(TEXTS, 24) == own  # and calls with a seed left it alone
 
 
+@pytest.mark.slow
 def test_temperature_of_a_call(outputs):
     lm = with_sampler(keras_hub.samplers.RandomSampler(temperature=1.5, seed=0))
     hot = lm.generate(TEXTS, 24, seed=0)
@@ -130,7 +132,9 @@ def test_a_reader_may_leave(lm, outputs):
     assert lm.generate(TEXTS, 24) == outputs
 
 
-@pytest.mark.parametrize("sampler", ["top_k", "top_p", "beam", "contrastive"])
+@pytest.mark.parametrize(
+    "sampler", ["top_k", "top_p", "beam", pytest.param("contrastive", marks=pytest.mark.slow)]
+)
 def test_samplers_of_keras_hub(sampler):
     lm = with_sampler(sampler)
     found = lm.generate(TEXTS[:2], 12)

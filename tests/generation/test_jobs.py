@@ -88,6 +88,7 @@ def test_longest_first_in_batches():
     assert batches == [[1, 3], [4, 0], [2]]
 
 
+@pytest.mark.slow
 def test_batches_draw_apart():
     lm = keras_encdec.from_preset("gemma2_tiny_tiny")
     lm.compile(sampler=keras_hub.samplers.RandomSampler(temperature=1.5))
@@ -96,6 +97,7 @@ def test_batches_draw_apart():
     assert lm.generate(TEXTS[:1] * 6, 12, batch_size=2, seed=3) == found
 
 
+@pytest.mark.slow
 def test_scores_of_many():
     lm = keras_encdec.from_preset("gemma2_tiny_tiny")
     lm.compile(sampler=BeamSearch(2))

@@ -34,6 +34,7 @@ def test_equals_the_logits(lm):
     assert [len(row) for row in found.per_token] == [len(row) + 1 for row in ids]  # and <eos>
 
 
+@pytest.mark.slow
 def test_batches_change_nothing(lm):
     whole = lm.score(PAIRS)
     for batch_size in (1, 2):
@@ -52,6 +53,7 @@ def test_no_target_is_cut(lm):
     assert len(whole) > 4
 
 
+@pytest.mark.slow
 def test_chunks(monkeypatch):
     lm = tiny_lm()
     bare = EncDecSeq2SeqLM(lm.backbone)

@@ -47,6 +47,7 @@ def states(sampler):
     return [to_numpy(variable.value).tolist() for variable in sampler.variables]
 
 
+@pytest.mark.slow
 def test_without_a_seed_threads_give_what_calls_in_turn_give(lm):
     lm.compile(sampler=drawing(seed=7))
     in_turn = [tuple(lm.generate(TEXTS, LENGTH)) for _ in range(THREADS)]
@@ -98,6 +99,7 @@ def test_a_session_takes_its_state_at_once(lm, monkeypatch):
     assert states(sampler) == [[3, 6]]
 
 
+@pytest.mark.slow
 def test_streams_go_on_between_each_other(lm):
     lm.compile(sampler=drawing(seed=5))
     alone = ["".join(lm.generate_stream(TEXTS[0], LENGTH, seed=seed)) for seed in (1, 2)]
@@ -110,6 +112,7 @@ def test_streams_go_on_between_each_other(lm):
     assert texts == alone
 
 
+@pytest.mark.slow
 def test_eager_calls_draw_the_same_way(lm):
     outputs = []
     for eager in (True, True, False):
@@ -128,6 +131,7 @@ class DrawingSearch(keras_hub.samplers.RandomSampler):
         return super().__call__(*args, **kwargs)
 
 
+@pytest.mark.slow
 def test_a_search_that_draws(lm):
     lm.compile(sampler=DrawingSearch(seed=7))
     in_turn = [tuple(lm.generate(TEXTS, LENGTH)) for _ in range(THREADS)]

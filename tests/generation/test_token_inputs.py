@@ -87,6 +87,7 @@ def test_the_mask_ends_with_the_token_that_completes_a_stop_string(lm, inputs, o
     assert ended >= 3
 
 
+@pytest.mark.slow
 def test_batches_and_datasets_change_nothing(lm, inputs, outputs):
     for batch_size in (1, 2):
         same(lm.generate(inputs, batch_size=batch_size), outputs)
@@ -105,6 +106,7 @@ def test_batch_size_is_that_of_the_encoder(lm, inputs, monkeypatch):
     assert sizes == [2, 1]
 
 
+@pytest.mark.slow
 def test_a_file_of_tokens(lm, inputs, tmp_path):
     path = tmp_path / "tokens.jsonl"
     stop = {"stop_strings": ["a"], "num_samples": 2}
@@ -136,6 +138,7 @@ def test_a_file_of_tokens_resumed(lm, inputs, outputs, tmp_path, monkeypatch):
     same(lm.generate(inputs, path=path), outputs)
 
 
+@pytest.mark.slow
 def test_samples_stand_one_after_another(lm, inputs, outputs):
     found = lm.generate(inputs, num_samples=2)
     same(found, {name: np.repeat(array, 2, axis=0) for name, array in outputs.items()})
@@ -148,6 +151,7 @@ def test_samples_stand_one_after_another(lm, inputs, outputs):
     assert lm.preprocessor.generate_postprocess(tokens) == list(chain(*texts))
 
 
+@pytest.mark.slow
 def test_shapes_of_scores():
     lm = keras_encdec.from_preset("gemma2_tiny_tiny")
     lm.compile(sampler=BeamSearch(3))
@@ -164,6 +168,7 @@ def test_shapes_of_scores():
     np.testing.assert_allclose(scores, np.array(of_texts)[:, 0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_beams_that_have_no_room(lm):
     """Nothing was generated, and nothing has likelihood 1."""
     beams = keras_encdec.from_preset("gemma2_tiny_tiny")

@@ -69,6 +69,7 @@ def by_hand(lm, x, y, weight):
 # Numbers that do not depend on how they were asked for.
 
 
+@pytest.mark.slow
 def test_losses_are_means_over_tokens(still):
     """Batches of any size, `fit`, its validation, `evaluate`, `score` and by hand."""
     expected = by_hand(still, *still.preprocessor(PAIRS))
@@ -514,6 +515,7 @@ def test_a_tuple_of_strings_as_validation_data(still):
         still.fit(PAIRS, validation_data=("a text", "another"))
 
 
+@pytest.mark.slow
 def test_generators_are_spent(still):
     with pytest.raises(ValueError, match="spent after one"):
         still.fit((batch for batch in [arrays(still)]), epochs=2)

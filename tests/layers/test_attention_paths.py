@@ -322,6 +322,7 @@ def trained_weights(remat):
     return {weight.path: to_numpy(weight) for weight in lm.weights}
 
 
+@pytest.mark.slow
 def test_remat_drops_out_the_same():
     plain, again = trained_weights(remat=False), trained_weights(remat=True)
     for name, weight in plain.items():

@@ -47,6 +47,7 @@ def run(function, *inputs):
         return function(*inputs)
 
 
+@pytest.mark.slow
 def test_an_encoder_lets_go_of_earlier_states(alive):
     encoder = Encoder(tiny_encoder(windows=(None,) * DEPTH))
     output = run(encoder, IDS, MASK)
@@ -59,6 +60,7 @@ def test_an_encoder_lets_go_of_earlier_states(alive):
     np.testing.assert_array_equal(to_numpy(states[-1]), to_numpy(output))
 
 
+@pytest.mark.slow
 def test_a_decoder_lets_go_of_earlier_states_and_keys(alive):
     decoder = Decoder(tiny_decoder(windows=(6,) * DEPTH), context_width=20)
     run(decoder, IDS, MASK, np.ones((1, 5, 20), "float32"), np.ones((1, 5), "int32"))
@@ -66,6 +68,7 @@ def test_a_decoder_lets_go_of_earlier_states_and_keys(alive):
     assert max(alive) <= (0, 1)
 
 
+@pytest.mark.slow
 def test_all_states_are_what_goes_into_each_block():
     encoder = Encoder(tiny_encoder(windows=(None,) * 3))
     encoder.build()

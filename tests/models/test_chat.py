@@ -41,6 +41,7 @@ def test_turns():
     assert framed([FIRST, {**ANSWER, "role": "model"}, SECOND]) == framed([FIRST, ANSWER, SECOND])
 
 
+@pytest.mark.slow
 def test_an_answer(lm):
     chatty = keras_encdec.from_preset("gemma2_tiny_tiny")
     chatty.preprocessor.chat = True

@@ -186,6 +186,7 @@ def test_stop_token_ends_its_row_and_only_after_the_prompt(lm, greedy):
         np.testing.assert_array_equal(found["decoder_token_ids"][i, :end], ids[i, :end])
 
 
+@pytest.mark.slow
 def test_uncompiled_is_the_same(greedy):
     lm = generator("greedy")
     lm.compile(sampler="greedy", run_eagerly=True)

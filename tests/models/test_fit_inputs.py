@@ -127,6 +127,7 @@ def test_fit_on_hugging_face_pairs(one_lm):
     assert fit(one_lm, datasets.Dataset.from_dict(PAIRS)) == [2]
 
 
+@pytest.mark.slow
 def test_fit_on_batches_by_number_and_at_a_later_step(tokenizer):
     """Three steps in one go, or one and then the other two: the same weights."""
     whole, parts = make_lm(tokenizer, objective="ul2"), make_lm(tokenizer, objective="ul2")
@@ -146,6 +147,7 @@ def test_a_later_first_epoch_goes_on_with_the_data(tokenizer):
     assert len(fit(lm, TEXTS, epochs=3, initial_epoch=2)) == 1
 
 
+@pytest.mark.slow
 def test_two_stages_in_one_fit(tokenizer):
     lm = make_lm(tokenizer, objective=Stages([UL2(), PrefixLM()], [0.5, 0.5]))
     assert sum(fit(lm, TEXTS)) > 2

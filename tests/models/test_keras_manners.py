@@ -107,6 +107,7 @@ def test_low_precision(policy, logits):
     assert np.abs(found - logits)[VALID].mean() < 0.15
 
 
+@pytest.mark.slow
 def test_generation_in_low_precision():
     lm = tiny_lm(dtype="bfloat16")
     embeddings = lm.backbone.decoder.embedding.embeddings
@@ -144,6 +145,7 @@ def test_int8_keeps_logits_close(logits):
     assert 0 < difference.mean() < 0.15
 
 
+@pytest.mark.slow
 def test_fit_lowers_the_loss():
     lm = new_lm()
     lm.compile()

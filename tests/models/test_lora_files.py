@@ -93,6 +93,7 @@ def test_a_file_of_keras_hub_is_read_and_what_it_lacks_is_said(tmp_path):
         assert same != is_new(variable.path), variable.path
 
 
+@pytest.mark.slow
 def test_half_precision_goes_through_exactly(tmp_path):
     lm = trained({}, tiny_pair, dtype="bfloat16")
     lm.backbone.save_lora_weights(tmp_path / "run.lora.h5")

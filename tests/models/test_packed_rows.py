@@ -42,6 +42,7 @@ def test_packed_equals_unpacked(examples):
         assert labels.tolist() == alone[index][1].tolist()
 
 
+@pytest.mark.slow
 def test_a_neighbour_is_not_seen(examples):
     """The test above needs masks that tell segments apart: without, it would not hold."""
     lm = tiny_lm()

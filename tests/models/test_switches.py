@@ -24,7 +24,13 @@ SWITCHES = {
     "merged in some layers": {"cross_attention": CrossAttentionSpec(merged=True, layers=(0,))},
     "tied": {"tied_embeddings": True},
 }
-every_switch = pytest.mark.parametrize("changes", SWITCHES.values(), ids=SWITCHES)
+every_switch = pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(changes, id=name, marks=pytest.mark.slow if name == "merged" else ())
+        for name, changes in SWITCHES.items()
+    ],
+)
 
 
 def pair(changes):
@@ -57,7 +63,11 @@ def test_cached_is_full_and_padding_does_not_matter(changes):
     np.testing.assert_array_equal(written[:, 4:], logits.argmax(-1)[:, 3:-1])
 
 
-@pytest.mark.parametrize("changes", [SWITCHES["merged"], SWITCHES["gate"]], ids=["merged", "gate"])
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param(SWITCHES["merged"], marks=pytest.mark.slow), SWITCHES["gate"]],
+    ids=["merged", "gate"],
+)
 def test_packed_is_unpacked(changes):
     backbone, inputs = tiny_backbone(pair(changes)), make_inputs((9, 7), (8, 8))
     apart = run(backbone, inputs)["decoder_sequence_output"]
@@ -93,6 +103,7 @@ def test_a_gated_pair_starts_as_its_source():
     assert all(gate != 0 for gate in gates)
 
 
+@pytest.mark.slow
 def test_a_switch_is_saved(tmp_path):
     options = {"cross_attention_gate": True, "cross_attention_layers": [0, 2]}
     lm = keras_encdec.adapt(SOURCE, tied_embeddings=True, decoder_layers=[0, 1, 3], **options)

@@ -58,6 +58,7 @@ def test_round_trip(lm, tmp_path, loader, shard_size):
         assert getattr(again.preprocessor, name) == getattr(lm.preprocessor, name)
 
 
+@pytest.mark.slow
 def test_bfloat16_round_trip(tmp_path):
     lm = EncDecSeq2SeqLM(tiny_backbone(dtype="bfloat16"))
     lm.save_to_preset(tmp_path / "model")
@@ -108,7 +109,7 @@ def test_float32_says_nothing_against_keras_default_policy(loader, tmp_path):
 
 @every_loader
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("mode", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
 def test_a_quantised_pair_comes_back_as_it_was(mode, policy, loader, tmp_path):
     """int4 also without the rounding of what is read out, which Keras brings in by itself."""
     lm, folder = EncDecSeq2SeqLM(tiny_backbone(dtype=policy)), str(tmp_path / "model")
@@ -130,6 +131,7 @@ def test_a_quantised_pair_comes_back_as_it_was(mode, policy, loader, tmp_path):
     assert {layer.compute_dtype for layer in kernels(other)} == {"bfloat16"}
 
 
+@pytest.mark.slow
 def test_a_quantised_pair_trains_lora_and_is_saved_again(tmp_path):
     lm, folder = EncDecSeq2SeqLM(tiny_backbone()), str(tmp_path / "model")
     lm.quantize("int8", filters=pretrained)

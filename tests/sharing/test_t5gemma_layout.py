@@ -109,6 +109,7 @@ def test_an_export_after_int8_has_codes_over_scales(tmp_path, lora):
     assert_close(run(found, make_inputs()), logits, 1e-4)
 
 
+@pytest.mark.slow
 def test_keras_hub_t5gemma_is_taken_over():
     theirs = keras_hub_t5gemma()
     for i, weight in enumerate(theirs.weights):

@@ -104,6 +104,7 @@ class Fails(keras.callbacks.Callback):
             raise RuntimeError("power cut")
 
 
+@pytest.mark.slow
 def test_backup_and_restore_goes_on_with_the_next_epoch(lm, tmp_path):
     whole = tiny_lm()
     whole.compile(keras.optimizers.SGD(0.05))
@@ -194,11 +195,13 @@ def test_a_callback_that_generates_sees_the_weights_of_then(lm):
     assert (writes.middle != writes.ends[-1][0]).any()
 
 
+@pytest.mark.slow
 def test_one_callback_in_place_of_a_list(lm):
     history = lm.fit(X, Y, verbose=0, callbacks=keras.callbacks.TerminateOnNaN())
     assert len(history.history["loss"]) == 1
 
 
+@pytest.mark.slow
 def test_what_logs_carry(lm):
     """Tokens and gradient norm by hand; the learning rate; each can be left out."""
     history = fit(lm, epochs=2)

@@ -112,6 +112,7 @@ def test_a_finished_run_is_left_alone(whole, tmp_path):
     assert_identical(plain, again)
 
 
+@pytest.mark.slow
 def test_keeps_the_latest_and_the_best(tmp_path):
     lm = model(keras.optimizers.SGD(3.0))
     options = {"best": "val_loss", "every": 100}
@@ -432,6 +433,7 @@ def test_a_stream_by_several_steps_a_call(tmp_path):
         checkpoint.on_epoch_begin(0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras refuses it on PyTorch")
 def test_resumed_by_several_steps_a_call(tmp_path):
     """Five batches by twos: the kill is in the second call of the second epoch."""

@@ -94,6 +94,7 @@ MEASURED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="asks XLA")
 @pytest.mark.parametrize(("spec", "chunk_tokens"), MEASURED.values(), ids=MEASURED)
 def test_activations_are_about_what_xla_needs(spec, chunk_tokens):

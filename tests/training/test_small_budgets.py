@@ -46,6 +46,7 @@ def test_trains_lora_and_the_cross_attention_and_nothing_else(mode):
     assert changed(lm, before) == expected
 
 
+@pytest.mark.slow
 def test_lora_in_the_cross_attention_too():
     lm = model()
     lm.quantize("int8")
@@ -74,6 +75,7 @@ def test_bfloat16_over_float32_weights():
     np.testing.assert_allclose(low, full, rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_adam_in_bfloat16_would_not_move():
     """0.999 is 1 in bfloat16, and with it the size of Adam's step is 0."""
     lm = model(dtype="bfloat16")

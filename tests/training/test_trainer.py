@@ -142,6 +142,7 @@ def test_trains_with_a_teacher_that_stays_as_it_is():
     assert abs(alone["loss"][0] - history["loss"][0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_share_of_zero_is_no_teacher():
     taught, ours = fitted(distillation=Distillation(gemma(), weight=0.0))
     alone, theirs = fitted()

@@ -83,6 +83,7 @@ def test_all_weights_can_train_after_fit():
     assert len(lm.trainable_variables) == len(lm.weights)
 
 
+@pytest.mark.slow
 def test_phases_follow_the_optimizers_steps(steps):
     """Two fits of the same run are one."""
     lm, first = run(2, warmup=3)
@@ -137,6 +138,7 @@ def assert_switches_at(steps, states):
         assert bool(old) == (before["iterations"] >= steps), before["iterations"]
 
 
+@pytest.mark.slow
 @NO_TORCH
 def test_short_last_calls_are_not_counted_as_whole_ones():
     """They were: of 10 steps in calls of 2, 2 and 1, the ninth was the last."""
