@@ -1,57 +1,94 @@
 """Folders and files that appear whole or not at all, and names that stay inside a folder.
 
-Standard library only.
+Knows which files are a preset's own. Leaves system calls to `keras_encdec.disk`. Standard
+library only.
 """
 
 import contextlib
+import fnmatch
+import itertools
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-_INCOMPLETE = ".incomplete-"
+from keras_encdec import disk
+from keras_encdec.warn import warn
+
+_INCOMPLETE, _README = ".incomplete-", "README.md"
+_NAMED = 5  # files that an error names
+
+# What KerasHub's `save_to_preset` and the layout of transformers write.
+_OWN = (
+    *("config.json", "metadata.json", "task.json", "preprocessor.json", "tokenizer.json"),
+    "encoder_tokenizer.json",
+    *("model.weights.h5", "model.weights.json", "model_*.weights.h5", "task.weights.h5"),
+    *("assets/tokenizer/*", "assets/encoder_tokenizer/*"),
+    *("generation_config.json", "tokenizer.model", "tokenizer_config.json"),
+    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+)
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_folder(
+    path: str | os.PathLike, size: int = 0, also: Sequence[str] = ()
+) -> Iterator[Path]:
     """Yields a new folder that takes the name `path` when the block ends well.
 
     On an error it is removed, and what stood at `path` before is still there. A block
-    inside the block for the same folder writes into it directly.
+    inside the block for the same folder writes into it directly. A README.md of the folder
+    that is replaced stays.
 
     Args:
         path: the final name: new, an empty folder, or a preset to replace.
+        size: bytes that will be written, asked for before the first of them is.
+        also: files, beside those of a preset, that the caller wrote here before.
 
     Raises:
-        ValueError: if `path` is a file or a folder with something else in it.
+        ValueError: if `path` is a file, or a folder with something else in it.
+        OSError: if there is no room or no right to write there.
     """
-    final = Path(path)
-    if final.name.startswith(_INCOMPLETE):
-        yield final
+    if Path(path).name.startswith(_INCOMPLETE):
+        yield Path(path)
         return
-    final = final.absolute()
-    _check_replaceable(final)
+    final = Path(path).resolve()
+    _tidy(final)
+    _check_replaceable(final, also)
+    disk.require_room(next(p for p in final.parents if p.exists()), size)
     final.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{_INCOMPLETE}{final.name}-", dir=final.parent))
     try:
-        yield folder
-        folder.chmod(0o755)
-        _replace(folder, final)
+        with disk.held(folder):
+            yield folder
+            folder.chmod(0o755)
+            if (final / _README).exists() and not (folder / _README).exists():
+                shutil.copy2(final / _README, folder / _README)
+            _check_replaceable(final, also)  # what came while the block ran
+            _replace(folder, final)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_file(path: str | os.PathLike, size: int = 0) -> Iterator[Path]:
     """Yields the name of a new file that takes the name `path` when the block ends well.
 
     On an error it is removed, and the file that stood at `path` before is still there.
+
+    Args:
+        path: of the file.
+        size: as of `atomic_folder`.
+
+    Raises:
+        OSError: as `atomic_folder`.
     """
-    final = Path(path)
+    final = Path(path).resolve()
+    disk.require_room(final.parent, size)
     part = final.with_name(f"{_INCOMPLETE}{os.getpid()}-{final.name}")
     try:
         yield part
@@ -61,28 +98,74 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
-def _check_replaceable(final: Path) -> None:
-    holds_preset = (final / "config.json").exists()
-    if final.exists() and (final.is_file() or (any(final.iterdir()) and not holds_preset)):
+def _check_replaceable(final: Path, also: Sequence[str]) -> None:
+    """Raises ValueError unless everything at `final` is a preset's own, or nothing is there."""
+    if not final.exists():
+        return
+    if not final.is_dir():
+        raise ValueError(f"Expected the name of a folder. Received: {final}, a file.")
+    foreign = list(itertools.islice(_foreign(final, also), _NAMED + 1))
+    if foreign:
+        names = ", ".join(foreign[:_NAMED]) + (" and more" if len(foreign) > _NAMED else "")
         raise ValueError(
             f"Expected a new folder, an empty one or a preset to replace. Received: {final}, "
-            "which holds something else. Choose another name."
+            f"which holds something else: {names}. Choose another name, or move these files."
         )
+
+
+def _foreign(folder: Path, also: Sequence[str]) -> Iterator[str]:
+    """Files in a folder that no preset has; all of them where it is no preset."""
+    own = (*_OWN, _README, *also) if _is_preset(folder) else (_README,)
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        known = path.is_file() and any(_matches(name, pattern) for pattern in own)
+        if path.is_symlink() or not (known or path.is_dir()):
+            yield name
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern)
+
+
+def _is_preset(folder: Path) -> bool:
+    """Whether its config.json is one of KerasHub or transformers."""
+    try:
+        return bool({"registered_name", "model_type"} & set(read_json(folder / "config.json")))
+    except (OSError, ValueError):
+        return False
 
 
 def _replace(folder: Path, final: Path) -> None:
     if not final.exists():
         os.rename(folder, final)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f"{_INCOMPLETE}old-", dir=final.parent))
-    os.rename(final, old / final.name)
-    try:
-        os.rename(folder, final)
-    except BaseException:
-        os.rename(old / final.name, final)
-        raise
-    finally:
+    elif disk.exchange(folder, final):
+        shutil.rmtree(folder, ignore_errors=True)  # which now is the old one
+    else:
+        old = _old(final)
+        os.rename(final, old)
+        try:
+            os.rename(folder, final)
+        except BaseException:
+            os.rename(old, final)
+            raise
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _old(final: Path) -> Path:
+    return final.with_name(f"{_INCOMPLETE}{final.name}-old")
+
+
+def _tidy(final: Path) -> None:
+    """Puts back, or removes, what saves that were killed have left of this name."""
+    old = _old(final)
+    if old.exists() and not final.exists():
+        os.rename(old, final)
+        warn(f"Put {final} back, which a save that was stopped had moved to {old}.")
+    temporary = re.compile(re.escape(f"{_INCOMPLETE}{final.name}-") + "([a-z0-9_]{8}|old)")
+    for rest in final.parent.iterdir() if final.parent.is_dir() else ():
+        if temporary.fullmatch(rest.name) and rest.is_dir() and not disk.is_held(rest):
+            shutil.rmtree(rest, ignore_errors=True)
+            warn(f"Removed {rest}, which a save that was stopped had left.")
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:

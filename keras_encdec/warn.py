@@ -6,8 +6,8 @@ import warnings
 
 def warn(message: str) -> None:
     """Warns at the line of the user's that led here, however deep it lies below."""
-    package, depth = __name__.partition(".")[0], 2
+    ours, depth = (__name__.partition(".")[0], "contextlib"), 2
     frame = sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ours:
         frame, depth = frame.f_back, depth + 1
     warnings.warn(message, stacklevel=depth)

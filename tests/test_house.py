@@ -10,14 +10,16 @@ PACKAGE = Path(__file__).parents[1] / "keras_encdec"
 # What each room may import at the top of its files, itself aside.
 MAY_IMPORT = {
     "spec": set(),
-    "files": set(),
+    "check": set(),
+    "disk": set(),
+    "files": {"disk", "warn"},
     "progress": set(),
     "private": set(),
     "warn": set(),
     "layout": {"spec"},
     "layers": {"spec", "layout", "private"},
     "objectives": {"warn"},
-    "data": {"objectives", "files", "progress"},
+    "data": {"objectives", "disk", "files", "progress"},
     "training": {"spec", "layout", "private", "warn"},
     "generation": {"spec", "layers", "objectives", "data", "progress"},
     "models": {

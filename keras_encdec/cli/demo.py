@@ -69,7 +69,7 @@ def demo(output: str, minutes: float = 8, steps: int | None = None) -> dict:
     console = Console()
     start = time.time()
     keras.utils.set_random_seed(0)
-    with atomic_folder(output) as folder:
+    with atomic_folder(output, also=("results.json", "curves.png")) as folder:
         results = _run(settings, folder, console)
         results["minutes"] = round((time.time() - start) / 60, 2)
         (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")

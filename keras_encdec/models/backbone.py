@@ -257,7 +257,7 @@ class EncDecBackbone(keras_hub.models.Backbone):
         self, preset_dir: str | os.PathLike, max_shard_size: float | None = 10
     ) -> None:
         """As `EncDecSeq2SeqLM.save_to_preset`, without a task."""
-        with atomic_folder(preset_dir) as folder:
+        with atomic_folder(preset_dir, policies.bytes_in_file(self.weights)) as folder:
             super().save_to_preset(str(folder), max_shard_size)
 
     def load_weights(self, filepath: str | os.PathLike, *args: Any, **kwargs: Any) -> None:

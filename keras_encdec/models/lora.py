@@ -15,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_encdec.files import atomic_file
+from keras_encdec.models.policies import bytes_in_file
 
 _LORA, _TRAINED, _RANK = "lora", "trained", "lora/vars/rank"
 
@@ -63,7 +64,8 @@ def write(
     """
     if not str(path).endswith(".lora.h5"):
         raise ValueError(f"Expected a file name that ends in .lora.h5. Received: {path}.")
-    with atomic_file(path) as part, h5py.File(part, "w") as file:
+    variables = [*trained, *(v for layer in layers.values() for v in factors(layer).values())]
+    with atomic_file(path, bytes_in_file(variables)) as part, h5py.File(part, "w") as file:
         file[_RANK] = rank
         for number, layer in layers.items():
             for name, variable in factors(layer).items():

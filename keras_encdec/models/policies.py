@@ -7,13 +7,23 @@ asks for still comes in as `dtype`, None if nothing.
 """
 
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 _POLICY, _QUANTIZATION = "dtype_policy", "quantization"
+
+
+_ROOM_OF_ONE = 4096  # bytes that HDF5 adds to a variable, at most
+
+
+def bytes_in_file(variables: Iterable[keras.Variable]) -> int:
+    """About what a file of these variables needs on disk, in bytes."""
+    return sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize + _ROOM_OF_ONE for v in variables)
 
 
 def config_of(model: keras.Model) -> dict[str, Any]:

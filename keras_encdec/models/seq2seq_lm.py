@@ -13,6 +13,7 @@ from keras_encdec.files import atomic_folder
 from keras_encdec.generation.generator import Generator
 from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.models.learner import Learner
+from keras_encdec.models.policies import bytes_in_file
 from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor
 
 
@@ -68,7 +69,7 @@ class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
         Raises:
             ValueError: if the folder holds something else.
         """
-        with atomic_folder(preset_dir) as folder:
+        with atomic_folder(preset_dir, bytes_in_file(self.weights)) as folder:
             super().save_to_preset(str(folder), max_shard_size)
 
     def export_to_transformers(self, path: Any, max_shard_size: float = 5.0) -> None:

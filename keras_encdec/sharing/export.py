@@ -16,6 +16,7 @@ from keras_encdec.conversion.execute import export
 from keras_encdec.families import t5gemma
 from keras_encdec.files import atomic_folder
 from keras_encdec.models import EncDecSeq2SeqLM
+from keras_encdec.spec import count_parameters
 
 _GB = 1024**3
 
@@ -45,7 +46,9 @@ def export_to_transformers(
             "encoder_tokenizer. save_to_preset keeps any pair."
         )
     config = t5gemma.to_transformers(backbone.spec, backbone.variable_dtype)
-    with atomic_folder(path) as folder:
+    itemsize = np.dtype(backbone.variable_dtype).itemsize
+    size = count_parameters(backbone.spec.weights()) * itemsize
+    with atomic_folder(path, size) as folder:
         _write_json(folder / "config.json", config)
         _write_json(folder / "generation_config.json", _generation_config(lm.preprocessor))
         shards = Shards(folder, int(max_shard_size * _GB))

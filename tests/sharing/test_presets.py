@@ -204,9 +204,15 @@ def test_a_folder_with_something_else_is_left_alone(lm, tmp_path):
 
 def test_saving_again_replaces(lm, tmp_path):
     lm.save_to_preset(tmp_path / "model")
-    (tmp_path / "model" / "stale.txt").touch()
+    stale, foreign = (tmp_path / "model" / name for name in ("model_7.weights.h5", "thesis.tex"))
+    stale.touch()
     lm.save_to_preset(tmp_path / "model")
-    assert not (tmp_path / "model" / "stale.txt").exists()
+    assert not stale.exists()
+    foreign.touch()
+    for save in (lm.save_to_preset, lm.backbone.save_to_preset, lm.export_to_transformers):
+        with pytest.raises(ValueError, match=r"something else: thesis\.tex"):
+            save(tmp_path / "model")
+    assert foreign.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

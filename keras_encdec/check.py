@@ -1,0 +1,109 @@
+"""What an argument may be: whole and real numbers in a range, flags, names out of a list.
+
+Every public signature and every spec asks here, so that the same value is refused or taken
+everywhere, with a message that names the argument, what was expected and what came. Python's
+numbers, scalars of NumPy and arrays of no axes of any backend count; `True` is no number and
+`"no"` is no flag. Standard library only.
+"""
+
+import difflib
+import math
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+_INT31 = 2**31 - 1  # lengths and counts are int32 on all backends
+
+
+def whole(name: str, value: Any, least: int = 1, most: int = _INT31) -> int:
+    """`value` as an int.
+
+    Raises:
+        ValueError: if it is no whole number from `least` to `most`.
+    """
+    number = _number(value, operator.index)
+    if number is None or not least <= number <= most:
+        end = "below 2**31" if most == _INT31 else f"at most {most:,}"
+        raise ValueError(
+            f"Expected {name} as a whole number of at least {least} and {end}. Received: {value!r}."
+        )
+    return int(number)
+
+
+def real(
+    name: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> float:
+    """`value` as a float.
+
+    Raises:
+        ValueError: if it is no finite number from `least` to `most`, or not above `above` and
+            below `below`.
+    """
+    number = _number(value, float)
+    fits = number is not None and math.isfinite(number)
+    if not fits or not (least <= number <= most and above < number < below):
+        limits = {"of at least": least, "above": above, "of at most": most, "below": below}
+        said = [f"{text} {limit:g}" for text, limit in limits.items() if math.isfinite(limit)]
+        raise ValueError(
+            f"Expected {name} as a finite number{' ' if said else ''}{' and '.join(said)}. "
+            f"Received: {value!r}."
+        )
+    return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool.
+
+    Raises:
+        ValueError: if it is neither True nor False.
+    """
+    if not _is_bool(value):
+        raise ValueError(f"Expected {name} True or False. Received: {value!r}.")
+    return bool(value)
+
+
+def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
+    """`value`, which is one of `allowed`.
+
+    Raises:
+        ValueError: if it is none of them, with the nearest one.
+    """
+    if not any(type(value) is type(one) and value == one for one in allowed):
+        *first, last = map(repr, allowed)
+        raise ValueError(
+            f"Expected {name} {', '.join(first)}{' or ' if first else ''}{last}. "
+            f"Received: {value!r}.{nearest(value, allowed)}"
+        )
+    return value
+
+
+def nearest(value: Any, known: Iterable[Any]) -> str:
+    """`" Did you mean 'prefix_lm'?"`, or nothing where no name is near."""
+    names = [name for name in known if isinstance(name, str)]
+    near = difflib.get_close_matches(value, names, 1, 0.6) if isinstance(value, str) else []
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _number(value: Any, convert: Callable[[Any], Any]) -> Any:
+    if isinstance(value, (str, bytes)) or _is_bool(value) or not _is_single(value):
+        return None
+    try:
+        return convert(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool) or (
+        "bool" in str(getattr(value, "dtype", "")) and _is_single(value)
+    )
+
+
+def _is_single(value: Any) -> bool:
+    return tuple(getattr(value, "shape", ())) == ()
