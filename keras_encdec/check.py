@@ -23,9 +23,9 @@ def whole(name: str, value: Any, least: int = 1, most: int = _INT31) -> int:
     """
     number = _number(value, operator.index)
     if number is None or not least <= number <= most:
-        end = "below 2**31" if most == _INT31 else f"at most {most:,}"
+        end = "below 2**31" if most == _INT31 else f"of at most {most}"
         raise ValueError(
-            f"Expected {name} as a whole number of at least {least} and {end}. Received: {value!r}."
+            f"Expected {name} of at least {least}, a whole number {end}. Received: {value!r}."
         )
     return int(number)
 
@@ -86,7 +86,7 @@ def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
 def nearest(value: Any, known: Iterable[Any]) -> str:
     """`" Did you mean 'prefix_lm'?"`, or nothing where no name is near."""
     names = [name for name in known if isinstance(name, str)]
-    near = difflib.get_close_matches(value, names, 1, 0.6) if isinstance(value, str) else []
+    near = difflib.get_close_matches(value, names, 1, 0.5) if isinstance(value, str) else []
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

@@ -11,7 +11,10 @@ F feed-forward width, V vocabulary, L layers.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Literal, get_args
+
+from keras_encdec import check
 
 Shape = tuple[int, ...]
 Tensor = Any  # of the active backend: JAX, TensorFlow or PyTorch
@@ -22,6 +25,20 @@ Activation = Literal["gelu_tanh", "silu"]
 
 _EMBEDDING = "embedding/embeddings"
 _OUTPUT = "embedding/reverse_embeddings"  # as Keras names an output matrix of its own
+
+
+def _check(spec: Any, kind: Callable[..., Any], *names: str, **limits: Any) -> None:
+    """Refuses fields that are none of a kind; scalars of other libraries become Python's."""
+    for name in names:
+        value = getattr(spec, name)
+        checked = kind(f"{name} of {type(spec).__name__}", value, **limits)
+        if type(value) not in (int, float, bool):
+            object.__setattr__(spec, name, checked)
+
+
+def _check_given(spec: Any, kind: Callable[..., Any], *names: str, **limits: Any) -> None:
+    """As `_check`, of fields that are not None."""
+    _check(spec, kind, *[name for name in names if getattr(spec, name) is not None], **limits)
 
 
 def _require(condition: bool, expected: str, spec: Any) -> None:
@@ -51,6 +68,9 @@ class RotarySpec:
     original_length: int | None = None
 
     def __post_init__(self) -> None:
+        _check(self, check.real, "base", "factor", above=0)
+        _check_given(self, check.real, "low_frequency_factor", "high_frequency_factor", above=0)
+        _check_given(self, check.whole, "original_length")
         some = self.low_frequency_factor, self.high_frequency_factor, self.original_length
         given = [value is not None for value in some]
         _require(all(given) or not any(given), "all of the last three fields or none", self)
@@ -67,6 +87,10 @@ class NormSpec:
 
     epsilon: float = 1e-6
     zero_centered: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self, check.real, "epsilon", above=0)
+        _check(self, check.flag, "zero_centered")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +119,10 @@ class AttentionSpec:
     query_key_norm: NormSpec | None = None
 
     def __post_init__(self) -> None:
+        _check(self, check.whole, "num_heads", "num_kv_heads", "head_dim")
+        _check(self, check.real, "query_pre_attn_scalar", above=0)
+        _check_given(self, check.real, "logit_soft_cap", above=0)
+        _check(self, check.flag, "bias")
         _require(
             self.num_heads % self.num_kv_heads == 0, "num_kv_heads that divides num_heads", self
         )
@@ -138,6 +166,9 @@ class CrossAttentionSpec:
     layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        _check(self, check.flag, "merged", "gate")
+        for layer in self.layers or ():
+            check.whole("layers of CrossAttentionSpec", layer, least=0)
         _require(not (self.merged and self.gate), "no gate where attention is merged", self)
 
     def is_in(self, layer: int) -> bool:
@@ -186,10 +217,14 @@ class StackSpec:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        _check(self, check.whole, "vocabulary_size", "width", "feedforward_dim")
+        _check(self, check.flag, "post_norm", "scale_embeddings", "tied_output")
+        _check_given(self, check.real, "final_logit_soft_cap", above=0)
+        _check(self, check.real, "dropout", least=0, below=1)
+        check.one_of("activation of StackSpec", self.activation, get_args(Activation))
         _require(len(self.windows) > 0, "at least one layer in windows", self)
-        sizes = [n for w in self.windows if w is not None for n in window_lengths(w)]
-        _require(all(n > 0 for n in sizes), "windows of at least 1", self)
-        _require(self.activation in get_args(Activation), f"one of {get_args(Activation)}", self)
+        for length in [n for w in self.windows if w is not None for n in window_lengths(w)]:
+            check.whole("windows of StackSpec", length)
         if isinstance(self.rotary, tuple) and len(set(self.rotary)) == 1:
             object.__setattr__(self, "rotary", self.rotary[0])
         _require(len(self.rotaries) == self.num_layers, "as many rotary as windows", self)
@@ -272,8 +307,9 @@ class PairSpec:
 
     def __post_init__(self) -> None:
         encoder, decoder, cross = self.encoder, self.decoder, self.cross_attention
-        expected = "encoder_attention 'bidirectional' or 'causal'"
-        _require(self.encoder_attention in ("bidirectional", "causal"), expected, self)
+        allowed = get_args(EncoderAttention)
+        check.one_of("encoder_attention of PairSpec", self.encoder_attention, allowed)
+        _check(self, check.flag, "tied_embeddings")
         one_sided = not any(isinstance(window, tuple) for window in decoder.windows)
         _require(one_sided, "a decoder whose windows are numbers", self)
         layers = cross.layers is None or set(cross.layers) <= set(range(decoder.num_layers))

@@ -49,7 +49,7 @@ BAD = [
     (lambda: AttentionSpec(4, 3, 16, 16.0), "num_kv_heads that divides"),
     (lambda: tiny_encoder(attention=AttentionSpec(4, 2, 15, 15.0)), "an even head_dim"),
     (lambda: tiny_encoder(rotary=(None, RotarySpec())), "as many rotary as windows"),
-    (lambda: tiny_encoder(activation="relu"), "one of .*silu"),
+    (lambda: tiny_encoder(activation="relu"), "activation.*silu"),
     (lambda: RotarySpec(low_frequency_factor=1.0), "all of the last three fields or none"),
     (lambda: CrossAttentionSpec(merged=True, gate=True), "no gate"),
     (lambda: tiny_pair(cross_attention=CrossAttentionSpec(layers=(2,))), "layers that there are"),
@@ -57,7 +57,7 @@ BAD = [
     (lambda: tiny_pair(tied_embeddings=True), "one width, one vocabulary"),
     (lambda: tiny_pair(decoder=tiny_decoder(windows=((3, 4), None))), "windows are numbers"),
     (lambda: tiny_encoder(windows=()), "at least one layer"),
-    (lambda: tiny_encoder(windows=(8, 0)), "windows of at least 1"),
+    (lambda: tiny_encoder(windows=(8, 0)), "windows of StackSpec of at least 1"),
     (lambda: tiny_pair(encoder_attention="sideways"), "'bidirectional' or 'causal'"),
 ]
 

@@ -5,12 +5,12 @@ come to, with two specs at hand, to `keras_encdec.conversion.plan`.
 """
 
 import dataclasses
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
+from keras_encdec import check
 from keras_encdec.spec import EncoderAttention
 
 CrossAttentionInit = Literal["auto", "self_attention", "random"]
@@ -52,31 +52,28 @@ class ConversionOptions:
     tied_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        switch = (True, False)
-        self._check("cross_attention_init", get_args(CrossAttentionInit))
-        self._check("encoder_attention", get_args(EncoderAttention))
-        self._check("expand_gqa", switch)
-        self._check("merged_attention", switch)
-        self._check("cross_attention_gate", ("auto", *switch))
-        self._check("tied_embeddings", switch)
-        if not isinstance(self.decoder_layers, int):
-            self._number_layers("decoder_layers")
+        check.one_of(
+            "cross_attention_init", self.cross_attention_init, get_args(CrossAttentionInit)
+        )
+        check.one_of("encoder_attention", self.encoder_attention, get_args(EncoderAttention))
+        check.one_of("cross_attention_gate", self.cross_attention_gate, ("auto", True, False))
+        for name in ("expand_gqa", "merged_attention", "tied_embeddings"):
+            check.flag(name, getattr(self, name))
+        self._number_layers("decoder_layers", or_count=True)
         self._number_layers("cross_attention_layers")
 
-    def _check(self, name: str, allowed: Sequence[str | bool]) -> None:
-        value = getattr(self, name)
-        if not any(value == one and type(value) is type(one) for one in allowed):
-            listed = ", ".join(map(repr, allowed[:-1])) + f" or {allowed[-1]!r}"
-            raise ValueError(f"Expected {name} {listed}. Received: {value!r}.")
-
-    def _number_layers(self, name: str) -> None:
-        """Makes numbers of layers a tuple, None aside."""
+    def _number_layers(self, name: str, or_count: bool = False) -> None:
+        """Makes numbers of layers a tuple, None and a count aside."""
         layers = getattr(self, name)
         try:
-            numbers = None if layers is None else tuple(int(layer) for layer in layers)
+            if or_count and not isinstance(layers, Iterable) and layers is not None:
+                numbers: Any = check.whole(name, layers)
+            else:
+                numbers = layers and tuple(check.whole(name, layer, least=0) for layer in layers)
         except (TypeError, ValueError):
             raise ValueError(
-                f"Expected {name} as numbers of layers such as [1, 3]. Received: {layers!r}."
+                f"Expected {name} as numbers of layers such as [1, 3]"
+                f"{', or how many' if or_count else ''}. Received: {layers!r}."
             ) from None
         object.__setattr__(self, name, numbers)
 
@@ -126,9 +123,8 @@ def takes_conversion_options(function: Callable[..., Result]) -> Callable[..., R
 def _check_known(function: str, given: Iterable[str], known: Sequence[str]) -> None:
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(known)}."
-            raise TypeError(f"Expected a keyword of {function}(). Received: {name!r}. {hint}")
+            hint = check.nearest(name, known) or f" There are {', '.join(known)}."
+            raise TypeError(f"Expected a keyword of {function}(). Received: {name!r}.{hint}")
 
 
 def _meanings() -> str:

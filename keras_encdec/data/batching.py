@@ -16,6 +16,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from keras_encdec import check
 from keras_encdec.data import ready
 from keras_encdec.data.kinds import (
     Documents,
@@ -72,9 +73,8 @@ class Batching:
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, (int, np.integer)) or value < 1):
-                said = "steps_per_epoch" if name == "steps" else name
-                raise ValueError(f"Expected a {said} of 1 or more. Received: {value!r}.")
+            if value is not None:
+                check.whole("steps_per_epoch" if name == "steps" else name, value)
 
     def rows(self, inputs: ModelInputs) -> ready.Rows:
         """The rows of ready arrays."""
@@ -144,8 +144,7 @@ def split(source: Source, fraction: float) -> tuple[Source, Source]:
     Raises:
         ValueError: if one of them would be empty, or the data cannot be indexed.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"Expected validation_split between 0 and 1. Received: {fraction!r}.")
+    fraction = check.real("validation_split", fraction, above=0, below=1)
     if isinstance(source, (Stream, Documents)):
         raise ValueError(
             "Expected data in memory for validation_split. Received: a stream. Pass "

@@ -15,6 +15,7 @@ import grain
 import keras
 import numpy as np
 
+from keras_encdec import check
 from keras_encdec.data.recognize import READ_AHEAD
 from keras_encdec.data.teacher import Teacher
 from keras_encdec.data.tokens import Tokens, vocabulary_digest
@@ -118,8 +119,7 @@ def batches(
     converter = converter_of(preprocessor)
     order = Order(batch_size, shuffle, converter.seed, host or this_host())
     for name, count in (("epochs", epochs), ("steps", 1 if steps is None else steps)):
-        if count < 1:
-            raise ValueError(f"Expected {name} of 1 or more. Received: {count}.")
+        check.whole(name, count)
     passes = Passes(tokens, converter, order, teacher)
     if not isinstance(converter.bound, Stages):
         return passes.stage(converter.bound, 0, epochs, steps)

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_encdec import check
 from keras_encdec.data.shards import Shards, ShardWriter
 from keras_encdec.data.tokens import Tokens, vocabulary_digest
 from keras_encdec.objectives import Example
@@ -134,7 +135,7 @@ def write_teacher(
     converter = converter_of(preprocessor)
     check_one_vocabulary(converter)
     size = converter.tokenizer.vocabulary_size()
-    _check(teacher, size, k, method, batch_size)
+    _check(teacher, size, k, method, epochs, batch_size, dtype)
     about = {"k": k, "method": method, "batch_size": batch_size, "dtype": dtype}
     about |= _ids_of(converter, start_token)
     writer = ShardWriter(folder, KIND, about)
@@ -260,13 +261,20 @@ def _digest(window: np.ndarray, positions: np.ndarray) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def _check(teacher: Any, vocabulary_size: int, k: int, method: str, batch_size: int) -> None:
-    if method not in ("top", "sample"):
-        raise ValueError(f"Expected method 'top' or 'sample'. Received: {method!r}.")
-    if not 1 <= k <= vocabulary_size:
-        raise ValueError(f"Expected k from 1 to {vocabulary_size}. Received: {k}.")
-    if batch_size < 1:
-        raise ValueError(f"Expected a batch_size of 1 or more. Received: {batch_size}.")
+def _check(
+    teacher: Any,
+    vocabulary_size: int,
+    k: int,
+    method: str,
+    epochs: int,
+    batch_size: int,
+    dtype: str,
+) -> None:
+    check.one_of("method", method, ("top", "sample"))
+    check.one_of("dtype", dtype, ("float16", "float32"))
+    check.whole("k", k, most=vocabulary_size)
+    check.whole("batch_size", batch_size)
+    check.whole("epochs", epochs)
     embedding = teacher.backbone.token_embedding
     if embedding.input_dim < vocabulary_size:
         raise ValueError(

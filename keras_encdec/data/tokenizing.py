@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_encdec import check
 from keras_encdec.data.kinds import Document, Documents, Stream
 from keras_encdec.data.recognize import as_source
 from keras_encdec.data.shards import ShardWriter
@@ -51,6 +52,7 @@ def tokenize(
         ValueError: if something is not text; or if the folder was begun with another
             tokenizer or other texts, is finished, or holds something else.
     """
+    shard_size = check.whole("shard_size", shard_size)
     found, log = _documents(texts, field), Log()
     source = iter(found)
     if folder is None:

@@ -10,7 +10,7 @@ import keras
 import keras_hub
 from keras import ops
 
-from keras_encdec.generation.options import real_number, whole_number
+from keras_encdec import check
 from keras_encdec.spec import Tensor
 
 _NEVER = -1e9
@@ -41,8 +41,8 @@ class BeamSearch(keras_hub.samplers.Sampler):
 
     def __init__(self, num_beams: int = 4, length_penalty: float = 0.6):
         super().__init__()
-        self.num_beams = whole_number("num_beams", num_beams)
-        self.length_penalty = real_number("length_penalty", length_penalty)
+        self.num_beams = check.whole("num_beams", num_beams)
+        self.length_penalty = check.real("length_penalty", length_penalty)
 
     def get_config(self) -> dict[str, Any]:
         return {"num_beams": self.num_beams, "length_penalty": self.length_penalty}

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_encdec import check
 from keras_encdec.data.kinds import ModelInputs
 from keras_encdec.data.prompts import Prompts, in_memory, prompts_of, whole_pairs
 from keras_encdec.generation import jobs
 from keras_encdec.generation.engine import Engine
 from keras_encdec.generation.inputs import check_prompts, checked_ids
-from keras_encdec.generation.options import DecodingOptions, whole_number
+from keras_encdec.generation.options import DecodingOptions
 from keras_encdec.generation.results import Encoding, Scores, apart, together
 from keras_encdec.generation.session import DecodingSession, pad
 from keras_encdec.generation.text import SessionTexts
@@ -105,7 +106,7 @@ class Generator:
             ValueError: if an argument or an input cannot be used; nothing was begun.
         """
         options = DecodingOptions(max_length, stop_token_ids, strip_prompt, **kwargs)
-        batch_size = whole_number("batch_size", batch_size)
+        batch_size = check.whole("batch_size", batch_size)
         prompts = self._read(inputs)
         options = self._resolved(options, max(prompts.starts), prompts.width)
         if path is None and len(prompts) <= batch_size:
@@ -185,7 +186,7 @@ class Generator:
         Raises:
             ValueError: if there are no pairs, or ids are outside their vocabulary.
         """
-        batch_size = whole_number("batch_size", batch_size)
+        batch_size = check.whole("batch_size", batch_size)
         source = in_memory(pairs)
         if isinstance(source, ModelInputs):
             x = checked_ids(source.x, self.backbone.spec)

@@ -5,13 +5,12 @@ Knows each argument's type and range. Leaves what a sampler can do to
 """
 
 import dataclasses
-import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-_INT31 = 2**31 - 1  # lengths are int32 on all backends, and so are PyTorch's random states
+from keras_encdec import check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +32,14 @@ class DecodingOptions:
 
     def __post_init__(self) -> None:
         normal: dict[str, Any] = {"stop_strings": _texts("stop_strings", self.stop_strings)}
+        for name in ("strip_prompt", "return_scores"):
+            normal[name] = check.flag(name, getattr(self, name))
         if self.max_length is not None:
-            normal["max_length"] = whole_number("max_length", self.max_length, unit=" token")
+            normal["max_length"] = check.whole("max_length", self.max_length)
         if self.num_samples is not None:
-            normal["num_samples"] = whole_number("num_samples", self.num_samples)
+            normal["num_samples"] = check.whole("num_samples", self.num_samples)
         if self.seed is not None:
-            normal["seed"] = whole_number("seed", self.seed, least=0)
+            normal["seed"] = check.whole("seed", self.seed, least=0)
         if self.temperature is not None:
             normal["temperature"] = _temperature(self.temperature)
         if not self.is_auto:
@@ -57,41 +58,11 @@ class DecodingOptions:
         return self.num_samples or 1
 
 
-def whole_number(name: str, value: Any, least: int = 1, unit: str = "") -> int:
-    """`value` as an int; scalars and 0-d arrays of NumPy or a backend count.
-
-    Raises:
-        ValueError: if it is no whole number from `least` to 2**31 - 1.
-    """
-    array = np.asarray(value)
-    if array.shape or array.dtype.kind not in "iu" or not least <= int(array) <= _INT31:
-        raise ValueError(
-            f"Expected {name} of at least {least}{unit}, a whole number below 2**31. "
-            f"Received: {value!r}."
-        )
-    return int(array)
-
-
-def real_number(name: str, value: Any) -> float:
-    """`value` as a float; scalars and 0-d arrays of NumPy or a backend count.
-
-    Raises:
-        ValueError: if it is no number, NaN or Inf.
-    """
-    array = np.asarray(value)
-    if array.shape or array.dtype.kind not in "iuf" or not math.isfinite(array):
-        raise ValueError(f"Expected {name} as a finite number. Received: {value!r}.")
-    return float(array)
-
-
 def _temperature(value: Any) -> float:
-    number = real_number("a temperature above 0", value)
-    if number <= 0:
-        raise ValueError(
-            f"Expected a temperature above 0. Received: {value!r}. For the likeliest token, "
-            'compile(sampler="greedy").'
-        )
-    return number
+    try:
+        return check.real("temperature", value, above=0)
+    except ValueError as error:
+        raise ValueError(f'{error} For the likeliest token, compile(sampler="greedy").') from None
 
 
 def _ids(name: str, values: Any) -> tuple[int, ...]:

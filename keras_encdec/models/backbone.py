@@ -16,7 +16,7 @@ import h5py
 import keras
 import keras_hub
 
-from keras_encdec import layout
+from keras_encdec import check, layout
 from keras_encdec.files import atomic_folder, shard_names
 from keras_encdec.layers.stack import Decoder, Encoder
 from keras_encdec.models import lora, policies
@@ -148,7 +148,7 @@ class EncDecBackbone(keras_hub.models.Backbone):
 
     @remat.setter
     def remat(self, value: bool) -> None:
-        self.encoder.remat = self.decoder.remat = value
+        self.encoder.remat = self.decoder.remat = check.flag("remat", value)
 
     def enable_lora(
         self,
@@ -165,12 +165,16 @@ class EncDecBackbone(keras_hub.models.Backbone):
                 whole and gets no LoRA; with False it is treated like self-attention.
 
         Raises:
-            ValueError: if the cross-attention is to train but is quantised.
+            ValueError: if the rank is no number of 1 or more, there are no such layers, or the
+                cross-attention is to train but is quantised; nothing is changed then.
 
         Example:
             >>> lm.quantize("int8", filters=keras_encdec.training.pretrained)
             >>> lm.backbone.enable_lora(8)
         """
+        rank = check.whole("rank", rank)
+        check.flag("train_cross_attention", train_cross_attention)
+        names = self._lora_names(target_layer_names)
         new = [layer for layer in self._flatten_layers() if not pretrained(layer)]
         if train_cross_attention and any(
             getattr(layer, "quantization_mode", None) for layer in new
@@ -180,7 +184,6 @@ class EncDecBackbone(keras_hub.models.Backbone):
                 "one. Quantise with filters=keras_encdec.training.pretrained, or pass "
                 "train_cross_attention=False."
             )
-        names = target_layer_names or self.default_lora_layer_names()
         whole = {id(layer) for layer in new} if train_cross_attention else set()
         self._lora_rank, self._lora_enabled_layers = rank, []
         self._trains_cross_attention = train_cross_attention
@@ -196,6 +199,21 @@ class EncDecBackbone(keras_hub.models.Backbone):
                 if getattr(layer, "bias", None) is not None:
                     layer.bias.trainable = False
                 self._lora_enabled_layers.append(i)
+
+    def _lora_names(self, asked: Sequence[str] | None) -> list[str]:
+        """Names of the layers that get LoRA.
+
+        Raises:
+            ValueError: if there is no layer of a name, with the nearest one.
+        """
+        if asked is None:
+            return self.default_lora_layer_names()
+        can = [x.name for x in lora.numbered_layers(self) if hasattr(x, "enable_lora")]
+        known = tuple(dict.fromkeys(can))
+        names: list[Any] = [asked] if isinstance(asked, str) else list(asked)
+        for name in names or [asked]:
+            check.one_of("target_layer_names", name, known)
+        return names
 
     def save_lora_weights(self, filepath: str | os.PathLike) -> None:
         """Writes what trained after `enable_lora`: LoRA, and the cross-attention if it is whole.

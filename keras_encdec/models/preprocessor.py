@@ -18,6 +18,7 @@ from keras_encdec.objectives import Example, Objective, Stages
 from keras_encdec.objectives.config import from_config, to_config
 from keras_encdec.objectives.converter import FeatureConverter
 from keras_encdec.objectives.rows import Batch, Inputs
+from keras_encdec.spec import PairSpec
 
 _ARRAYS = ("encoder_token_ids", "encoder_padding_mask", "decoder_token_ids", "decoder_padding_mask")
 
@@ -294,3 +295,31 @@ def _in_graph(
     for array, length in zip(arrays, [source_length] * 2 + [target_length] * 4, strict=True):
         array.set_shape((*batch, length))
     return dict(zip(_ARRAYS, arrays[:4], strict=True)), arrays[4], arrays[5]
+
+
+def check_preprocessor(preprocessor: Any, pair: PairSpec | None = None) -> None:
+    """Refuses what is neither None nor a preprocessor, or has tokens that a pair has not.
+
+    Raises:
+        ValueError: in these cases.
+    """
+    if preprocessor is None:
+        return
+    if not isinstance(preprocessor, EncDecSeq2SeqLMPreprocessor):
+        raise ValueError(
+            "Expected preprocessor as an EncDecSeq2SeqLMPreprocessor or None. "
+            f"Received: {preprocessor!r}."
+        )
+    sides = {"encoder": preprocessor.encoder_tokenizer, "decoder": preprocessor.tokenizer}
+    for side, tokenizer in sides.items() if pair is not None else ():
+        check_rows(tokenizer, getattr(pair, side).vocabulary_size)
+
+
+def check_rows(tokenizer: Any, rows: int) -> None:
+    """Raises ValueError if a tokenizer has more tokens than an embedding has rows."""
+    tokens = tokenizer.vocabulary_size()
+    if tokens > rows:
+        raise ValueError(
+            f"Expected a tokenizer of at most {rows} tokens, the rows of the embedding. "
+            f"Received: one of {tokens}. It belongs to another model."
+        )

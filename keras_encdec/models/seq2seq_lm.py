@@ -14,7 +14,7 @@ from keras_encdec.generation.generator import Generator
 from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.models.learner import Learner
 from keras_encdec.models.policies import bytes_in_file
-from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor
+from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor, check_preprocessor
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
@@ -32,6 +32,10 @@ class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
         preprocessor: `EncDecSeq2SeqLMPreprocessor`, or None to work on tokens.
         **kwargs: of `keras_hub.models.Seq2SeqLM`.
 
+    Raises:
+        ValueError: if the preprocessor is something else, or its tokenizers have more tokens
+            than the embeddings have rows.
+
     Example:
         >>> lm = keras_encdec.from_preset("gemma2_tiny_tiny")
         >>> lm.fit(["Some text.", "More text."])
@@ -45,6 +49,7 @@ class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
     preprocessor_cls = EncDecSeq2SeqLMPreprocessor
 
     def __init__(self, backbone: EncDecBackbone, preprocessor: Any = None, **kwargs: Any):
+        check_preprocessor(preprocessor, backbone.spec)
         self.backbone = backbone
         self.preprocessor = preprocessor
         states = backbone(backbone.input)["decoder_sequence_output"]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from keras_encdec import check
 from keras_encdec.objectives import chat
 from keras_encdec.objectives.draws import fold
 from keras_encdec.objectives.mixture import Stages
@@ -57,12 +58,10 @@ class FeatureConverter:
 
     def __post_init__(self) -> None:
         for name in ("encoder_sequence_length", "decoder_sequence_length"):
-            length = getattr(self, name)
-            if not isinstance(length, (int, np.integer)) or length < 2:
-                raise ValueError(
-                    f"Expected {name} of at least 2 tokens. Received: {length!r}. "
-                    "A decoder needs room for <bos> and one token."
-                )
+            check.whole(name, getattr(self, name), least=2)  # <bos> and one token
+        check.whole("seed", self.seed, least=0)
+        for name in ("chat", "cross_documents", "packing"):
+            check.flag(name, getattr(self, name))
 
     def resized(self, encoder: int | None = None, decoder: int | None = None) -> "FeatureConverter":
         """The same with other lengths; None for those there are."""

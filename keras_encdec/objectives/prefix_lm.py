@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 
+from keras_encdec import check
 from keras_encdec.objectives.draws import between
 from keras_encdec.objectives.objective import Example, Objective, check_tokens
 
@@ -35,10 +36,8 @@ class PrefixLM(Objective):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.split not in ("half", "random"):
-            raise ValueError(f"Expected split 'half' or 'random'. Received: {self.split!r}.")
-        if not 0 < self.rate < 1:
-            raise ValueError(f"Expected a rate between 0 and 1. Received: {self.rate!r}.")
+        check.one_of("split", self.split, ("half", "random"))
+        check.real("rate", self.rate, above=0, below=1)
 
     @property
     def name(self) -> str:

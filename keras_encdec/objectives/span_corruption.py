@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_encdec import check
 from keras_encdec.objectives.draws import bits, composition
 from keras_encdec.objectives.objective import Example, Objective, check_tokens
 from keras_encdec.objectives.sentinels import GEMMA, check_overflow, sentinel_ids
@@ -47,10 +48,8 @@ class SpanCorruption(Objective):
     overflow: str = "reuse"
 
     def __post_init__(self) -> None:
-        if not self.mean_span >= 1:
-            raise ValueError(f"Expected a mean_span of 1 or more. Received: {self.mean_span!r}.")
-        if not 0 < self.rate < 1:
-            raise ValueError(f"Expected a rate between 0 and 1. Received: {self.rate!r}.")
+        check.real("mean_span", self.mean_span, least=1)
+        check.real("rate", self.rate, above=0, below=1)
         check_overflow(self.overflow)
         if self.sentinels is not None:
             object.__setattr__(self, "sentinels", tuple(int(i) for i in self.sentinels))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_encdec import check
 from keras_encdec.objectives.mixture import Mixture
 from keras_encdec.objectives.objective import Example, Objective
 from keras_encdec.objectives.prefix_lm import PrefixLM
@@ -66,11 +67,9 @@ class UL2(Objective):
     overflow: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.denoisers, str) and self.denoisers not in MIXTURES:
-            raise ValueError(
-                f"Expected one of {sorted(MIXTURES)}, or denoisers. Received: {self.denoisers!r}."
-            )
-        if not isinstance(self.denoisers, str):
+        if isinstance(self.denoisers, str):
+            check.one_of("denoisers", self.denoisers, sorted(MIXTURES))
+        else:
             object.__setattr__(self, "denoisers", tuple(self.denoisers))
         if not all(isinstance(d, (SpanCorruption, PrefixLM)) for d in self.mixture.objectives):
             raise ValueError(

@@ -16,6 +16,7 @@ from kagglehub.handle import parse_model_handle
 from rich.console import Console
 from rich.table import Table
 
+from keras_encdec import check
 from keras_encdec.families.known import FAMILIES, spec_of
 from keras_encdec.files import read_json
 from keras_encdec.spec import PairSpec, StackSpec, count_parameters, stack_from_json
@@ -56,6 +57,9 @@ class Presets(Mapping):
     """The recipes by name; prints as a table with parameter counts."""
 
     def __getitem__(self, name: str) -> Recipe:
+        if name not in _recipes():
+            hint = check.nearest(name, _recipes()) or f" There are {', '.join(_recipes())}."
+            raise KeyError(f"Expected the name of a recipe. Received: {name!r}.{hint}")
         return _recipes()[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -18,6 +18,7 @@ from keras_encdec.conversion.sources import ModelSource, SafetensorsSource
 from keras_encdec.families import t5gemma, t5gemma2
 from keras_encdec.files import read_json, shard_names
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
+from keras_encdec.models.preprocessor import check_preprocessor, check_rows
 from keras_encdec.private import get_file
 from keras_encdec.sharing import catalog
 from keras_encdec.sharing.decoder_only import DecoderOnly, backbone_of, config_of, find
@@ -68,6 +69,8 @@ def from_preset(
         >>> lm = keras_encdec.from_preset("gemma2_tiny_tiny")
     """
     _check_dtype(dtype)
+    if preprocessor != _AUTO:
+        check_preprocessor(preprocessor)
     preset = str(preset)
     catalog.check_known(preset)
     if preset in catalog.presets:
@@ -127,6 +130,8 @@ def adapt(
         >>> lm = keras_encdec.adapt("gemma2_tiny_docs", "gemma2_mini_docs")
     """
     _check_dtype(dtype)
+    if preprocessor != _AUTO:
+        check_preprocessor(preprocessor)
     backbone = backbone_of(encoder)
     if type(backbone).__name__ == t5gemma.KERAS_HUB_CLASS:
         _check_no_options(options)
@@ -224,13 +229,8 @@ def _tokenizers(models: Sequence[DecoderOnly]) -> tuple[Any, Any]:
     """
     every = [model.tokenizer() for model in models]
     for model, tokenizer in zip(models, every, strict=True):
-        rows = model.spec.vocabulary_size
-        tokens = tokenizer.vocabulary_size() if tokenizer else 0
-        if tokens > rows:
-            raise ValueError(
-                f"Expected a tokenizer of at most {rows} tokens, the rows of the embedding. "
-                f"Received: one of {tokens}. It belongs to another model."
-            )
+        if tokenizer is not None:
+            check_rows(tokenizer, model.spec.vocabulary_size)
     encoder, decoder = every[0], every[-1]
     if encoder is None or decoder is None:
         return None, None

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_encdec import check
 from keras_encdec.spec import Tensor
 from keras_encdec.training.calls import batches_behind
 from keras_encdec.training.checkpoint_files import (
@@ -67,13 +68,9 @@ class Checkpoint(keras.callbacks.Callback):
         mode: str = "min",
     ):
         super().__init__()
-        if every < 1 or keep < 2 or mode not in ("min", "max"):
-            raise ValueError(
-                "Expected every >= 1, keep >= 2, mode 'min' or 'max'. "
-                f"Received: {every}, {keep}, {mode!r}."
-            )
+        self.every, self.keep = check.whole("every", every), check.whole("keep", keep, least=2)
+        self.best, self.mode = best, check.one_of("mode", mode, ("min", "max"))
         self.folder = location(folder)
-        self.every, self.keep, self.best, self.mode = every, keep, best, mode
         self._manager: Any = None
         self._offset = 0  # of an epoch that is resumed
         self._metrics: list = []

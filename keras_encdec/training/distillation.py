@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from keras import ops
 
+from keras_encdec import check
 from keras_encdec.spec import Tensor
 from keras_encdec.training import divergence as divergences
 
@@ -56,23 +57,17 @@ class Distillation:
         beta: float = 0.5,
         start_token: int | Literal["auto"] | None = "auto",
     ):
-        if not 0 <= weight <= 1 or temperature <= 0 or not 0 < beta < 1:
-            raise ValueError(
-                "Expected weight from 0 to 1, temperature above 0, beta between 0 and 1. "
-                f"Received: {weight}, {temperature}, {beta}."
-            )
-        if divergence not in _DIVERGENCES:
-            raise ValueError(f"Expected a divergence of {_DIVERGENCES}. Received: {divergence!r}.")
+        self.weight = check.real("weight", weight, least=0, most=1)
+        self.temperature = check.real("temperature", temperature, above=0)
+        self.beta = check.real("beta", beta, above=0, below=1)
+        self.kind = check.one_of("divergence", divergence, _DIVERGENCES)
         if divergence == "reverse" and teacher is None:
             raise ValueError(
                 "Expected a teacher that is asked, for the reverse divergence: kept rows give "
                 "most tokens no probability. Received: no teacher. Use 'jensen_shannon'."
             )
-        self.teacher, self.weight, self.temperature = teacher, weight, temperature
-        self.kind, self.beta = divergence, beta
+        self.teacher = teacher
         self.start_token = _start_of(teacher) if isinstance(start_token, str) else start_token
-        if teacher is not None:
-            teacher.trainable = False
 
     def teacher_targets(self, x: dict[str, Tensor], y: Any) -> "TeacherTargets":
         """What the teacher says about a batch.
@@ -104,16 +99,26 @@ class Distillation:
         """`TeacherTargets` of the teacher's states (B, T, D), each about to write its label."""
         return TeacherTargets(self, [states], self._asked)
 
-    def check(self, vocabulary_size: int) -> None:
-        """Raises ValueError if the teacher's vocabulary is not of this size."""
+    def begin(self, student: Any, vocabulary_size: int) -> None:
+        """Freezes the teacher.
+
+        Raises:
+            ValueError: if the teacher is the student, or its vocabulary not of this size.
+        """
         if self.teacher is None:
             return
+        if self.teacher is student or self.teacher.backbone is student.backbone:
+            raise ValueError(
+                "Expected a teacher beside the student. Received: the student itself, which "
+                "would not train."
+            )
         size = self.teacher.backbone.token_embedding.input_dim
         if size != vocabulary_size:
             raise ValueError(
                 f"Expected a teacher of the student's {vocabulary_size} tokens. "
                 f"Received: one of {size}. Distillation needs one vocabulary."
             )
+        self.teacher.trainable = False
 
     def _asked(self, size: int, states: Tensor) -> Tensor:
         """(B, t, V) log-probabilities of a chunk of the teacher's states."""

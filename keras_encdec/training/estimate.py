@@ -32,6 +32,7 @@ from keras.distribution import TensorLayout
 from rich.console import Console
 from rich.table import Table
 
+from keras_encdec import check
 from keras_encdec.layout import Weight, axis_sizes, layout_map, shard_shape
 from keras_encdec.spec import PairSpec, Shape, StackSpec
 from keras_encdec.training.loss import CHUNK_TOKENS
@@ -119,8 +120,7 @@ def estimate(
         lora_rank: of `backbone.enable_lora`, or None.
         train_cross_attention: of `backbone.enable_lora`.
         quantization: `"int8"` or `"int4"` of `lm.quantize`, or None.
-        attention: `"plain"` or `"fused"` (what `"auto"` is for long texts). Merged
-            attention counts as plain either way.
+        attention: `"plain"`, as merged attention always is, or `"fused"`.
         remat: of `lm.compile`.
         chunk_tokens: of `FusedCrossEntropy`; None for a loss that takes logits.
 
@@ -132,7 +132,8 @@ def estimate(
         >>> sizes = {"batch_size": 8, "source_length": 1024, "target_length": 1024}
         >>> print(estimate(spec, mesh=(8, 1), dtype="bfloat16", remat=True, **sizes))
     """
-    _check(quantization, attention)
+    sizes = batch_size, source_length, target_length
+    _check(*sizes, lora_rank, chunk_tokens, quantization, attention)
     mesh = _planned(mesh) if isinstance(mesh, tuple) else mesh
     layouts = {} if mesh is None else layout_map(mesh, pair)
     policy = keras.DTypePolicy(dtype)
@@ -372,10 +373,21 @@ def _gathered_shape(shape: Shape, layout: TensorLayout | None) -> Shape:
     return shard_shape(shape, TensorLayout(axes, layout.device_mesh))
 
 
-def _check(quantization: str | None, attention: str) -> None:
-    if quantization not in (None, "int8", "int4"):
-        raise ValueError(
-            f"Expected quantization None, 'int8' or 'int4'. Received: {quantization!r}"
-        )
-    if attention not in ("plain", "fused"):
-        raise ValueError(f"Expected attention 'plain' or 'fused'. Received: {attention!r}")
+def _check(
+    batch_size: Any,
+    source_length: Any,
+    target_length: Any,
+    lora_rank: Any,
+    chunk_tokens: Any,
+    quantization: Any,
+    attention: Any,
+) -> None:
+    check.whole("batch_size", batch_size)
+    check.whole("source_length", source_length)
+    check.whole("target_length", target_length)
+    if lora_rank is not None:
+        check.whole("lora_rank", lora_rank)
+    if chunk_tokens is not None:
+        check.whole("chunk_tokens", chunk_tokens)
+    check.one_of("quantization", quantization, (None, "int8", "int4"))
+    check.one_of("attention", attention, ("plain", "fused"))

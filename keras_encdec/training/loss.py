@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_encdec import check
 from keras_encdec.spec import Tensor
 from keras_encdec.training.chunk import Chunk, dot
 
@@ -64,13 +65,9 @@ class FusedCrossEntropy:
         label_smoothing: float = 0.0,
         chunk_tokens: int = CHUNK_TOKENS,
     ):
-        if z_loss < 0 or not 0 <= label_smoothing < 1 or chunk_tokens < 1:
-            raise ValueError(
-                "Expected z_loss >= 0, label_smoothing from 0 to below 1, chunk_tokens >= 1. "
-                f"Received: {z_loss}, {label_smoothing}, {chunk_tokens}."
-            )
-        self.z_loss, self.label_smoothing = z_loss, label_smoothing
-        self.chunk_tokens = chunk_tokens
+        self.z_loss = check.real("z_loss", z_loss, least=0)
+        self.label_smoothing = check.real("label_smoothing", label_smoothing, least=0, below=1)
+        self.chunk_tokens = check.whole("chunk_tokens", chunk_tokens)
 
     def get_config(self) -> dict[str, float]:
         names = "z_loss", "label_smoothing", "chunk_tokens"

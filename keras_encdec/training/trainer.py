@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_encdec import check
 from keras_encdec.spec import Tensor
 from keras_encdec.training import step
 from keras_encdec.training.distillation import Distillation
@@ -104,6 +105,7 @@ class Trainer(_Mixin):
             ValueError: if the options contradict each other.
         """
         fused = isinstance(loss, FusedCrossEntropy)
+        check_accumulation(gradient_accumulation_steps, optimizer, fused)
         options = {
             "distillation": distillation,
             "gradient_accumulation_steps": gradient_accumulation_steps - 1,
@@ -113,11 +115,10 @@ class Trainer(_Mixin):
             raise ValueError(
                 f"Expected loss='auto' or a FusedCrossEntropy with {given}. Received: {loss!r}."
             )
-        if unknown := set(logs) - set(LOGS):
-            raise ValueError(f"Expected logs of {LOGS}. Received: {sorted(unknown)}.")
+        for name in logs:
+            check.one_of("logs", name, LOGS)
         if distillation is not None:
-            distillation.check(self.backbone.decoder.embedding.input_dim)
-        check_accumulation(gradient_accumulation_steps, optimizer, fused)
+            distillation.begin(self, self.backbone.decoder.embedding.input_dim)
         self._fused = loss if fused else None
         self._distillation = distillation
         self._gradient_accumulation_steps = gradient_accumulation_steps
@@ -245,8 +246,7 @@ class Trainer(_Mixin):
 
 def check_accumulation(steps: Any, optimizer: Any, fused: bool) -> None:
     """Raises ValueError where micro-batches would be weighted wrongly or not at all."""
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"Expected gradient_accumulation_steps of 1 or more. Received: {steps!r}.")
+    steps = check.whole("gradient_accumulation_steps", steps)
     if keras.backend.backend() != "jax":
         if steps > 1:
             raise ValueError(

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_encdec import check
 from keras_encdec.training.calls import batches_behind
 
 
@@ -33,9 +34,7 @@ class CrossAttentionWarmup(keras.callbacks.Callback):
 
     def __init__(self, steps: int = 1000):
         super().__init__()
-        if not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"Expected steps of 1 or more. Received: {steps!r}.")
-        self.steps = steps
+        self.steps = check.whole("steps", steps)
         self._frozen: list[keras.Variable] = []
 
     def on_train_begin(self, logs: Any = None) -> None:

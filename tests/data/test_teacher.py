@@ -225,10 +225,10 @@ def test_stale_shuffled_and_damaged_rows_are_refused(source, tokens, tmp_path):
 def test_bad_input(source, tokens, tmp_path):
     pre = preprocessor(source)
     for arguments, message in (
-        ({"k": 0}, "Expected k from 1 to 4096. Received: 0"),
-        ({"k": 5000}, "Expected k from 1 to 4096. Received: 5000"),
+        ({"k": 0}, "Expected k of at least 1, a whole number of at most 4096. Received: 0"),
+        ({"k": 5000}, "Expected k of at least 1, a whole number of at most 4096. Received: 5000"),
         ({"method": "best"}, "Expected method 'top' or 'sample'. Received: 'best'"),
-        ({"batch_size": 0}, "Expected a batch_size of 1 or more"),
+        ({"batch_size": 0}, "Expected batch_size of at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
             write_teacher(tmp_path, source, tokens, pre, **arguments)

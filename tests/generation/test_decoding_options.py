@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import keras_encdec
+from keras_encdec import check
 from keras_encdec.generation import BeamSearch
-from keras_encdec.generation.options import DecodingOptions, real_number, whole_number
+from keras_encdec.generation.options import DecodingOptions
 
 TEXT, LENGTH = "Sort an array along an axis, in place or not, by its keys.", 12
 INF, NAN = float("inf"), float("nan")
@@ -139,13 +140,13 @@ def test_decode_is_of_an_encoding(lm):
 
 
 def test_numbers():
-    assert whole_number("n", np.int16(4)) == 4
-    assert whole_number("n", 0, least=0) == 0
-    assert real_number("x", np.float16(0.25)) == 0.25
+    assert check.whole("n", np.int16(4)) == 4
+    assert check.whole("n", 0, least=0) == 0
+    assert check.real("x", np.float16(0.25)) == 0.25
     with pytest.raises(ValueError, match="Expected n of at least 1"):
-        whole_number("n", 0)
+        check.whole("n", 0)
     with pytest.raises(ValueError, match=r"Expected x as a finite number\. Received: nan"):
-        real_number("x", NAN)
+        check.real("x", NAN)
 
 
 def test_numbers_of_beams():

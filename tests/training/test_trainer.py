@@ -84,7 +84,7 @@ def test_parts_that_do_not_divide_the_batch():
 
 def test_options_that_contradict():
     lm = tiny_lm()
-    with pytest.raises(ValueError, match="1 or more"):
+    with pytest.raises(ValueError, match="at least 1"):
         lm.compile(gradient_accumulation_steps=0)
     with pytest.raises(ValueError, match="FusedCrossEntropy with"):
         lm.compile(loss=plain_loss(), distillation=Distillation())

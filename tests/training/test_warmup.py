@@ -100,7 +100,7 @@ def test_fits_again_without_it():
 
 @pytest.mark.parametrize("bad", [0, -1, 2.5])
 def test_steps_out_of_range(bad):
-    with pytest.raises(ValueError, match="Expected steps of 1 or more"):
+    with pytest.raises(ValueError, match="Expected steps of at least 1"):
         CrossAttentionWarmup(bad)
 
 
