@@ -279,7 +279,7 @@ def tokens_of(source: Source, converter: FeatureConverter) -> Tokens:
     """Plain text as tokens."""
     if isinstance(source, Tokens):
         return source
-    return tokenize(source, converter.tokenizer)
+    return tokenize(source, converter.tokenizer, allow_special=converter.allow_special)
 
 
 class _Kept:
@@ -397,7 +397,7 @@ def _examples_of_elements(
     if isinstance(elements[0], Pairs):
         return _examples_of_pairs(joined_pairs(elements), converter)
     documents, before = list(documents_of(elements)), log.read
-    numbered = list(encoded(documents, converter.tokenizer, log))
+    numbered = list(encoded(documents, converter.tokenizer, log, converter.allow_special))
     if not numbered:
         return []
     weights: list[Any] = [getattr(source, "weights", None) for source in elements]

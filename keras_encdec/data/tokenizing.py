@@ -17,6 +17,7 @@ from keras_encdec.data.kinds import Document, Documents, Stream
 from keras_encdec.data.recognize import as_source
 from keras_encdec.data.shards import ShardWriter
 from keras_encdec.data.tokens import KIND, InMemory, Tokens, vocabulary_digest
+from keras_encdec.objectives.control import SENTINELS, plain
 from keras_encdec.objectives.sentinels import sentinel_ids
 from keras_encdec.objectives.tokenizer import encode
 from keras_encdec.progress import say, track
@@ -31,6 +32,7 @@ def tokenize(
     *,
     field: str = "text",
     shard_size: int = 2**24,
+    allow_special: bool = False,
 ) -> Tokens:
     """Tokenises documents once, for many epochs or many runs.
 
@@ -44,6 +46,8 @@ def tokenize(
             the same call goes on behind the last whole shard.
         field: the column of a dataset.
         shard_size: a shard is written when it has this many tokens.
+        allow_special: whether control tokens that texts spell are those tokens; else they
+            are plain text.
 
     Returns:
         `Tokens`.
@@ -56,7 +60,7 @@ def tokenize(
     found, log = _documents(texts, field), Log()
     source = iter(found)
     if folder is None:
-        parts = list(_parts(source, tokenizer, shard_size, log))
+        parts = list(_parts(source, tokenizer, shard_size, log, allow_special))
         log.report()
         chunks = [InMemory(part["tokens"]) for part in parts]
         lengths = np.concatenate([*(part["lengths"] for part in parts), np.zeros(0, "int64")])
@@ -65,10 +69,12 @@ def tokenize(
     if found.weights is not None:
         raise ValueError("Expected texts alone for a folder of tokens. Received: sample_weight.")
     about = {"vocabulary": vocabulary_digest(tokenizer), "shard_size": shard_size}
+    if check.flag("allow_special", allow_special):
+        about["allow_special"] = True
     writer = ShardWriter(folder, KIND, about)
     if writer.shards:
         log.replay(source, writer.shards[-1])
-    for part in _parts(source, tokenizer, shard_size, log):
+    for part in _parts(source, tokenizer, shard_size, log, allow_special):
         writer.write(part, log.facts())
     writer.finish(log.facts())
     log.report()
@@ -136,13 +142,13 @@ class Log:
 
 
 def _parts(
-    source: Iterator[Document], tokenizer: Any, size: int, log: Log
+    source: Iterator[Document], tokenizer: Any, size: int, log: Log, allow_special: bool
 ) -> Iterator[dict[str, np.ndarray]]:
     """Token ids and document lengths, in parts of at least `size` tokens save the last."""
     rows: list[np.ndarray] = []
     total = 0
     for together in track(_batched(source, _TOGETHER), "Tokenising"):
-        some = [row for _, row in encoded(together, tokenizer, log)]
+        some = [row for _, row in encoded(together, tokenizer, log, allow_special)]
         rows += some
         total += sum(map(len, some))
         if total >= size:
@@ -153,7 +159,7 @@ def _parts(
 
 
 def encoded(
-    documents: Iterable[Document], tokenizer: Any, log: Log
+    documents: Iterable[Document], tokenizer: Any, log: Log, allow_special: bool = False
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The tokens of documents, each with its end token and its number in `log`.
 
@@ -169,7 +175,9 @@ def encoded(
             kept.append((number, document))
         else:
             log.skip(document, "they are empty", number)
-    ids = encode(tokenizer, [document.text for _, document in kept]) if kept else []
+    said = [document.text for _, document in kept]
+    said = said if allow_special else plain(tokenizer, said, SENTINELS)
+    ids = encode(tokenizer, said) if kept else []
     for (number, document), some in zip(kept, ids, strict=True):
         row = np.array([*some, tokenizer.end_token_id], dtype)
         if np.isin(row, reserved).any():

@@ -51,6 +51,8 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         cross_documents: whether a window may go on into the next text, after `<eos>`.
         packing: whether several examples share a row, which is then no longer than
             needed; see `keras_encdec.objectives.packing`.
+        allow_special: whether control tokens that texts spell, such as `<end_of_turn>`, are
+            those tokens, for who builds prompts; else they are plain text, in training too.
         encoder_tokenizer: of an encoder with another vocabulary, or None. Plain text is
             then cut into windows of the decoder's tokens, for PrefixLM alone.
         **kwargs: of `keras_hub.models.Seq2SeqLMPreprocessor`.
@@ -77,6 +79,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         seed: int = 0,
         cross_documents: bool = False,
         packing: bool = False,
+        allow_special: bool = False,
         encoder_tokenizer: Any = None,
         **kwargs: Any,
     ):
@@ -85,6 +88,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         self.seed = seed
         self.cross_documents = cross_documents
         self.packing = packing
+        self.allow_special = allow_special
         self._encoder_tokenizer = encoder_tokenizer
         if encoder_tokenizer is not None:
             encoder_tokenizer.config_file = "encoder_tokenizer.json"  # its name in a preset
@@ -107,6 +111,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
             self.seed,
             self.cross_documents,
             self.packing,
+            self.allow_special,
         )
         if found != self._converter:
             self._converter = found
@@ -236,6 +241,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
             "seed": self.seed,
             "cross_documents": self.cross_documents,
             "packing": self.packing,
+            "allow_special": self.allow_special,
             "encoder_tokenizer": self._encoder_tokenizer
             and keras.layers.serialize(self._encoder_tokenizer),
         }

@@ -50,20 +50,38 @@ class Format:
 
     def fitted(
         self, tokenizer: Any, system: str, texts: Sequence[str], length: int
-    ) -> tuple[list[int], int]:
-        """`(ids, how many texts were left out)`: the last turns that `length` ids hold."""
+    ) -> tuple[list[int], list[str]]:
+        """`(ids, what was left out)`: the last turns that `length` ids hold.
+
+        The last of them always stays; where it alone is too long with the system message,
+        that is cut first.
+        """
         for first in range(0, len(texts), 2):
             (ids,) = encode(tokenizer, [self.conversation(system, texts[first:])])
             if len(ids) <= length:
-                return ids, first
-        opened = f"{system}\n\n{texts[first]}" if system else texts[first]
-        return self.cut(tokenizer, opened, length), first
+                return ids, [f"the oldest {first} of {len(texts)} messages"] if first else []
+        ids, cut = self.cut(tokenizer, texts[-1], length, system)
+        return ids, [f"the oldest {first} of {len(texts)} messages"] * bool(first) + cut
 
-    def cut(self, tokenizer: Any, text: str, length: int) -> list[int]:
-        """A turn that is too long, with less of what the user said in the whole frame."""
-        opening, body, closing = encode(tokenizer, [self.user, text, self.closing])
+    def cut(
+        self, tokenizer: Any, text: str, length: int, system: str = ""
+    ) -> tuple[list[int], list[str]]:
+        """A turn that is too long in its whole frame, with less of what was said; and what."""
+        inside = self.system is None  # of the user's turn
+        frame = ["", "\n\n"] if inside else [self.system or "", f"{self.end}{self.between}"]
+        parts = encode(tokenizer, [self.user, text, self.closing, frame[0], system, frame[1]])
+        opening, body, closing, before, message, after = parts
         kept = body[: max(0, length - len(opening) - len(closing))]
-        return [*opening, *kept, *closing][:length]
+        left = length - sum(map(len, (opening, kept, closing, before, after)))
+        heard = message[: max(0, left)]
+        shown = [*before, *heard, *after] if heard else []
+        turn = [opening, shown, kept] if inside else [shown, opening, kept]
+        cut = [
+            f"{len(whole) - len(part)} of {len(whole)} tokens of the {name} message"
+            for name, part, whole in (("last", kept, body), ("system", heard, message))
+            if len(part) < len(whole)
+        ]
+        return [i for part in (*turn, closing) for i in part][:length], cut
 
 
 FORMATS = (

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_encdec import check
 from keras_encdec.objectives import chat
+from keras_encdec.objectives.control import SENTINELS, plain
 from keras_encdec.objectives.draws import fold
 from keras_encdec.objectives.mixture import Stages
 from keras_encdec.objectives.objective import Example, Objective
@@ -41,6 +42,8 @@ class FeatureConverter:
         seed: what chance follows from.
         cross_documents: whether a window may go on into the next text.
         packing: whether several examples share a row.
+        allow_special: whether control tokens that texts spell are those tokens; else they
+            are plain text (`keras_encdec.objectives.control`).
 
     Raises:
         ValueError: if a length is below 2.
@@ -55,12 +58,13 @@ class FeatureConverter:
     seed: int = 0
     cross_documents: bool = False
     packing: bool = False
+    allow_special: bool = False
 
     def __post_init__(self) -> None:
         for name in ("encoder_sequence_length", "decoder_sequence_length"):
             check.whole(name, getattr(self, name), least=2)  # <bos> and one token
         check.whole("seed", self.seed, least=0)
-        for name in ("chat", "cross_documents", "packing"):
+        for name in ("chat", "cross_documents", "packing", "allow_special"):
             check.flag(name, getattr(self, name))
 
     def resized(self, encoder: int | None = None, decoder: int | None = None) -> "FeatureConverter":
@@ -145,7 +149,8 @@ class FeatureConverter:
             weights: what each text counts in the loss, or None.
         """
         end = self.tokenizer.end_token_id
-        documents = [[*ids, end] for ids in encode(self.tokenizer, list(texts))]
+        said = list(texts) if self.allow_special else plain(self.tokenizer, texts, SENTINELS)
+        documents = [[*ids, end] for ids in encode(self.tokenizer, said)]
         return self.of_documents(documents, first, epoch, weights)
 
     def of_documents(
@@ -186,7 +191,7 @@ class FeatureConverter:
             weights: (n,) or (n, T), what pairs or their targets count; or None.
             warn: whether to warn about texts that are cut.
         """
-        answers = encode(self.tokenizer, list(decoder_texts))
+        answers = encode(self.tokenizer, self._plain(self.tokenizer, decoder_texts))
         end = self._end_of_turn_id() if self.chat else self.tokenizer.end_token_id
         sides = zip(self._read(encoder_texts, warn), answers, strict=True)
         examples = [
@@ -214,32 +219,38 @@ class FeatureConverter:
         """The ids that encoder and decoder begin with; texts that are cut are warned about."""
         starts: list[list[int]] = [[]] * len(encoder_texts)
         if decoder_texts is not None:
-            starts = encode(self.tokenizer, list(decoder_texts))
+            starts = encode(self.tokenizer, self._plain(self.tokenizer, decoder_texts))
         sides = zip(self._read(encoder_texts, warn=True), starts, strict=True)
         return [(ids, [self.start_token_id, *start]) for ids, start in sides]
 
     def of_chat(self, messages: Any) -> Prompt:
         """A conversation as a prompt; see `keras_encdec.objectives.chat.turns` for messages.
 
-        Where it does not fit into `encoder_sequence_length`, its oldest turns are left
-        out, with a warning.
+        Where it does not fit into `encoder_sequence_length`, its oldest turns are left out,
+        then the end of the system message, then that of the last turn, with a warning.
 
         Raises:
             ValueError: if messages are out of turn, or the tokenizer has no turns.
         """
         frame, length = chat.required_format(self.reads_by), self.encoder_sequence_length
         system, texts = chat.turns(messages)
+        system, *texts = self._plain(self.reads_by, [system, *texts])
         ids, left_out = frame.fitted(self.reads_by, system, texts, length)
         if left_out:
             warn_user(
-                f"The oldest {left_out} of {len(texts)} messages do not fit into "
-                f"encoder_sequence_length = {length} and were left out."
+                f"A chat is longer than encoder_sequence_length = {length}. "
+                f"Left out: {', '.join(left_out)}."
             )
         return ids, [self.start_token_id]
 
+    def _plain(self, tokenizer: Any, texts: Sequence[str]) -> list[str]:
+        """What users say, which is no control token, unless they may."""
+        return list(texts) if self.allow_special else plain(tokenizer, texts)
+
     def _read(self, texts: Sequence[str], warn: bool) -> list[list[int]]:
         """What the encoder reads of texts, cut to its length."""
-        length, said = self.encoder_sequence_length, list(texts)
+        length, texts = self.encoder_sequence_length, self._plain(self.reads_by, texts)
+        said = texts
         if self.chat:
             frame = chat.required_format(self.reads_by)
             said = [frame.conversation("", [text]) for text in texts]
@@ -253,7 +264,7 @@ class FeatureConverter:
         if self.chat:
             fits = zip(texts, every, strict=True)
             return [
-                ids if len(ids) <= length else frame.cut(self.reads_by, text, length)
+                ids if len(ids) <= length else frame.cut(self.reads_by, text, length)[0]
                 for text, ids in fits
             ]
         return [ids[:length] for ids in every]

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from keras_encdec import check
 from keras_encdec.objectives.tokenizer import piece_id
 
 # <unused0> to <unused98> in every Gemma tokenizer (google-deepmind/gemma issue 29).
 GEMMA = tuple(range(7, 106))
-_PIECES = [f"<unused{i}>" for i in range(99)]
+PIECES = [f"<unused{i}>" for i in range(99)]
 
 OVERFLOW = ("reuse", "cap", "error")
 
@@ -17,7 +18,7 @@ def sentinel_ids(tokenizer: Any) -> tuple[int, ...]:
     Raises:
         ValueError: if it has none.
     """
-    ids = [i for piece in _PIECES if (i := piece_id(tokenizer, piece)) is not None]
+    ids = [i for piece in PIECES if (i := piece_id(tokenizer, piece)) is not None]
     if not ids:
         raise ValueError(
             "Expected a tokenizer with tokens <unused0>, <unused1>, ... to stand for hidden spans. "
@@ -28,5 +29,4 @@ def sentinel_ids(tokenizer: Any) -> tuple[int, ...]:
 
 
 def check_overflow(overflow: str) -> None:
-    if overflow not in OVERFLOW:
-        raise ValueError(f"Expected overflow to be one of {OVERFLOW}. Received: {overflow!r}.")
+    check.one_of("overflow", overflow, OVERFLOW)

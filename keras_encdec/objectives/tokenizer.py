@@ -1,12 +1,19 @@
 """What is asked of a tokenizer, whatever KerasHub's tokenizers return it as."""
 
+import itertools
 from typing import Any
+
+# Between two parts of a text that are tokenised apart; no text can hold it, as it is half a
+# character of UTF-16.
+BREAK = "\udfff"
 
 
 def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """The token ids of each text."""
-    rows = tokenizer(texts)
-    return rows.to_list() if hasattr(rows, "to_list") else [list(row) for row in rows]
+    """The token ids of each text; the parts beside a `BREAK` share no token."""
+    parts = [text.split(BREAK) for text in texts]
+    rows = tokenizer([part for every in parts for part in every])
+    each = iter(rows.to_list() if hasattr(rows, "to_list") else [list(row) for row in rows])
+    return [[i for row in itertools.islice(each, len(every)) for i in row] for every in parts]
 
 
 def piece_id(tokenizer: Any, piece: str) -> int | None:

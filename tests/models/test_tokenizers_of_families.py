@@ -1,60 +1,27 @@
 """KerasHub's tokenizers of other families serve a pair as Gemma's does."""
 
-import json
-
 import keras_hub
 import numpy as np
 import pytest
-from qwen_folder import TEXTS, write_qwen
+from byte_pair_tokenizers import CLASSES, made, pieces_and_merges, whole
+from qwen_folder import TEXTS
 
 import keras_encdec
 from keras_encdec.models import EncDecSeq2SeqLMPreprocessor
 from keras_encdec.testing.models import to_numpy
 
-# Special pieces that a class asks for, in place of the first, second, ... of the vocabulary.
-CLASSES = {
-    "QwenTokenizer": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-    "Qwen3Tokenizer": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-    "Llama3Tokenizer": [
-        "<|begin_of_text|>",
-        "<|end_of_text|>",
-        "<|eot_id|>",
-        "<|start_header_id|>",
-        "<|end_header_id|>",
-    ],
-    "SmolLM3Tokenizer": [
-        "<|begin_of_text|>",
-        "<|end_of_text|>",
-        "<think>",
-        "</think>",
-        "<|im_start|>",
-        "<|im_end|>",
-    ],
-}
-SPLIT = ("QwenTokenizer", "SmolLM3Tokenizer")  # special pieces, if they are not told
 STARTS = {"Llama3Tokenizer": "<|begin_of_text|>", "Qwen3Tokenizer": "<|im_end|>"}
 STARTS |= {"QwenTokenizer": "<|endoftext|>", "SmolLM3Tokenizer": "<|end_of_text|>"}
 
 
 @pytest.fixture(scope="module")
 def byte_pairs(tmp_path_factory):
-    folder = write_qwen(tmp_path_factory.mktemp("qwen"))
-    model = json.loads((folder / "tokenizer.json").read_text())["model"]
-    pieces = sorted(model["vocab"], key=model["vocab"].get)[3:]
-    return pieces, [" ".join(m) if isinstance(m, list) else m for m in model["merges"]]
-
-
-def made(name, byte_pairs, **kwargs):
-    pieces, merges = byte_pairs
-    vocabulary = {piece: i for i, piece in enumerate([*CLASSES[name], *pieces])}
-    tokenizer_class = getattr(keras_hub.tokenizers, name)
-    return tokenizer_class(vocabulary=vocabulary, merges=merges, **kwargs)
+    return pieces_and_merges(tmp_path_factory.mktemp("qwen"))
 
 
 @pytest.fixture(params=CLASSES)
 def tokenizer(request, byte_pairs):
-    whole = {"unsplittable_tokens": CLASSES[request.param]} if request.param in SPLIT else {}
-    return made(request.param, byte_pairs, **whole)
+    return whole(request.param, byte_pairs)
 
 
 def test_pairs_prompts_and_outputs(tokenizer):
