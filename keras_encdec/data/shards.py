@@ -117,6 +117,10 @@ class Shards:
         """What the writer said of a shard."""
         return self._shards[shard]["facts"]
 
+    def digest(self, shard: int, name: str) -> str:
+        """The checksum of an array of a shard, as the index has it."""
+        return self._shards[shard]["files"][name]["sha256"]
+
     def array(self, shard: int, name: str) -> np.ndarray:
         """An array of a shard, memory-mapped; its checksum is compared at the first use.
 

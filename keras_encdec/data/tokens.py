@@ -8,15 +8,22 @@ order to `keras_encdec.data.pipeline`.
 import copy
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from keras_encdec.data.shards import Shards
 
 KIND = "tokens"
-Chunk = Callable[[], np.ndarray]
+
+
+class Chunk(Protocol):
+    """A stretch of a stream of tokens."""
+
+    def __call__(self) -> np.ndarray: ...
+
+    def digest(self) -> bytes: ...
 
 
 class Tokens:
@@ -112,6 +119,12 @@ class Tokens:
         found.weights = weights
         return found
 
+    def digests(self) -> Iterator[bytes]:
+        """What tells these tokens from others; of shards it is the index's."""
+        yield np.array([self._offset, len(self)]).tobytes()
+        yield self.lengths.tobytes()
+        yield from (chunk.digest() for chunk in self._chunks)
+
     def document_at(self, position: int) -> int:
         """The number of the document that holds a position of the stream."""
         return int(np.searchsorted(np.cumsum(self.lengths), position, side="right"))
@@ -155,6 +168,10 @@ class InMemory:
     def __call__(self) -> np.ndarray:
         return self.array
 
+    def digest(self) -> bytes:
+        """Of the ids, as int32."""
+        return hashlib.blake2b(np.ascontiguousarray(self.array, "int32").tobytes()).digest()
+
 
 class _OnDisk:
     def __init__(self, shards: Shards, number: int):
@@ -162,6 +179,9 @@ class _OnDisk:
 
     def __call__(self) -> np.ndarray:
         return self.shards.array(self.number, "tokens")
+
+    def digest(self) -> bytes:
+        return self.shards.digest(self.number, "tokens").encode()
 
 
 def vocabulary_digest(tokenizer: Any) -> str:

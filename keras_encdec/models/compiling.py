@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_encdec.training.checkpoint_about import learning_rate
 from keras_encdec.training.distillation import Distillation
 from keras_encdec.training.loss import FusedCrossEntropy
 from keras_encdec.training.trainer import LOGS, Trainer
@@ -19,6 +20,7 @@ class Compiled(Trainer):
     """Gives a task `compile` with defaults for adaptation."""
 
     _compiled_with: dict[str, Any] | None = None
+    compiled_rate: Any = None
 
     def compile(
         self,
@@ -80,6 +82,17 @@ class Compiled(Trainer):
         super().compile(
             optimizer, loss, weighted_metrics=weighted_metrics, sampler=sampler, **kwargs
         )
+        self.compiled_rate = learning_rate(self.optimizer)
+
+    def compiled_facts(self) -> dict[str, Any]:
+        """What decides the loss, as JSON types."""
+        distillation = self._distillation
+        names = "weight", "temperature", "kind", "beta"
+        return {
+            "loss": self._fused.get_config() if self._fused else str(self.loss),
+            "gradient_accumulation_steps": self._gradient_accumulation_steps,
+            "distillation": distillation and {n: getattr(distillation, n) for n in names},
+        }
 
     def get_compile_config(self) -> dict[str, Any]:
         """The options of `compile` as a .keras file keeps them.

@@ -5,6 +5,7 @@ batches are `keras_encdec.data.batching`'s, epochs `keras_encdec.training.run`'s
 `keras_encdec.training.step`'s.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_encdec.data.batching import Batching, BatchSource, batch_source, split, tokens_of
+from keras_encdec.data.facts import made_of
 from keras_encdec.data.kinds import Documents, Source, Stream, Tokens
 from keras_encdec.data.ready import Labels
 from keras_encdec.data.recognize import as_source, unpacked
@@ -78,13 +80,16 @@ class Learner(Compiled):
             held_out = as_source(*unpacked(validation_data))
         elif validation_split:
             source, held_out = split(self._in_memory(source), validation_split)
-        batches = self._batches(source, batch_size, shuffle, steps_per_epoch, class_weight, epochs)
+        batching = self._batching(batch_size, shuffle, steps_per_epoch, class_weight, epochs)
+        batches = self._batches(source, batching)
         size = validation_batch_size or batch_size
         held: BatchSource | None = None
         if held_out is not None:
             held = self._evaluated(held_out, size, validation_steps)
         options = {"epochs": epochs, "verbose": verbose, "initial_epoch": initial_epoch}
-        return self._run(batches, held, callbacks, validation_freq=validation_freq, **options)
+        facts = functools.partial(made_of, source, self._converter, batching)
+        options |= {"validation_freq": validation_freq, "made_of": facts}
+        return self._run(batches, held, callbacks, **options)
 
     def evaluate(
         self,
@@ -186,25 +191,22 @@ class Learner(Compiled):
             )
         return None
 
-    def _batches(
+    def _batching(
         self,
-        source: Source,
         batch_size: int | None,
         shuffle: bool,
         steps: int | None,
         class_weight: Mapping[int, float] | None,
         epochs: int,
-    ) -> BatchSource:
-        """Batches to train on."""
-        self.check_optimizer()
-        self._check_teacher(source)
+    ) -> Batching:
+        """How data is batched to train on."""
         parts = self._gradient_accumulation_steps
         if batch_size is not None and batch_size % parts:
             raise ValueError(
                 f"Expected a batch that {parts} gradient_accumulation_steps divide. "
                 f"Received: {batch_size} rows."
             )
-        batching = Batching(
+        return Batching(
             batch_size,
             shuffle,
             steps,
@@ -213,12 +215,17 @@ class Learner(Compiled):
             labels=self._labels(class_weight),
             epochs=epochs,
         )
+
+    def _batches(self, source: Source, batching: Batching) -> BatchSource:
+        """Batches to train on."""
+        self.check_optimizer()
+        self._check_teacher(source)
         batches = batch_source(source, self._converter, batching)
-        if not batches.again and epochs > 1 and steps is None:
+        if not batches.again and batching.epochs > 1 and batching.steps is None:
             raise ValueError(
-                f"Expected data that can be gone through again for epochs={epochs}. Received: a "
-                f"{batches.name}, which is spent after one. Give steps_per_epoch, or a list or "
-                "dataset."
+                f"Expected data that can be gone through again for epochs={batching.epochs}. "
+                f"Received: a {batches.name}, which is spent after one. Give steps_per_epoch, or "
+                "a list or dataset."
             )
         return batches
 

@@ -254,7 +254,9 @@ def _load_ours(preset: str, dtype: Any, preprocessor: Any) -> EncDecSeq2SeqLM:
     with contextlib.suppress(FileNotFoundError):  # not sharded
         shard_names(get_file(preset, "model.weights.json"))
     try:
-        return EncDecSeq2SeqLM.from_preset(preset, dtype=dtype, **kwargs)
+        lm = EncDecSeq2SeqLM.from_preset(preset, dtype=dtype, **kwargs)
+        check_preprocessor(lm.preprocessor, lm.backbone.spec)
+        return lm
     except (OSError, KeyError, ValueError) as error:
         if "Expected" in str(error):
             raise

@@ -7,10 +7,8 @@ the files lie to `keras_encdec.training.checkpoint_files`.
 """
 
 import contextlib
-import dataclasses
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -19,6 +17,14 @@ import numpy as np
 from keras_encdec import check
 from keras_encdec.spec import Tensor
 from keras_encdec.training.calls import batches_behind
+from keras_encdec.training.checkpoint_about import (
+    Facts,
+    check_goes_on,
+    check_same,
+    model_facts,
+    run_facts,
+    variables_of,
+)
 from keras_encdec.training.checkpoint_files import (
     is_of_the_disk,
     location,
@@ -36,7 +42,9 @@ class Checkpoint(keras.callbacks.Callback):
 
     In a new process, build and compile the model as before and call the same `fit`: the
     weights after it are, bit for bit, those of a run that nobody interrupted. What other
-    callbacks remember is theirs to keep.
+    callbacks remember is theirs to keep. What the call has changed since (data, batch size,
+    objective, loss, learning rate, ...) is said by a warning and taken at the end of an epoch;
+    in the middle of one, other batches are an error.
 
     Args:
         folder: of the run; a new one begins from the start. A URL such as
@@ -74,6 +82,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._manager: Any = None
         self._offset = 0  # of an epoch that is resumed
         self._metrics: list = []
+        self._run: Facts = {}
 
     # What a state is.
 
@@ -92,8 +101,10 @@ class Checkpoint(keras.callbacks.Callback):
                 checkpoint of this package.
         """
         step = self._step(self._open(), which)
-        if step is None:
-            return None
+        return None if step is None else self._restore(model, step)
+
+    def _restore(self, model: Any, step: int, run: Facts | None = None) -> tuple[int, int]:
+        """Puts a step into a model, if it and the run, where one goes on, are as they were."""
         folder = self.folder / str(step)
         if not (folder / "about").exists():
             raise ValueError(
@@ -102,10 +113,16 @@ class Checkpoint(keras.callbacks.Callback):
             )
         args = orbax().args
         about = self._read(step, about=args.JsonRestore()).about
-        _check_same(about, _about(model), str(folder))
+        check_same(about, model_facts(model), str(folder))
+        made = about.get("run") or {}  # none in those of earlier versions
+        if run and made:
+            check_goes_on(made, run, about["batch"], str(folder))
         state = self._read(step, state=args.StandardRestore(_abstract(_values(model)))).state
         _assign(model, state)
         self._metrics = state["metrics"]
+        rate = (run or {}).get("learning_rate")
+        if made and isinstance(rate, float) and rate != made["learning_rate"]:
+            model.optimizer.learning_rate = rate  # a schedule is not saved
         return about["epoch"], about["batch"]
 
     def saved_steps(self) -> list[int]:
@@ -128,7 +145,7 @@ class Checkpoint(keras.callbacks.Callback):
         if hasattr(model, "jax_state_sync"):
             model.jax_state_sync()
         step = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
-        about = {**_about(model), "epoch": epoch, "batch": batch}
+        about = {**model_facts(model), "run": self._run, "epoch": epoch, "batch": batch}
         with self._writing() as manager:
             if step in manager.all_steps():
                 manager.wait_until_finished()
@@ -143,9 +160,19 @@ class Checkpoint(keras.callbacks.Callback):
 
     # When it is written.
 
-    def resume(self, model: Any) -> tuple[int, int]:
-        """As `restore`, for `fit`: also remembers that the next epoch is half done."""
-        position = self.restore(model) or (0, 0)
+    def resume(self, model: Any, batches: Mapping[str, Any]) -> tuple[int, int]:
+        """As `restore`, for `fit`: also remembers the run, and that its next epoch is half done.
+
+        Args:
+            model: as of `restore`.
+            batches: what the batches of the run follow from.
+
+        Raises:
+            ValueError: as `restore`; or if an epoch is half done, and now has other batches.
+        """
+        self._run = run_facts(model, batches)
+        step = self._step(self._open(), "latest")
+        position = (0, 0) if step is None else self._restore(model, step, self._run)
         self._offset = position[1]
         return position
 
@@ -279,20 +306,12 @@ class Checkpoint(keras.callbacks.Callback):
             ) from error
 
 
-def _variables(model: Any) -> dict[str, list]:
-    return {
-        "model": model.variables,
-        "optimizer": model.optimizer.variables,
-        "metrics": model.metrics_variables,
-    }
-
-
 def _values(model: Any) -> State:
     if keras.backend.backend() == "jax":
-        return {kind: [v.value for v in some] for kind, some in _variables(model).items()}
+        return {kind: [v.value for v in some] for kind, some in variables_of(model).items()}
     values: State = {
         kind: [np.array(keras.ops.convert_to_numpy(v)) for v in some]
-        for kind, some in _variables(model).items()
+        for kind, some in variables_of(model).items()
     }
     return values | {"random": [get().numpy() for get, _ in _generators()]}
 
@@ -324,42 +343,8 @@ def _abstract(values: State) -> Any:
 
 
 def _assign(model: Any, state: State) -> None:
-    for kind, some in _variables(model).items():
+    for kind, some in variables_of(model).items():
         for variable, value in zip(some, state[kind], strict=True):
             variable.assign(value)
     for (_, put), value in zip(_generators(), state.get("random", ()), strict=True):
         put(keras.ops.convert_to_tensor(value).cpu())
-
-
-def _about(model: Any) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be this model's."""
-    named = {id(v) for v in model.weights}  # others are numbered by what a process has built
-    about: dict[str, Any] = {"pair": dataclasses.asdict(model.backbone.spec)}
-    about["compiled with"] = type(model.optimizer).__name__
-    for kind, some in _variables(model).items():
-        about[kind] = [
-            [v.path if id(v) in named else "", list(v.shape), str(v.dtype)] for v in some
-        ]
-    return about
-
-
-def _check_same(saved: dict[str, Any], ours: dict[str, Any], folder: str) -> None:
-    ours = json.loads(json.dumps(ours))
-    for key, expected in ours.items():
-        if saved.get(key) != expected:
-            raise ValueError(
-                f"Expected a checkpoint of this model, compiled as it is. Received: {folder}, "
-                f"where {key} differs: {_difference(saved.get(key), expected)}. Build and compile "
-                "the model as in the run, or use another folder."
-            )
-
-
-def _difference(saved: Any, ours: Any) -> str:
-    if isinstance(saved, dict) and isinstance(ours, dict):
-        key = next(key for key in ours if saved.get(key) != ours[key])
-        return f"{key}, {_difference(saved.get(key), ours[key])}"
-    if isinstance(saved, list) and isinstance(ours, list):
-        if len(saved) != len(ours):
-            return f"{len(saved)} there, {len(ours)} here"
-        return next(f"{a} there, {b} here" for a, b in zip(saved, ours, strict=True) if a != b)
-    return f"{saved!r} there, {ours!r} here"

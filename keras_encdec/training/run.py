@@ -12,7 +12,7 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -113,6 +113,7 @@ def run(
     epochs: int,
     initial_epoch: int,
     callbacks: list,
+    made_of: Callable[[], dict[str, Any]],
     verbose: Any = "auto",
     validation: Batches | None = None,
     validation_freq: Any = 1,
@@ -125,6 +126,7 @@ def run(
         epochs: the last epoch's number, as in Keras.
         initial_epoch: the first one's, where no checkpoint says otherwise.
         callbacks: list.
+        made_of: what batches follow from, for a checkpoint.
         verbose: as in Keras.
         validation: `Batches` to evaluate on, or None.
         validation_freq: as in Keras.
@@ -136,7 +138,7 @@ def run(
         model.optimizer.build(model.trainable_variables)
     model.token_counter.begin()
     checkpoint = find(callbacks)
-    position = (0, 0) if checkpoint is None else checkpoint.resume(model)
+    position = (0, 0) if checkpoint is None else checkpoint.resume(model, made_of())
     epoch, batch = max(position, (initial_epoch, 0))
     parts = _Parts(callbacks, model, verbose=verbose, epochs=epochs)
     options = {"validation_freq": validation_freq, "verbose": verbose}

@@ -17,13 +17,17 @@ from keras_encdec.conversion.effective import effective_weights
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.sharing import catalog
 from keras_encdec.sharing.load import plan
+from keras_encdec.spec import PairSpec
 from keras_encdec.testing.models import make_inputs, run, tiny_backbone, to_numpy
+from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
 from keras_encdec.training import pretrained
 
 
 @pytest.fixture
 def lm():
-    return EncDecSeq2SeqLM(tiny_backbone(), preprocessor())
+    size = {"vocabulary_size": 4096}  # the tokenizer's
+    backbone = tiny_backbone(PairSpec(tiny_encoder(**size), tiny_decoder(**size)))
+    return EncDecSeq2SeqLM(backbone, preprocessor())
 
 
 def preprocessor():

@@ -1,0 +1,85 @@
+"""What the batches of a run follow from, as JSON: so that a run goes on with the same ones.
+
+Knows what of data, batching and converter decides a batch. Leaves what is done about a
+difference to `keras_encdec.training`.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from keras_encdec.data.batching import Batching
+from keras_encdec.data.kinds import Documents, ModelInputs, Pairs, Source, as_dict
+from keras_encdec.data.tokens import Tokens, vocabulary_digest
+from keras_encdec.objectives import Objective, Stages
+from keras_encdec.objectives.config import to_config
+from keras_encdec.objectives.converter import FeatureConverter
+
+
+def made_of(
+    source: Source, converter: FeatureConverter | None, batching: Batching
+) -> dict[str, Any]:
+    """What decides the batches of some data.
+
+    Args:
+        source: from `keras_encdec.data.as_source`.
+        converter: `FeatureConverter`, or None.
+        batching: `Batching`.
+
+    Returns:
+        JSON types by name, such as `{"data": "...", "batch_size": 8, "packing": False}`.
+    """
+    facts: dict[str, Any] = {
+        "data": digest(source),
+        "batch_size": batching.batch_size,
+        "shuffle": batching.shuffle,
+        "steps_per_epoch": batching.steps,
+    }
+    if converter is None:
+        return facts
+    for field in dataclasses.fields(converter):
+        facts[field.name] = _of_field(getattr(converter, field.name))
+    return facts
+
+
+def digest(source: Source) -> str:
+    """Tells data apart by all that is in it; a stream only by its type."""
+    found = hashlib.blake2b(digest_size=16)
+    for part in _parts(source):
+        found.update(part)
+        found.update(len(part).to_bytes(8, "little"))
+    return found.hexdigest()
+
+
+def _of_field(value: Any) -> Any:
+    if isinstance(value, (Objective, Stages)):
+        try:
+            return to_config(value)
+        except ValueError:  # one of the user's
+            return repr(value)
+    return vocabulary_digest(value) if hasattr(value, "get_vocabulary") else value
+
+
+def _parts(source: Source) -> Iterable[bytes]:
+    if isinstance(source, Tokens):
+        yield from source.digests()
+    elif isinstance(source, Documents):
+        yield from (document.text.encode() for document in source)
+    elif isinstance(source, Pairs):
+        for texts in (source.encoder_text, source.decoder_text or ()):
+            yield from (text.encode() for text in texts)
+    elif isinstance(source, ModelInputs):
+        for name, array in {**source.x, **as_dict(source.y, "y")}.items():
+            yield from (name.encode(), _bytes(array))
+    else:
+        yield source.name.encode()
+    weights = getattr(source, "weights", None)
+    if weights is not None:
+        yield _bytes(weights)
+
+
+def _bytes(array: Any) -> bytes:
+    return np.ascontiguousarray(array).tobytes()
