@@ -48,7 +48,7 @@ LOADERS = {
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-@pytest.mark.parametrize("shard_size", [10, 6e-4])
+@pytest.mark.parametrize("shard_size", [10, 8e-4])
 def test_round_trip(lm, tmp_path, loader, shard_size):
     folder = str(tmp_path / "model")
     lm.save_to_preset(folder, max_shard_size=shard_size)
