@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "layout": {"spec"},
     "layers": {"spec", "layout", "private"},
     "objectives": {"warn"},
-    "data": {"objectives", "disk", "files", "progress"},
+    "data": {"objectives", "disk", "files", "progress", "warn"},
     "training": {"spec", "layout", "private", "warn"},
     "generation": {"spec", "layers", "objectives", "data", "progress"},
     "models": {

@@ -4,18 +4,24 @@ Knows files, digests and how to go on after a kill. Leaves what the arrays mean 
 `tokens` and `teacher`.
 """
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
+import re
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from keras_encdec import disk
 from keras_encdec.files import check_inside, read_json
+from keras_encdec.warn import warn
 
 _INDEX = "shards.json"
+_OWN = re.compile(r"\.lock|shards\.json(\.incomplete)?|\d{5}\.\w+\.npy")
 
 # Data is read in threads: a file is checked once, and NumPy reads the header of one file
 # at a time, as Python 3.11's parser, which it uses for that, breaks in several threads.
@@ -25,34 +31,65 @@ _OPENING = threading.Lock()
 class ShardWriter:
     """Appends shards to a folder. A shard is in the index when all of it is on disk.
 
+    A context: until it ends no other process writes there. After a kill, or where a shard was
+    damaged since, the next writer goes on behind the last one that is whole.
+
     Args:
         folder: new, empty, or begun by a writer with the same `kind` and `about`.
         kind: what the shards hold.
         about: JSON types; settings that every shard depends on.
 
     Raises:
-        ValueError: if the folder holds something else, or is finished.
+        ValueError: if the folder holds something else, or is finished and whole.
+        BlockingIOError: if another process writes there.
     """
 
     def __init__(self, folder: str | os.PathLike, kind: str, about: dict):
         self.folder = Path(folder)
         self.index: dict[str, Any] = {"kind": kind, "about": about, "shards": [], "finished": None}
-        if (self.folder / _INDEX).exists():
-            begun = read_json(self.folder / _INDEX)
-            if begun.get("finished") is not None:
-                raise ValueError(
-                    f"Expected a new folder or one to go on with. Received: {folder}, which is "
-                    "finished. Load it, or choose another name."
-                )
-            if (begun.get("kind"), begun.get("about")) != (kind, about):
-                raise ValueError(
-                    f"Expected {folder} to be begun with {kind} {about}. "
-                    f"Received: {begun.get('kind')} {begun.get('about')}. Choose another name."
-                )
-            self.index = begun
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise ValueError(f"Expected an empty folder. Received: {folder}, with other files.")
+        _check_own(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(disk.owned(self.folder))
+        try:
+            if (self.folder / _INDEX).exists():
+                self._go_on(kind, about)
+            self._write_index()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.close()
+
+    def _go_on(self, kind: str, about: dict) -> None:
+        begun = read_json(self.folder / _INDEX)
+        if (begun.get("kind"), begun.get("about")) != (kind, about):
+            raise ValueError(
+                f"Expected {self.folder} to be begun with {kind} {about}. "
+                f"Received: {begun.get('kind')} {begun.get('about')}. Choose another name."
+            )
+        whole = list(itertools.takewhile(self._is_whole, begun["shards"]))
+        lost = len(begun["shards"]) - len(whole)
+        if lost:
+            warn(f"Shard {len(whole)} of {self.folder} is damaged: it and what follows is redone.")
+        elif begun.get("finished") is not None:
+            raise ValueError(
+                f"Expected a new folder or one to go on with. Received: {self.folder}, which is "
+                "finished. Load it, or choose another name."
+            )
+        self.index = {**begun, "shards": whole, "finished": None}
+
+    def _is_whole(self, shard: dict[str, Any]) -> bool:
+        for entry in shard["files"].values():
+            check_inside(entry["file"], str(self.folder))
+            path = self.folder / entry["file"]
+            if not path.is_file() or _digest(path) != entry["sha256"]:
+                return False
+        return True
 
     @property
     def shards(self) -> list[dict]:
@@ -147,6 +184,18 @@ class Shards:
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes: they open the files themselves."""
         return {**self.__dict__, "_arrays": {}}
+
+
+def _check_own(folder: Path) -> None:
+    """Raises ValueError where something else than a writer's files is."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"Expected the name of a folder. Received: {folder}, a file.")
+    for path in folder.iterdir() if folder.exists() else ():
+        if not _OWN.fullmatch(path.name):
+            raise ValueError(
+                f"Expected an empty folder, or one that was begun. Received: {folder}, with "
+                f"{path.name} in it."
+            )
 
 
 def _digest(path: Path) -> str:

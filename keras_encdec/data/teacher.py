@@ -138,17 +138,17 @@ def write_teacher(
     _check(teacher, size, k, method, epochs, batch_size, dtype)
     about = {"k": k, "method": method, "batch_size": batch_size, "dtype": dtype}
     about |= _ids_of(converter, start_token)
-    writer = ShardWriter(folder, KIND, about)
-    passes = [converter.windows(tokens.lengths, epoch=epoch) for epoch in range(epochs)]
-    run = _Run(teacher, tokens, converter.bound, passes, about, size)
-    numbers = range(sum(map(len, passes)))
-    begun = sum(facts["examples"] for facts in writer.shards)
-    size = _SHARD_BATCHES * batch_size
-    for first in track(numbers[begun::size], "Asking the teacher"):
-        some = numbers[first : first + size]
-        parts = [run.batch(some[i : i + batch_size]) for i in range(0, len(some), batch_size)]
-        writer.write(_joined(parts), {"examples": len(some)})
-    writer.finish({"examples": len(numbers)})
+    with ShardWriter(folder, KIND, about) as writer:
+        passes = [converter.windows(tokens.lengths, epoch=epoch) for epoch in range(epochs)]
+        run = _Run(teacher, tokens, converter.bound, passes, about, size)
+        numbers = range(sum(map(len, passes)))
+        begun = sum(facts["examples"] for facts in writer.shards)
+        size = _SHARD_BATCHES * batch_size
+        for first in track(numbers[begun::size], "Asking the teacher"):
+            some = numbers[first : first + size]
+            parts = [run.batch(some[i : i + batch_size]) for i in range(0, len(some), batch_size)]
+            writer.write(_joined(parts), {"examples": len(some)})
+        writer.finish({"examples": len(numbers)})
     return Teacher(folder)
 
 

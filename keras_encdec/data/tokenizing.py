@@ -71,12 +71,12 @@ def tokenize(
     about = {"vocabulary": vocabulary_digest(tokenizer), "shard_size": shard_size}
     if check.flag("allow_special", allow_special):
         about["allow_special"] = True
-    writer = ShardWriter(folder, KIND, about)
-    if writer.shards:
-        log.replay(source, writer.shards[-1])
-    for part in _parts(source, tokenizer, shard_size, log, allow_special):
-        writer.write(part, log.facts())
-    writer.finish(log.facts())
+    with ShardWriter(folder, KIND, about) as writer:
+        if writer.shards:
+            log.replay(source, writer.shards[-1])
+        for part in _parts(source, tokenizer, shard_size, log, allow_special):
+            writer.write(part, log.facts())
+        writer.finish(log.facts())
     log.report()
     return Tokens.load(folder)
 
