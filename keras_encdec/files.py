@@ -24,7 +24,14 @@ _NAMED = 5  # files that an error names
 
 # What KerasHub's `save_to_preset` and the layout of transformers write.
 _OWN = (
-    *("config.json", "metadata.json", "task.json", "preprocessor.json", "tokenizer.json"),
+    *(
+        "config.json",
+        "metadata.json",
+        "digests.json",
+        "task.json",
+        "preprocessor.json",
+        "tokenizer.json",
+    ),
     "encoder_tokenizer.json",
     *("model.weights.h5", "model.weights.json", "model_*.weights.h5", "task.weights.h5"),
     *("assets/tokenizer/*", "assets/encoder_tokenizer/*"),
@@ -166,6 +173,31 @@ def _tidy(final: Path) -> None:
         if temporary.fullmatch(rest.name) and rest.is_dir() and not disk.is_held(rest):
             shutil.rmtree(rest, ignore_errors=True)
             warn(f"Removed {rest}, which a save that was stopped had left.")
+
+
+@contextlib.contextmanager
+def readable(what: str, name: str | os.PathLike) -> Iterator[None]:
+    """Makes an error of reading say what cannot be read, and what to do.
+
+    Args:
+        what: is read, such as `"preset"`.
+        name: of it.
+
+    Raises:
+        ValueError: in place of errors of other libraries, which name neither.
+    """
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # TensorFlow, HDF5, SentencePiece and Rust have types of their own
+        if "Expected" in str(error):
+            raise
+        said = re.sub(r"\{\{.*?\}\}\s*|\[Op:.*", "", str(error)).strip()
+        raise ValueError(
+            f"Expected a whole {what}. Received: {str(name)!r}, which cannot be read "
+            f"({type(error).__name__}: {said}). Download or save it again."
+        ) from error
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from keras_encdec.conversion.plan import Plan
 from keras_encdec.conversion.sources import ModelSource, SafetensorsSource, Source
 from keras_encdec.families import dialect
 from keras_encdec.families.dialect import Rule
+from keras_encdec.integrity import check_finite
 from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.private import deferred_variables
 from keras_encdec.progress import track
@@ -50,7 +51,8 @@ def convert(plan: Plan, sources: Mapping[str, Source], dtype: Any = None) -> Enc
     backbone, variables = _without_values(plan.pair, dtype)
     for (side, name), steps in track(list(users.items()), "Converting"):
         tensor, weights = bound[side][name], sources[side].weights
-        array = tensor.to_ours(weights.read(tensor.name))
+        array = check_finite(tensor.name, weights.read(tensor.name), f"the {side}'s weights")
+        array = tensor.to_ours(array)
         for step in steps:
             _assign(
                 variables[step.target],
@@ -85,7 +87,8 @@ def load(
     dialect.check(bound, source.tensors(), dropped)
     backbone, variables = _without_values(pair, dtype)
     for name, tensor in track(list(bound.items()), "Loading"):
-        _assign(variables[name], tensor.to_ours(source.read(tensor.name)))
+        array = check_finite(tensor.name, source.read(tensor.name), "the weights to load")
+        _assign(variables[name], tensor.to_ours(array))
     return backbone
 
 
@@ -96,7 +99,8 @@ def export(
     bound = dialect.bind(rules, backbone.spec.weights())
     weights = effective_weights(backbone)
     for name, tensor in track(list(bound.items()), "Exporting"):
-        write(tensor.name, np.ascontiguousarray(tensor.to_theirs(weights[name])))
+        array = check_finite(name, weights[name], "the model to export")
+        write(tensor.name, np.ascontiguousarray(tensor.to_theirs(array)))
 
 
 def _without_values(pair: PairSpec, dtype: Any) -> tuple[EncDecBackbone, dict[str, keras.Variable]]:

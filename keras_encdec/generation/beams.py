@@ -11,6 +11,7 @@ import keras_hub
 from keras import ops
 
 from keras_encdec import check
+from keras_encdec.generation.loop import NO_TOKEN, is_finite
 from keras_encdec.spec import Tensor
 
 _NEVER = -1e9
@@ -146,10 +147,13 @@ def _candidates(
     )
     each = tokens.shape[1]
     log_probs, tokens = (ops.reshape(x, (rows, width, each)) for x in (log_probs, tokens))
+    finite = ops.reshape(is_finite(logits), (rows, width, 1))
+    tokens = ops.where(finite, ops.cast(tokens, "int32"), NO_TOKEN)
+    log_probs = ops.where(finite, log_probs, 0.0)
     given, token_ids = given[..., None], token_ids[..., None]
     certain = ops.where(ops.arange(each) == 0, 0.0, _NEVER)
     log_probs = ops.where(given, certain, log_probs)
-    tokens = ops.where(given, token_ids, ops.cast(tokens, "int32"))
+    tokens = ops.where(given, token_ids, tokens)
     total = ops.reshape(scores[..., None] + log_probs, (rows, -1))
     total, chosen = ops.top_k(total, min(width * (1 + stops), width * each))
     chosen = ops.cast(chosen, "int32")

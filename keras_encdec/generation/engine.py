@@ -20,7 +20,13 @@ from keras_encdec.generation.beams import search
 from keras_encdec.generation.compiled import Compiled
 from keras_encdec.generation.likelihood import log_likelihoods
 from keras_encdec.generation.options import DecodingOptions
-from keras_encdec.generation.session import DecodingSession, distributed, pad, session_type
+from keras_encdec.generation.session import (
+    DecodingSession,
+    check_finite,
+    distributed,
+    pad,
+    session_type,
+)
 from keras_encdec.spec import Tensor
 
 # Held while a sampler's own random state moves. One for all: tasks may share a sampler.
@@ -149,6 +155,7 @@ class Engine:
         decoder = _cut(*decoder, rows=_rows(count))
         found = ops.convert_to_numpy(self._score(*map(distributed, (*encoder, *decoder))))
         found = found[:count, :length]
+        check_finite(np.isfinite(found), "a log-probability")
         return np.pad(found, [(0, 0), (0, length - found.shape[1])])
 
     def _run_encoder(self, token_ids: Tensor, mask: Tensor) -> Any:
@@ -203,7 +210,9 @@ class Engine:
             hidden_states=states,
             model=self.backbone,
         )
-        return ops.reshape(token_ids, (rows, -1)), loop.seeds_of(self.sampler)
+        finite = loop.is_finite(ops.cast(states, "float32"))[:, None]
+        token_ids = ops.where(finite, ops.reshape(token_ids, (rows, -1)), loop.NO_TOKEN)
+        return token_ids, loop.seeds_of(self.sampler)
 
 
 def _check_sampler(sampler: Any, vocabulary_size: int) -> None:

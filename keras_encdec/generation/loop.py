@@ -11,6 +11,8 @@ from keras import ops, tree
 
 from keras_encdec.spec import Tensor
 
+NO_TOKEN = -1  # in place of one, where logits are NaN or Inf; the row ends there
+
 
 class State(NamedTuple):
     """What the decode loop carries from one token to the next.
@@ -108,8 +110,10 @@ def advance(
         new, seeds = sample(sampler, logits, temperature, seeds)
         old = ops.squeeze(ops.slice(token_ids, [0, index], [rows, 1]), 1)
         fixed = ops.squeeze(ops.slice(given, [0, index], [rows, 1]), 1)
-        new = ops.where(ops.logical_or(fixed, done), old, ops.cast(new, old.dtype))
+        new = ops.where(is_finite(logits), ops.cast(new, old.dtype), NO_TOKEN)
+        new = ops.where(ops.logical_or(fixed, done), old, new)
         stops = ops.any(new[:, None] == stop_ids[None], axis=-1)
+        stops = ops.logical_or(stops, new == NO_TOKEN)
         done = ops.logical_or(done, ops.logical_and(stops, ops.logical_not(fixed)))
         token_ids = ops.slice_update(token_ids, [0, index], new[:, None])
         return token_ids, done, index + 1, cache, seeds
@@ -117,6 +121,11 @@ def advance(
     start = (state.token_ids, state.done, state.index, state.cache, state.seeds)
     token_ids, done, index, cache, seeds = ops.while_loop(goes_on, body, start)
     return State(token_ids, given, done, index, cache, seeds)
+
+
+def is_finite(x: Tensor) -> Tensor:
+    """(R,) bool for (R, ..., V), whether a row of numbers holds neither NaN nor Inf."""
+    return ops.isfinite(ops.sum(x, axis=tuple(range(1, len(x.shape)))))
 
 
 def sample(sampler: Any, logits: Tensor, temperature: Tensor, seeds: list) -> tuple[Tensor, list]:

@@ -99,8 +99,13 @@ class DecodingSession:
         return np.array(self.stops or (-1,), "int32")
 
     def tokens(self) -> tuple[np.ndarray, np.ndarray]:
-        """(B * n, T) ids, and (B * n, T) bool of those in the prompt or generated, on the host."""
+        """(B * n, T) ids, and (B * n, T) bool of those in the prompt or generated, on the host.
+
+        Raises:
+            FloatingPointError: if logits were NaN or Inf.
+        """
         ids = ops.convert_to_numpy(self.state.token_ids)[: self.rows, : self.length]
+        check_finite(ids != loop.NO_TOKEN, "a token")
         return ids, until_stop(ids, self.given, self.stops, self.index)
 
     @property
@@ -196,6 +201,17 @@ def until_stop(ids: np.ndarray, given: np.ndarray, stops: Sequence[int], index: 
     stop = np.isin(ids, stops) & ~given
     before = np.cumsum(stop, axis=1) - stop
     return ((before == 0) & (np.arange(ids.shape[1]) < index)) | given
+
+
+def check_finite(is_finite: np.ndarray, what: str) -> None:
+    """Raises FloatingPointError unless all of (R, T) are True; `what` could not be found."""
+    if not is_finite.all():
+        row, place = np.argwhere(~is_finite)[0]
+        raise FloatingPointError(
+            f"Expected finite logits for {what}. Received: NaN or Inf in row {row}, token {place}. "
+            "Weights that are not finite say so when they are saved; where all are, activations "
+            'are too large for the dtype: load the model with dtype="bfloat16".'
+        )
 
 
 def pad(x: np.ndarray, length: int, rows: int, first_row: bool = False) -> np.ndarray:

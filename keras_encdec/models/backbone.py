@@ -16,7 +16,7 @@ import h5py
 import keras
 import keras_hub
 
-from keras_encdec import check, layout
+from keras_encdec import check, integrity, layout
 from keras_encdec.files import atomic_folder, shard_names
 from keras_encdec.layers.stack import Decoder, Encoder
 from keras_encdec.models import lora, policies
@@ -277,16 +277,21 @@ class EncDecBackbone(keras_hub.models.Backbone):
         """As `EncDecSeq2SeqLM.save_to_preset`, without a task."""
         with atomic_folder(preset_dir, policies.bytes_in_file(self.weights)) as folder:
             super().save_to_preset(str(folder), max_shard_size)
+            integrity.write(folder, self)
 
     def load_weights(self, filepath: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As in Keras, but refuses damaged files, of which Keras skips what it cannot read.
 
         Raises:
-            ValueError: if a file is missing, truncated or lies outside the folder.
+            ValueError: if a file is missing, truncated or lies outside the folder; or if it is
+                a preset's and a weight is not the one that was saved.
         """
-        _check_readable(Path(filepath))
+        path = Path(filepath)
+        _check_readable(path)
         with layout.placing(self.weights):
             super().load_weights(filepath, *args, **kwargs)
+        if path.name in ("model.weights.h5", "model.weights.json"):  # a preset's
+            integrity.check_weights(path.parent, self)
 
     @staticmethod
     def get_layout_map(

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import keras_hub
 
+from keras_encdec import integrity
 from keras_encdec.files import atomic_folder
 from keras_encdec.generation.generator import Generator
 from keras_encdec.models.backbone import EncDecBackbone
@@ -76,6 +77,7 @@ class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
         """
         with atomic_folder(preset_dir, bytes_in_file(self.weights)) as folder:
             super().save_to_preset(str(folder), max_shard_size)
+            integrity.write(folder, self.backbone)
 
     def export_to_transformers(self, path: Any, max_shard_size: float = 5.0) -> None:
         """See `keras_encdec.sharing.export.export_to_transformers`."""

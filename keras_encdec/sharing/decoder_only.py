@@ -16,7 +16,7 @@ import keras_hub
 from keras_encdec import layout
 from keras_encdec.conversion.sources import ModelSource, SafetensorsSource, Source
 from keras_encdec.families import known
-from keras_encdec.files import read_json
+from keras_encdec.files import read_json, readable
 from keras_encdec.private import get_file
 from keras_encdec.sharing import catalog
 from keras_encdec.sharing.tokenizers import tokenizer_of_files
@@ -113,13 +113,14 @@ class Preset:
         return family.read_keras_hub(fields)
 
     def tokenizer(self) -> Any:
-        return keras_hub.models.Tokenizer.from_preset(self.preset)
+        with readable("tokenizer", self.preset):
+            return keras_hub.models.Tokenizer.from_preset(self.preset)
 
     def source(self, dtype: Any) -> Source:
         saved = self.config["config"].get("dtype")
         if isinstance(saved, dict) and saved["class_name"] == "DTypePolicyMap":
             dtype = saved  # of a quantised preset, which has no other; KerasHub would drop it
-        with layout.on_host():
+        with layout.on_host(), readable("preset", self.preset):
             backbone = keras_hub.models.Backbone.from_preset(self.preset, dtype=dtype)
         return InMemory(backbone).source(dtype, consume=True)
 

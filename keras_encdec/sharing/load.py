@@ -6,17 +6,19 @@ can read it: KerasHub, the T5Gemma layout, or conversion.
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import keras_hub
 
+from keras_encdec import integrity
 from keras_encdec.conversion.execute import convert, load
 from keras_encdec.conversion.options import ConversionOptions, takes_conversion_options
 from keras_encdec.conversion.plan import Plan, make_plan, random_plan
 from keras_encdec.conversion.sources import ModelSource, SafetensorsSource
 from keras_encdec.families import t5gemma, t5gemma2
-from keras_encdec.files import read_json, shard_names
+from keras_encdec.files import read_json, readable, shard_names
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.models.preprocessor import check_preprocessor, check_rows
 from keras_encdec.private import get_file
@@ -253,17 +255,12 @@ def _load_ours(preset: str, dtype: Any, preprocessor: Any) -> EncDecSeq2SeqLM:
     kwargs = {} if preprocessor == _AUTO else {"preprocessor": preprocessor}
     with contextlib.suppress(FileNotFoundError):  # not sharded
         shard_names(get_file(preset, "model.weights.json"))
-    try:
+    with contextlib.suppress(FileNotFoundError):  # of an earlier version
+        integrity.check_assets(Path(get_file(preset, integrity.FILE)).parent)
+    with readable("preset", preset):
         lm = EncDecSeq2SeqLM.from_preset(preset, dtype=dtype, **kwargs)
-        check_preprocessor(lm.preprocessor, lm.backbone.spec)
-        return lm
-    except (OSError, KeyError, ValueError) as error:
-        if "Expected" in str(error):
-            raise
-        raise ValueError(
-            f"Expected a whole preset. Received: {preset!r}, which cannot be read ({error}). "
-            "Download or save it again."
-        ) from error
+    check_preprocessor(lm.preprocessor, lm.backbone.spec)
+    return lm
 
 
 def _load_released(

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras_hub
 
-from keras_encdec.files import read_json
+from keras_encdec.files import read_json, readable
 from keras_encdec.models.json_tokenizer import JsonTokenizer
 from keras_encdec.private import get_file
 
@@ -17,11 +17,12 @@ def tokenizer_of_files(preset: str) -> Any:
     else tokenizer.json, which is exact for every family; else Llama's SentencePiece model.
     """
     model, json = (_file(preset, name) for name in ("tokenizer.model", "tokenizer.json"))
-    if model is not None and (found := _sentencepiece("GemmaTokenizer", model)):
-        return found
-    if json is not None:
-        return JsonTokenizer(json, **_special_tokens(preset))
-    return _sentencepiece("LlamaTokenizer", model) if model is not None else None
+    with readable("tokenizer", preset):
+        if model is not None and (found := _sentencepiece("GemmaTokenizer", model)):
+            return found
+        if json is not None:
+            return JsonTokenizer(json, **_special_tokens(preset))
+        return _sentencepiece("LlamaTokenizer", model) if model is not None else None
 
 
 def _sentencepiece(class_name: str, model: str) -> Any:

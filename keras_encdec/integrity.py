@@ -1,0 +1,157 @@
+"""Whether weights are numbers at all, and still those that were saved.
+
+Knows checksums and what NaN and Inf look like in memory. A preset of ours holds
+`digests.json`: the checksum of each tensor, so that a flipped bit is found by name, and of each
+file of the tokenizers, so that no other tokenizer takes their place.
+"""
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_encdec.files import read_json
+
+FILE = "digests.json"
+_ASSETS = "assets"
+_EXPONENTS = {  # all set in NaN and Inf; of IEEE 754 and bfloat16, as unsigned integers
+    "float16": ("uint16", 0x7C00),
+    "bfloat16": ("uint16", 0x7F80),
+    "float32": ("uint32", 0x7F800000),
+    "float64": ("uint64", 0x7FF0000000000000),
+}
+_STRETCH = 2**17  # numbers that fit into a processor's cache
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether an array holds neither NaN nor Inf; integers never do."""
+    if str(array.dtype) not in _EXPONENTS:
+        return True
+    kind, exponent = _EXPONENTS[str(array.dtype)]
+    bits = np.ascontiguousarray(array).reshape(-1).view(kind)
+    stretches = (bits[i : i + _STRETCH] for i in range(0, bits.size, _STRETCH))
+    return all((some & bits.dtype.type(exponent)).max() < exponent for some in stretches)
+
+
+def check_finite(name: str, array: np.ndarray, where: str) -> np.ndarray:
+    """`array`, which holds neither NaN nor Inf.
+
+    Args:
+        name: of the tensor.
+        array: of numbers.
+        where: what it belongs to, for the message.
+
+    Raises:
+        ValueError: otherwise, naming the tensor.
+    """
+    if not is_finite(array):
+        count = int(np.count_nonzero(~np.isfinite(np.asarray(array, "float64"))))
+        raise ValueError(
+            f"Expected finite numbers in {where}. Received: NaN or Inf in {name}, {count} of "
+            f"{array.size}. Go back to a checkpoint from before, or download the file again."
+        )
+    return array
+
+
+def write(folder: Path, model: keras.Model) -> None:
+    """Writes the checksums of a model's weights, and of the files of tokenizers beside them.
+
+    Raises:
+        ValueError: if a weight is not finite.
+    """
+    digests = {
+        "tensors": {
+            variable.path: [variable.dtype, _checksum(array)]
+            for variable, array in _checked(model, "the model to save")
+        },
+        _ASSETS: {
+            path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes())
+            for path in sorted((folder / _ASSETS).rglob("*"))
+            if path.is_file()
+        },
+    }
+    (folder / FILE).write_text(json.dumps(digests, indent=1))
+
+
+def check_weights(folder: Path, model: keras.Model) -> None:
+    """Compares the weights that were loaded with their checksums, where there are some.
+
+    Those that were loaded in a narrower dtype than they were saved in are only checked for
+    NaN and Inf.
+
+    Raises:
+        ValueError: naming the tensor that is another, or not finite.
+    """
+    path = folder / FILE
+    tensors = read_json(path).get("tensors", {}) if path.is_file() else {}
+    for variable, array in _checked(model, str(folder)):
+        dtype, checksum = tensors.get(variable.path, (variable.dtype, None))
+        same = _in_dtype(array, dtype)
+        if checksum is not None and same is not None and _checksum(same) != checksum:
+            raise ValueError(
+                f"Expected the weights that were saved in {folder}. Received: another "
+                f"{variable.path}. The file is damaged, or its weights were replaced: download "
+                f"or save it again, or delete {FILE} if you meant it."
+            )
+
+
+def check_assets(folder: Path) -> None:
+    """Compares the files of tokenizers with their checksums, where there are some.
+
+    Raises:
+        ValueError: naming the file that is another.
+    """
+    path = folder / FILE
+    for name, checksum in (read_json(path).get(_ASSETS, {}) if path.is_file() else {}).items():
+        asset = folder / name
+        if asset.is_file() and zlib.crc32(asset.read_bytes()) != checksum:
+            raise ValueError(
+                f"Expected the tokenizer that was saved in {folder}. Received: another {name}. "
+                f"Download or save it again, or delete {FILE} if you meant it."
+            )
+
+
+def _checked(model: keras.Model, where: str) -> Iterator[tuple[keras.Variable, np.ndarray]]:
+    """Weights as they are in memory, one at a time; those that LoRA changes in files left out."""
+    merged = {id(v) for layer in _layers(model) for v in _merged_in_files(layer)}
+    for variable in model.weights:
+        array = _in_memory(variable)
+        check_finite(variable.path, array, where)
+        if id(variable) not in merged:
+            yield variable, array
+
+
+def _layers(model: keras.Model) -> Iterable[keras.layers.Layer]:
+    return model._flatten_layers(include_self=False)
+
+
+def _merged_in_files(layer: keras.layers.Layer) -> Iterable[keras.Variable]:
+    return layer.weights if getattr(layer, "lora_enabled", False) else ()
+
+
+def _in_memory(variable: keras.Variable) -> np.ndarray:
+    if keras.backend.backend() != "torch":
+        return np.asarray(variable.value)
+    import torch
+
+    tensor = variable.value.detach().cpu()
+    if tensor.dtype != torch.bfloat16:
+        return tensor.numpy()
+    return tensor.view(torch.int16).numpy().view(np.dtype("bfloat16"))
+
+
+def _in_dtype(array: np.ndarray, dtype: str) -> np.ndarray | None:
+    """As it was in the dtype that it was saved in; None where that cannot be said."""
+    if str(array.dtype) == dtype:
+        return array
+    saved = np.dtype(dtype)
+    widened = np.promote_types(saved, array.dtype) == array.dtype
+    return array.astype(saved) if widened else None
+
+
+def _checksum(array: Any) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view("uint8").data)
