@@ -311,15 +311,18 @@ class PairSpec:
         check.one_of("encoder_attention of PairSpec", self.encoder_attention, allowed)
         _check(self, check.flag, "tied_embeddings")
         one_sided = not any(isinstance(window, tuple) for window in decoder.windows)
-        _require(one_sided, "a decoder whose windows are numbers", self)
+        _require(one_sided, "a decoder whose windows are numbers", decoder.windows)
         layers = cross.layers is None or set(cross.layers) <= set(range(decoder.num_layers))
-        _require(layers and cross.layers != (), "cross_attention in layers that there are", self)
+        _require(layers and cross.layers != (), "cross_attention in layers that there are", cross)
         same_width = encoder.width == decoder.width
-        _require(same_width or not cross.merged, "one width for merged attention", self)
+        widths = encoder.width, decoder.width
+        _require(same_width or not cross.merged, "one width for merged attention", widths)
         fits = same_width and encoder.vocabulary_size == decoder.vocabulary_size
         fits = fits and decoder.tied_output
         expected = "one width, one vocabulary and a tied output for tied_embeddings"
-        _require(fits or not self.tied_embeddings, expected, self)
+        sizes = encoder.vocabulary_size, decoder.vocabulary_size
+        received = f"widths {widths}, vocabularies {sizes}, tied_output {decoder.tied_output}"
+        _require(fits or not self.tied_embeddings, expected, received)
 
     def weights(self) -> dict[str, Shape]:
         """Name and shape of each weight of the pair; names are variable paths."""

@@ -25,7 +25,7 @@ def main(errors: TextIO, argv: list[str] | None = None) -> int:
             demo(args.output, minutes=args.minutes, steps=args.steps)
         else:
             show_plan(args.encoder, args.decoder, args.dtype, args.decoder_layers)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, OSError) as error:
         print(f"keras-encdec: {error}", file=errors)
         return 2
     return 0

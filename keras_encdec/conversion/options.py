@@ -7,6 +7,7 @@ come to, with two specs at hand, to `keras_encdec.conversion.plan`.
 import dataclasses
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
@@ -16,6 +17,7 @@ from keras_encdec.spec import EncoderAttention
 CrossAttentionInit = Literal["auto", "self_attention", "random"]
 
 Result = TypeVar("Result")
+_MOST_LAYERS = 2**16  # that are looked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,10 @@ class ConversionOptions:
             if or_count and not isinstance(layers, Iterable) and layers is not None:
                 numbers: Any = check.whole(name, layers)
             else:
-                numbers = layers and tuple(check.whole(name, layer, least=0) for layer in layers)
+                some = None if layers is None else list(itertools.islice(layers, _MOST_LAYERS + 1))
+                if some is not None and len(some) > _MOST_LAYERS:
+                    raise ValueError
+                numbers = some and tuple(check.whole(name, layer, least=0) for layer in some)
         except (TypeError, ValueError):
             raise ValueError(
                 f"Expected {name} as numbers of layers such as [1, 3]"

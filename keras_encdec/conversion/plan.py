@@ -158,7 +158,7 @@ def _kept_layers(layers: int | Sequence[int] | None, depth: int) -> Sequence[int
     if layers is None:
         return range(depth)
     kept = range(layers) if isinstance(layers, int) else list(layers)
-    rising = all(a < b for a, b in itertools.pairwise(kept))
+    rising = len(kept) <= depth and all(a < b for a, b in itertools.pairwise(kept))
     if not kept or not rising or kept[0] < 0 or kept[-1] >= depth:
         raise ValueError(
             f"Expected decoder_layers from 1 to {depth}, or rising numbers from 0 to {depth - 1} "

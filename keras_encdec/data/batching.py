@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -69,6 +69,7 @@ class Batching:
     last_stage: bool = False
     epochs: int = 1
     inputs_only: bool = False
+    vocabularies: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps"):
@@ -78,8 +79,8 @@ class Batching:
 
     def rows(self, inputs: ModelInputs) -> ready.Rows:
         """The rows of ready arrays."""
-        if self.inputs_only:
-            inputs = ModelInputs(inputs.x)
+        x = ready.checked_ids(inputs.x, self.vocabularies)
+        inputs = ModelInputs(x) if self.inputs_only else dataclasses.replace(inputs, x=x)
         return ready.Rows(ready.checked(inputs, self.labels))
 
     def order(self, converter: FeatureConverter | None, rows: int) -> Order:

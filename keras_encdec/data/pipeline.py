@@ -116,6 +116,8 @@ def batches(
         ValueError: if there is not one example, the hosts cannot share a batch, or the
             tokens are of another tokenizer.
     """
+    if not isinstance(tokens, Tokens):
+        raise ValueError(f"Expected Tokens, of tokenize. Received: {type(tokens).__name__}.")
     converter = converter_of(preprocessor)
     order = Order(batch_size, shuffle, converter.seed, host or this_host())
     for name, count in (("epochs", epochs), ("steps", 1 if steps is None else steps)):

@@ -43,6 +43,8 @@ def read(
     for file in found:
         if file.suffix not in SUFFIXES:
             raise ValueError(f"Expected one of {SUFFIXES}. Received: {file}.")
+    if not found:
+        raise ValueError(f"Expected at least one file. Received: {paths!r}.")
     files = tuple(found)
     return Documents(lambda: _documents(files, field, lines), paths=files)
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_encdec import check
 from keras_encdec.data.kinds import ModelInputs
-from keras_encdec.objectives.rows import Batch
+from keras_encdec.objectives.rows import Batch, Inputs
 
 IGNORED = -100  # as collators of transformers and PyTorch's cross-entropy have it
 
@@ -23,10 +24,22 @@ class Labels:
     Args:
         vocabulary_size: V.
         class_weight: what each token counts as a label, by id; 1 for the others.
+
+    Raises:
+        ValueError: if `class_weight` is no such mapping.
     """
 
     vocabulary_size: int
     class_weight: Mapping[int, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.class_weight or {}, Mapping):
+            raise ValueError(
+                f"Expected class_weight as a dict by id. Received: {self.class_weight!r}."
+            )
+        for token, weight in (self.class_weight or {}).items():
+            check.whole("ids of class_weight", token, least=0, most=self.vocabulary_size - 1)
+            check.real("weights of class_weight", weight, least=0)
 
     def reweighted(self, batch: Batch) -> Batch:
         """A batch whose labels count by their id, too."""
@@ -40,6 +53,33 @@ class Labels:
         for token, weight in (self.class_weight or {}).items():
             factor[labels == token] = weight
         return factor
+
+
+def checked_ids(x: Inputs, vocabularies: Mapping[str, int]) -> Inputs:
+    """The four model inputs with int32 ids; those of padding are of no account.
+
+    Args:
+        x: model inputs.
+        vocabularies: sizes, of `"encoder"` and `"decoder"`.
+
+    Raises:
+        ValueError: if ids are no integers, or one that is not padding is outside its vocabulary.
+    """
+    checked = dict(x)
+    for side, size in vocabularies.items():
+        name = f"{side}_token_ids"
+        ids, mask = np.asarray(x[name]), np.asarray(x[f"{side}_padding_mask"]) != 0
+        if ids.dtype.kind not in "iu":
+            raise ValueError(f"Expected integers as {name}. Received: {ids.dtype}.")
+        wrong = (ids < 0) | (ids >= size)
+        if (wrong & mask).any():
+            row, place = np.argwhere(wrong & mask)[0]
+            raise ValueError(
+                f"Expected {name} from 0 to {size - 1}, the vocabulary. Received: "
+                f"{ids[row, place]} at place {place} of row {row}."
+            )
+        checked[name] = np.where(wrong, 0, ids).astype("int32")
+    return checked
 
 
 def checked(inputs: ModelInputs, labels: Labels | None) -> ModelInputs:

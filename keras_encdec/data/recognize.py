@@ -327,7 +327,9 @@ def _weights(weight: Any, count: int) -> np.ndarray | None:
         return None
     if not isinstance(weight, np.ndarray) and _is_ragged(weight):
         weight = _padded([np.asarray(row, "float32") for row in weight])
-    array = np.asarray(_array(weight), "float32")
+    array = np.asarray(_array(weight))
+    numbers = array.dtype.kind in "biuf"
+    array = array.astype("float32") if numbers else np.full(0, np.nan, "float32")
     array = array[None] if not array.ndim else array
     if len(array) != count or array.ndim > 2 or not np.isfinite(array).all() or (array < 0).any():
         raise ValueError(

@@ -57,6 +57,8 @@ def tokenize(
             tokenizer or other texts, is finished, or holds something else.
     """
     shard_size = check.whole("shard_size", shard_size)
+    if not hasattr(tokenizer, "get_vocabulary"):
+        raise ValueError(f"Expected a tokenizer of KerasHub. Received: {tokenizer!r}.")
     found, log = _documents(texts, field), Log()
     source = iter(found)
     if folder is None:

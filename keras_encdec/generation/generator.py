@@ -23,7 +23,8 @@ from keras_encdec.data.kinds import ModelInputs
 from keras_encdec.data.prompts import Prompts, in_memory, prompts_of, whole_pairs
 from keras_encdec.generation import jobs
 from keras_encdec.generation.engine import Engine
-from keras_encdec.generation.inputs import check_prompts, checked_ids
+from keras_encdec.generation.inputs import check_prompts, checked_inputs
+from keras_encdec.generation.memory import require_room
 from keras_encdec.generation.options import DecodingOptions
 from keras_encdec.generation.results import Encoding, Scores, apart, together
 from keras_encdec.generation.session import DecodingSession, pad
@@ -105,7 +106,8 @@ class Generator:
         Raises:
             ValueError: if an argument or an input cannot be used; nothing was begun.
         """
-        options = DecodingOptions(max_length, stop_token_ids, strip_prompt, **kwargs)
+        asked = {"stop_token_ids": stop_token_ids, "strip_prompt": strip_prompt, **kwargs}
+        options = DecodingOptions.asked(max_length=max_length, **asked)
         batch_size = check.whole("batch_size", batch_size)
         prompts = self._read(inputs)
         options = self._resolved(options, max(prompts.starts), prompts.width)
@@ -165,7 +167,7 @@ class Generator:
         Raises:
             ValueError: if messages are out of turn, or the tokenizer has no turns.
         """
-        options = DecodingOptions(max_length, **kwargs)
+        options = DecodingOptions.asked(max_length=max_length, **kwargs)
         converter = self._required_converter()
         prompts = Prompts.of_ids([converter.of_chat(messages)], converter, single=True)
         options = self._resolved(options, max(prompts.starts))
@@ -189,7 +191,7 @@ class Generator:
         batch_size = check.whole("batch_size", batch_size)
         source = in_memory(pairs)
         if isinstance(source, ModelInputs):
-            x = checked_ids(source.x, self.backbone.spec)
+            x = checked_inputs(source.x, self.backbone.spec)
             ids, mask = (x[f"decoder_{name}"] for name in ("token_ids", "padding_mask"))
             y, weight = (np.pad(a[:, 1:], [(0, 0), (0, 1)]) for a in (ids, mask > 0))
         else:
@@ -218,7 +220,7 @@ class Generator:
     def _read(self, inputs: Any) -> Prompts:
         source = in_memory(inputs)
         if isinstance(source, ModelInputs):
-            x = checked_ids(source.x, self.backbone.spec)
+            x = checked_inputs(source.x, self.backbone.spec)
             check_prompts(x)
             return Prompts.of_arrays(x)
         converter = self._required_converter()
@@ -392,6 +394,7 @@ class Generator:
 
         Raises:
             ValueError: before anything runs, for what cannot be done.
+            MemoryError: if no memory holds that many tokens.
         """
         self.make_generate_function().check(options)
         length, stops = options.max_length or width, options.stop_token_ids
@@ -402,6 +405,8 @@ class Generator:
                 f"Expected max_length of at least the {longest} tokens that an output begins "
                 f"with. Received: {length}."
             )
+        spec, dtype = self.backbone.spec.decoder, self.backbone.compute_dtype
+        require_room(spec, options.samples, length, dtype)  # of one input, before any array
         if options.is_auto:
             stops = self._required_converter().stop_token_ids
         if options.stop_strings:

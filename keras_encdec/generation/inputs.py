@@ -7,32 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from keras_encdec.data.ready import checked_ids
 from keras_encdec.objectives.rows import Inputs
 from keras_encdec.spec import PairSpec
 
 
-def checked_ids(x: Inputs, pair: PairSpec) -> Inputs:
-    """The four model inputs with int32 ids and bool masks; ids of padding are of no account.
+def checked_inputs(x: Inputs, pair: PairSpec) -> Inputs:
+    """The four model inputs with int32 ids and bool masks.
 
     Raises:
-        ValueError: if ids are no integers, or one that is not padding is outside its vocabulary.
+        ValueError: if ids are none of the vocabularies.
     """
-    checked = {}
-    for side in ("encoder", "decoder"):
-        name, size = f"{side}_token_ids", getattr(pair, side).vocabulary_size
-        ids, mask = np.asarray(x[name]), np.asarray(x[f"{side}_padding_mask"]) > 0
-        if ids.dtype.kind not in "iu":
-            raise ValueError(f"Expected integers as {name}. Received: {ids.dtype}.")
-        wrong = (ids < 0) | (ids >= size)
-        if (wrong & mask).any():
-            row, place = np.argwhere(wrong & mask)[0]
-            raise ValueError(
-                f"Expected {name} from 0 to {size - 1}, the vocabulary. Received: "
-                f"{ids[row, place]} at place {place} of row {row}."
-            )
-        checked[name] = np.where(wrong, 0, ids).astype("int32")
-        checked[f"{side}_padding_mask"] = mask
-    return checked
+    sizes = {side: getattr(pair, side).vocabulary_size for side in ("encoder", "decoder")}
+    x = checked_ids(x, sizes)
+    x |= {f"{side}_padding_mask": np.asarray(x[f"{side}_padding_mask"]) > 0 for side in sizes}
+    return x
 
 
 def check_prompts(x: Inputs) -> None:

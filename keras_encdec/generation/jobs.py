@@ -56,12 +56,12 @@ class _Kept:
 
     def __init__(self, path: str | os.PathLike, identity: str):
         self.path, self.identity = Path(path), identity
-        self.partial = self.path.with_name(self.path.name + ".partial")
         if self.path.exists():
             raise ValueError(
                 f"Expected a new file for outputs. Received: {self.path}, which is there. "
                 "Choose another name or remove it."
             )
+        self.partial = self.path.with_name(self.path.name + ".partial")
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def read(self) -> dict[int, Any]:

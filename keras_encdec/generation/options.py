@@ -47,6 +47,20 @@ class DecodingOptions:
         for name, value in normal.items():
             object.__setattr__(self, name, value)
 
+    @classmethod
+    def asked(cls, **kwargs: Any) -> "DecodingOptions":
+        """Of the keywords of a call.
+
+        Raises:
+            TypeError: if there is no such keyword, with the nearest one.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in kwargs:
+            if name not in known:
+                hint = check.nearest(name, known) or f" There are {', '.join(known)}."
+                raise TypeError(f"Expected an option of generation. Received: {name!r}.{hint}")
+        return cls(**kwargs)
+
     @property
     def is_auto(self) -> bool:
         """Whether the tokenizer says which tokens end an output."""
@@ -76,8 +90,9 @@ def _ids(name: str, values: Any) -> tuple[int, ...]:
 
 
 def _texts(name: str, values: Iterable[str] | None) -> tuple[str, ...]:
-    texts = () if values is None or isinstance(values, str) else tuple(values)
-    if isinstance(values, str) or not all(isinstance(t, str) and t for t in texts):
+    several = isinstance(values, Iterable) and not isinstance(values, str)
+    texts = tuple(values) if several else ()
+    if not (several or values is None) or not all(isinstance(t, str) and t for t in texts):
         raise ValueError(
             f"Expected {name} as a list of texts that are not empty. Received: {values!r}."
         )

@@ -15,6 +15,7 @@ from keras_hub.samplers import Sampler
 
 from keras_encdec.generation import buckets, loop
 from keras_encdec.generation.beams import BeamSearch
+from keras_encdec.generation.memory import require_room
 from keras_encdec.generation.options import DecodingOptions
 from keras_encdec.spec import Tensor
 
@@ -53,6 +54,9 @@ class DecodingSession:
         self.temperature = engine.sampler.temperature if temperature is None else temperature
         self.stops = stop_token_ids
         rows, room = ops.shape(context.visible.end)[0], self._room()
+        backbone = engine.backbone
+        copies = getattr(engine.sampler, "num_beams", samples)
+        require_room(backbone.spec.decoder, rows * copies, room, backbone.compute_dtype)
         ids, given = (pad(np.asarray(x), room, rows, first_row=True) for x in (token_ids, given))
         done = np.arange(rows) >= len(token_ids)
         shortest = int(np.sum(given, axis=1).min())

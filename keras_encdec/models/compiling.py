@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import keras_hub
 
+from keras_encdec import check
 from keras_encdec.training.checkpoint_about import learning_rate
 from keras_encdec.training.distillation import Distillation
 from keras_encdec.training.loss import FusedCrossEntropy
@@ -63,7 +65,8 @@ class Compiled(Trainer):
         """
         given = dict(locals(), **kwargs)
         self._compiled_with = {k: v for k, v in given.items() if k not in _NO_OPTIONS}
-        if optimizer == "auto":
+        self._check_settings(sampler, attention, remat)
+        if isinstance(optimizer, str) and optimizer == "auto":
             optimizer = keras.optimizers.AdamW(1e-4, global_clipnorm=1.0)
         loss = FusedCrossEntropy() if loss == "auto" else loss
         self.compile_training(loss, distillation, gradient_accumulation_steps, optimizer, logs)
@@ -83,6 +86,17 @@ class Compiled(Trainer):
             optimizer, loss, weighted_metrics=weighted_metrics, sampler=sampler, **kwargs
         )
         self.compiled_rate = learning_rate(self.optimizer)
+
+    def _check_settings(self, sampler: Any, attention: str | None, remat: Any) -> None:
+        """Those that are set before Keras compiles, or looked at after it."""
+        if isinstance(sampler, str):
+            check.one_of("sampler", sampler, _SAMPLERS)
+        elif not isinstance(sampler, (keras_hub.samplers.Sampler, dict)):
+            raise ValueError(f"Expected a name or a Sampler of KerasHub. Received: {sampler!r}.")
+        for stack in (self.backbone.encoder, self.backbone.decoder):
+            stack.check_attention(stack.attention if attention is None else attention)
+        if remat is not None:
+            check.flag("remat", remat)
 
     def compiled_facts(self) -> dict[str, Any]:
         """What decides the loss, as JSON types."""
@@ -121,5 +135,6 @@ class Compiled(Trainer):
             self.optimizer.build(self.trainable_variables)
 
 
+_SAMPLERS = "greedy", "random", "top_k", "top_p", "beam", "contrastive"
 _NO_OPTIONS = ("self", "kwargs", "given", "__class__")
 _OF_A_MACHINE = ("attention", "remat")

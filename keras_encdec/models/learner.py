@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_encdec import check
 from keras_encdec.data.batching import Batching, BatchSource, batch_source, split, tokens_of
 from keras_encdec.data.facts import made_of
 from keras_encdec.data.kinds import Documents, Source, Stream, Tokens
@@ -75,6 +76,7 @@ class Learner(Compiled):
             ValueError: if data, teacher or optimizer cannot do what they are asked to.
         """
         self._assert_compile_called("fit")
+        _check(batch_size, epochs, initial_epoch, validation_batch_size, validation_split, shuffle)
         source, held_out = as_source(x, y, sample_weight), None
         if validation_data is not None:
             held_out = as_source(*unpacked(validation_data))
@@ -138,6 +140,7 @@ class Learner(Compiled):
             multiple=_replicas(),
             last_stage=True,
             inputs_only=True,
+            vocabularies=self._vocabularies,
         )
         inputs = run.InputsAlone(batch_source(as_source(x), self._converter, batching))
         with run.protected(self), run.quiet_ends(inputs.steps(0) is None):
@@ -180,6 +183,12 @@ class Learner(Compiled):
     def _converter(self) -> FeatureConverter | None:
         return None if self.preprocessor is None else self.preprocessor.converter
 
+    @property
+    def _vocabularies(self) -> dict[str, int]:
+        """How many ids there are for each side."""
+        spec = self.backbone.spec
+        return {side: getattr(spec, side).vocabulary_size for side in ("encoder", "decoder")}
+
     def _labels(self, class_weight: Mapping[int, float] | None = None) -> Labels | None:
         """How labels are checked; a loss of the user's gets them as they are."""
         if self._fused is not None:
@@ -214,6 +223,7 @@ class Learner(Compiled):
             multiple=parts * _replicas(),
             labels=self._labels(class_weight),
             epochs=epochs,
+            vocabularies=self._vocabularies,
         )
 
     def _batches(self, source: Source, batching: Batching) -> BatchSource:
@@ -239,6 +249,7 @@ class Learner(Compiled):
             multiple=_replicas(),
             labels=self._labels(),
             last_stage=True,
+            vocabularies=self._vocabularies,
         )
         return batch_source(source, self._converter, batching)
 
@@ -266,6 +277,7 @@ class Learner(Compiled):
             labels=labels,
             last_stage=True,
             inputs_only=labels is None and self._fused is not None,
+            vocabularies=self._vocabularies,
         )
         return next(iter(batch_source(source, self._converter, batching).read(0)))
 
@@ -312,10 +324,38 @@ def _replicas() -> int:
     return getattr(keras.distribution.distribution(), "num_model_replicas", 1)
 
 
+def _check(
+    batch_size: Any,
+    epochs: Any,
+    initial_epoch: Any,
+    validation_batch_size: Any,
+    split: Any,
+    shuffle: Any,
+) -> None:
+    """What Keras would fail at later."""
+    check.flag("shuffle", shuffle)
+    check.whole("epochs", epochs, least=0)
+    check.whole("initial_epoch", initial_epoch, least=0)
+    check.real("validation_split", split, least=0, below=1)
+    for name, size in (
+        ("batch_size", batch_size),
+        ("validation_batch_size", validation_batch_size),
+    ):
+        if size is not None:
+            check.whole(name, size)
+
+
 def _listed(callbacks: Any) -> list:
-    """One callback, several or none, as a list."""
+    """One callback, several or none, as a list.
+
+    Raises:
+        ValueError: if there is something else among them.
+    """
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return list(callbacks.callbacks)
-    if isinstance(callbacks, keras.callbacks.Callback):
-        return [callbacks]
-    return list(callbacks or [])
+    several = isinstance(callbacks, (list, tuple)) or callbacks is None
+    found = list(callbacks or []) if several else [callbacks]
+    for callback in found:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise ValueError(f"Expected callbacks of Keras. Received: {callback!r}.")
+    return found

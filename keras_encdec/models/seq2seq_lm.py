@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import keras_hub
 
-from keras_encdec import integrity
+from keras_encdec import check, integrity
 from keras_encdec.files import atomic_folder
 from keras_encdec.generation.generator import Generator
 from keras_encdec.models.backbone import EncDecBackbone
@@ -75,6 +75,8 @@ class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
         Raises:
             ValueError: if the folder holds something else.
         """
+        if max_shard_size is not None:
+            check.real("max_shard_size", max_shard_size, above=0)
         with atomic_folder(preset_dir, bytes_in_file(self.weights)) as folder:
             super().save_to_preset(str(folder), max_shard_size)
             integrity.write(folder, self.backbone)

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from keras_encdec import check
 from keras_encdec.objectives.mixture import Mixture, Stages
 from keras_encdec.objectives.objective import Objective
 from keras_encdec.objectives.prefix_lm import PrefixLM
@@ -47,7 +48,7 @@ def from_config(config: Any) -> Objective | Stages:
         return _CLASSES[config["class"]](**fields)
     raise ValueError(
         f"Expected an objective, its config, or one of {['prefix_lm', *MIXTURES]}. "
-        f"Received: {config!r}."
+        f"Received: {config!r}.{check.nearest(config, ['prefix_lm', *MIXTURES])}"
     )
 
 

@@ -5,12 +5,12 @@ Knows how one is drawn by its rate, and when a stage ends.
 
 import dataclasses
 import functools
-import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
 
+from keras_encdec import check
 from keras_encdec.objectives.draws import fold, uniform
 from keras_encdec.objectives.objective import Example, Objective
 
@@ -35,7 +35,7 @@ class Mixture(Objective):
     rates: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "objectives", tuple(self.objectives))
+        object.__setattr__(self, "objectives", several(self.objectives))
         given = () if self.rates is None else tuple(self.rates)
         rates = given or (1.0,) * len(self.objectives)
         object.__setattr__(self, "rates", checked_rates(self.objectives, rates))
@@ -91,7 +91,7 @@ class Stages:
     rates: Sequence[float]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "objectives", tuple(self.objectives))
+        object.__setattr__(self, "objectives", several(self.objectives))
         object.__setattr__(self, "rates", checked_rates(self.objectives, self.rates))
 
     def steps(self, total: int) -> list[int]:
@@ -104,13 +104,20 @@ class Stages:
         return dataclasses.replace(self, objectives=bound)
 
 
+def several(objectives: Any) -> tuple[Objective, ...]:
+    """Objectives as a tuple; refuses one that stands alone."""
+    if isinstance(objectives, (str, Objective)) or not isinstance(objectives, Iterable):
+        raise ValueError(f"Expected a list of objectives. Received: {objectives!r}.")
+    return tuple(objectives)
+
+
 def checked_rates(objectives: Sequence[Objective], rates: Sequence[float]) -> tuple[float, ...]:
     """The rates as floats; refuses what is no objective, and rates that leave nothing to draw."""
     for objective in objectives:
         if not isinstance(objective, Objective):
             raise ValueError(f"Expected objectives. Received: {objective!r} among them.")
-    usable = all(isinstance(r, numbers.Real) and 0 <= r < float("inf") for r in rates)
-    if len(rates) != len(objectives) or not usable or sum(rates) <= 0:
+    rates = [check.real("rates", rate, least=0) for rate in rates]
+    if len(rates) != len(objectives) or sum(rates) <= 0:
         raise ValueError(
             f"Expected a rate from 0 up for each of {len(objectives)} objectives, not all zero. "
             f"Received: {list(rates)}."

@@ -52,7 +52,8 @@ class SpanCorruption(Objective):
         check.real("rate", self.rate, above=0, below=1)
         check_overflow(self.overflow)
         if self.sentinels is not None:
-            object.__setattr__(self, "sentinels", tuple(int(i) for i in self.sentinels))
+            ids = tuple(check.whole("sentinels", i, least=0) for i in self.sentinels)
+            object.__setattr__(self, "sentinels", ids)
             if len(set(self.sentinels)) != len(self.sentinels) or not self.sentinels:
                 raise ValueError(f"Expected different sentinels. Received: {self.sentinels}.")
 

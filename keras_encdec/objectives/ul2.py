@@ -71,6 +71,8 @@ class UL2(Objective):
             check.one_of("denoisers", self.denoisers, sorted(MIXTURES))
         else:
             object.__setattr__(self, "denoisers", tuple(self.denoisers))
+        if not isinstance(self.mode_tokens, Mapping):
+            check.flag("mode_tokens", self.mode_tokens)
         if not all(isinstance(d, (SpanCorruption, PrefixLM)) for d in self.mixture.objectives):
             raise ValueError(
                 "Expected denoisers to be SpanCorruption or PrefixLM. "

@@ -125,9 +125,10 @@ def check_known(name: str) -> None:
         ValueError: with the nearest names.
     """
     builtin = _of_keras_hub()
-    if name in presets or name in builtin or embedded(name) or "://" in name or Path(name).exists():
+    known = [*presets, *builtin, *(path.name for path in (folder() / "models").iterdir())]
+    if name in known or "://" in name or (name.strip() and Path(name).exists()):
         return
-    near = difflib.get_close_matches(name, [*presets, *builtin], n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "See keras_encdec.presets."
     raise ValueError(
         "Expected the name of a preset, a kaggle:// or hf:// handle, or a folder. "

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from keras_encdec import check
 from keras_encdec.conversion.execute import export
 from keras_encdec.families import t5gemma
 from keras_encdec.files import atomic_folder
@@ -39,6 +40,7 @@ def export_to_transformers(
         ValueError: naming the field that the layout cannot hold, or a layer whose
             quantisation is not known.
     """
+    max_shard_size = check.real("max_shard_size", max_shard_size, above=0)
     backbone = lm.backbone
     if lm.preprocessor is not None and lm.preprocessor.has_two_vocabularies:
         raise ValueError(

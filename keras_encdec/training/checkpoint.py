@@ -78,6 +78,8 @@ class Checkpoint(keras.callbacks.Callback):
         super().__init__()
         self.every, self.keep = check.whole("every", every), check.whole("keep", keep, least=2)
         self.best, self.mode = best, check.one_of("mode", mode, ("min", "max"))
+        if best is not None and not isinstance(best, str):
+            raise ValueError(f"Expected best as the name of a log. Received: {best!r}.")
         self.folder = location(folder)
         self._manager: Any = None
         self._offset = 0  # of an epoch that is resumed

@@ -59,6 +59,8 @@ def location(folder: str | os.PathLike) -> Any:
     orbax()
     from etils import epath
 
+    if not isinstance(folder, (str, os.PathLike)):
+        raise ValueError(f"Expected the name of a folder. Received: {folder!r}.")
     text = os.fspath(folder)
     if not _URL.match(text):
         text = os.path.abspath(text)

@@ -134,9 +134,9 @@ def estimate(
     """
     sizes = batch_size, source_length, target_length
     _check(*sizes, lora_rank, chunk_tokens, quantization, attention)
-    mesh = _planned(mesh) if isinstance(mesh, tuple) else mesh
+    mesh = _checked(pair, mesh, dtype, remat)
     layouts = {} if mesh is None else layout_map(mesh, pair)
-    policy = keras.DTypePolicy(dtype)
+    policy = keras.dtype_policies.get(dtype)
     tuned = lora_rank, train_cross_attention
     variables = _variables(pair, policy.variable_dtype, *tuned, quantization)
     weights = [dataclasses.replace(v, layout=layouts.get(v.path)) for v in variables]
@@ -151,6 +151,22 @@ def estimate(
         activations=step.activations(attention, remat),
         output_loss=step.output_loss(chunk_tokens, trained=not (lora_rank or quantization)),
     )
+
+
+def _checked(pair: Any, mesh: Any, dtype: Any, remat: Any) -> keras.distribution.DeviceMesh | None:
+    """The mesh, of devices that need not exist where it is a shape."""
+    check.flag("remat", remat)
+    if not isinstance(pair, PairSpec):
+        raise ValueError(f"Expected pair as a PairSpec. Received: {pair!r}.")
+    try:
+        keras.dtype_policies.get(dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Expected dtype as the name of a policy. Received: {dtype!r}.") from error
+    if mesh is None or isinstance(mesh, keras.distribution.DeviceMesh):
+        return mesh
+    if not isinstance(mesh, (tuple, list)) or len(mesh) != 2:
+        raise ValueError(f"Expected mesh as (batch, model), or None. Received: {mesh!r}.")
+    return _planned(tuple(check.whole("mesh", n) for n in mesh))  # type: ignore[arg-type]
 
 
 def _planned(shape: tuple[int, int]) -> keras.distribution.DeviceMesh:

@@ -219,5 +219,5 @@ def test_what_logs_carry(lm):
         kept = {"tokens", "tokens_per_second", "learning_rate", "gradient_norm"} - {name}
         lm.compile(keras.optimizers.SGD(1.0), logs=tuple(kept))
         assert name not in fit(lm, epochs=1)
-    with pytest.raises(ValueError, match=r"Expected logs of .*Received: \['speed'\]"):
+    with pytest.raises(ValueError, match=r"Expected logs .*Received: .speed."):
         lm.compile(logs=("speed",))
