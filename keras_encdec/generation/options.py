@@ -89,7 +89,7 @@ def _ids(name: str, values: Any) -> tuple[int, ...]:
     return tuple(int(i) for i in array.reshape(-1))
 
 
-def _texts(name: str, values: Iterable[str] | None) -> tuple[str, ...]:
+def _texts(name: str, values: Any) -> tuple[str, ...]:
     several = isinstance(values, Iterable) and not isinstance(values, str)
     texts = tuple(values) if several else ()
     if not (several or values is None) or not all(isinstance(t, str) and t for t in texts):

@@ -71,12 +71,7 @@ class Compiled(Trainer):
         loss = FusedCrossEntropy() if loss == "auto" else loss
         self.compile_training(loss, distillation, gradient_accumulation_steps, optimizer, logs)
         if isinstance(loss, FusedCrossEntropy):
-            if weighted_metrics not in ("auto", None) or kwargs.get("metrics"):
-                raise ValueError(
-                    "Expected a loss on logits for metrics on logits. Received: the fused loss, "
-                    "which reports accuracy and perplexity itself. Compile with "
-                    "loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
-                )
+            _refuse_metrics(weighted_metrics, kwargs.get("metrics"))
             loss = weighted_metrics = None
         if attention is not None:
             self.backbone.attention = attention
@@ -138,3 +133,13 @@ class Compiled(Trainer):
 _SAMPLERS = "greedy", "random", "top_k", "top_p", "beam", "contrastive"
 _NO_OPTIONS = ("self", "kwargs", "given", "__class__")
 _OF_A_MACHINE = ("attention", "remat")
+
+
+def _refuse_metrics(weighted_metrics: Any, metrics: Any) -> None:
+    """Raises ValueError where metrics are to see logits that the fused loss never holds."""
+    if weighted_metrics not in ("auto", None) or metrics:
+        raise ValueError(
+            "Expected a loss on logits for metrics on logits. Received: the fused loss, "
+            "which reports accuracy and perplexity itself. Compile with "
+            "loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+        )
