@@ -83,6 +83,32 @@ def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     return value
 
 
+def text(place: str, value: Any) -> str:
+    """`value` as a string that can be written.
+
+    Args:
+        place: where it is from, for the message.
+        value: a string, or UTF-8 as bytes.
+
+    Raises:
+        ValueError: if it is something else, or holds half a character of UTF-16.
+    """
+    try:
+        found = value.decode("utf-8") if isinstance(value, bytes) else value
+        if isinstance(found, str):
+            found.encode("utf-8")
+            return found
+    except UnicodeError as error:
+        raise ValueError(
+            f"Expected text in UTF-8 in {place}. Received: {error}. Decode it with "
+            "errors='replace', or leave it out."
+        ) from error
+    raise ValueError(
+        f"Expected text (str) in {place}. Received: {value!r} of type {type(value).__name__}. "
+        "Convert it to a string or leave it out."
+    )
+
+
 def nearest(value: Any, known: Iterable[Any]) -> str:
     """`" Did you mean 'prefix_lm'?"`, or nothing where no name is near."""
     names = [name for name in known if isinstance(name, str)]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_encdec import check
 from keras_encdec.data.tokens import Tokens
 from keras_encdec.objectives.rows import Inputs
 from keras_encdec.progress import track
@@ -51,7 +52,7 @@ class Documents:
 
     def __iter__(self) -> Iterator[Document]:
         for where, text in self.begin():
-            yield Document(where, checked_text(text, where))
+            yield Document(where, check.text(where, text))
 
     def weighted(self, weights: np.ndarray) -> "Documents":
         """The same with weights, one a text."""
@@ -279,22 +280,6 @@ def kind_of(source: Any) -> str:
     """What a source is, in a message."""
     names = {Documents: "texts", Pairs: "pairs", Tokens: "tokens", ModelInputs: "model inputs"}
     return names.get(type(source), "a stream")
-
-
-def checked_text(text: Any, where: str) -> str:
-    """`text` as a string.
-
-    Raises:
-        ValueError: if it is something else; the message names its place.
-    """
-    if isinstance(text, bytes):
-        text = text.decode("utf-8")
-    if not isinstance(text, str):
-        raise ValueError(
-            f"Expected text (str) in {where}. Received: {text!r} of type "
-            f"{type(text).__name__}. Convert it to a string or leave it out."
-        )
-    return text
 
 
 def as_dict(value: Any, name: str) -> dict[str, Any]:

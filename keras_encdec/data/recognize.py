@@ -17,6 +17,7 @@ import grain
 import keras
 import numpy as np
 
+from keras_encdec import check
 from keras_encdec.data.kinds import (
     INPUTS,
     Document,
@@ -26,7 +27,6 @@ from keras_encdec.data.kinds import (
     Source,
     Stream,
     Tokens,
-    checked_text,
 )
 
 # Batches are made in one thread, a few ahead: NumPy holds the interpreter either way.
@@ -216,7 +216,7 @@ def strings(texts: Any, what: str) -> list[str]:
     if is_single_text(texts):
         texts = [texts]
     every = enumerate(_listed(texts))
-    return [checked_text(_scalar(text), f"{what} of row {n}") for n, text in every]
+    return [check.text(f"{what} of row {n}", _scalar(text)) for n, text in every]
 
 
 # Streams.

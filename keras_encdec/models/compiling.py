@@ -130,7 +130,7 @@ class Compiled(Trainer):
             self.optimizer.build(self.trainable_variables)
 
 
-_SAMPLERS = "greedy", "random", "top_k", "top_p", "beam", "contrastive"
+_SAMPLERS = "greedy", "random", "top_k", "top_p", "beam", "contrastive", "speculative"
 _NO_OPTIONS = ("self", "kwargs", "given", "__class__")
 _OF_A_MACHINE = ("attention", "remat")
 

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from keras_encdec import check
 from keras_encdec.objectives.tokenizer import encode, piece_id
 
 _ROLES = {"user": "user", "assistant": "model", "model": "model"}
@@ -149,6 +150,7 @@ def turns(messages: Any) -> tuple[str, list[str]]:
             raise ValueError(
                 f'Expected messages as {{"role": ..., "content": text}}. Received: {message!r}.'
             )
+        check.text("the content of a message", message["content"])
     roles = [message.get("role") for message in messages]
     system = messages[0]["content"] if roles[:1] == ["system"] else ""
     roles, messages = roles[bool(system) :], messages[bool(system) :]
