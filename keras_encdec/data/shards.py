@@ -145,6 +145,11 @@ class Shards:
             )
         self.about, self.finished = index["about"], index["finished"]
         self._shards = index["shards"]
+        if not all(isinstance(s.get("files"), dict) and "facts" in s for s in self._shards):
+            raise ValueError(
+                f"Expected the index of {kind} in {self.folder / _INDEX}. Received: one whose "
+                "shards name no files. Copy it again, or write the folder anew."
+            )
         self._arrays: dict[tuple[int, str], np.ndarray] = {}
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from keras_encdec.families.dialect import Rule
+from keras_encdec.families.fields import reading
 from keras_encdec.spec import (
     AttentionSpec,
     CrossAttentionSpec,
@@ -80,6 +81,19 @@ KERAS_HUB = (*_ENCODER[1], *_DECODER[1])
 TRANSFORMERS_DROPPED = ("lm_head.out_proj.weight",)
 
 
+# What `to_transformers` writes and `_stack` reads, and what those of transformers hold beside it.
+_OF_A_PAIR = (
+    *("is_encoder_decoder", "is_decoder", "vocab_size", "dropout_rate", "attention_dropout"),
+    *("classifier_dropout_rate", "tie_word_embeddings"),
+)
+_OF_A_MODULE = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "query_pre_attn_scalar", "attn_logit_softcapping"),
+    *("final_logit_softcapping", "sliding_window", "layer_types", "rope_parameters", "rope_theta"),
+    *("rms_norm_eps", "hidden_activation", "attention_bias", "cross_attention_hidden_size"),
+)
+
+
 def from_transformers(config: dict[str, Any]) -> PairSpec:
     """The pair behind a `config.json` of model type `t5gemma`.
 
@@ -89,8 +103,13 @@ def from_transformers(config: dict[str, Any]) -> PairSpec:
     if not config.get("tie_word_embeddings", True):
         raise ValueError("Expected tie_word_embeddings=true. Received: false.")
     try:
+        with reading(config) as fields:
+            fields.drop("encoder", "decoder", *_OF_A_PAIR)
+        for side in ("encoder", "decoder"):
+            with reading(config[side]) as fields:
+                fields.drop(*_OF_A_PAIR, *_OF_A_MODULE)
         return PairSpec(_stack(config["encoder"]), _stack(config["decoder"]))
-    except KeyError as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"Expected a T5Gemma config. Received: one without, or with an unknown, {error}."
         ) from error

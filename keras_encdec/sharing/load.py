@@ -23,6 +23,7 @@ from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLM
 from keras_encdec.models.preprocessor import check_preprocessor, check_rows
 from keras_encdec.private import get_file
 from keras_encdec.sharing import catalog
+from keras_encdec.sharing.agreement import check_agreement
 from keras_encdec.sharing.decoder_only import DecoderOnly, backbone_of, config_of, find
 from keras_encdec.sharing.tokenizers import tokenizer_of_files
 from keras_encdec.spec import PairSpec
@@ -255,6 +256,7 @@ def _load_ours(preset: str, dtype: Any, preprocessor: Any) -> EncDecSeq2SeqLM:
     kwargs = {} if preprocessor == _AUTO else {"preprocessor": preprocessor}
     with contextlib.suppress(FileNotFoundError):  # not sharded
         shard_names(get_file(preset, "model.weights.json"))
+    check_agreement(preset)
     with contextlib.suppress(FileNotFoundError):  # of an earlier version
         integrity.check_assets(Path(get_file(preset, integrity.FILE)).parent)
     with readable("preset", preset):

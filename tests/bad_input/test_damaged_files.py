@@ -1,0 +1,170 @@
+"""Presets that were damaged, mixed up or made to attack: each is refused, and no code is run."""
+
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+
+import keras_encdec
+from keras_encdec.data import Tokens, tokenize
+
+JSON = ("config.json", "task.json", "preprocessor.json", "tokenizer.json")
+ASSET = "assets/tokenizer/vocabulary.spm"
+WEIGHTS = "model.weights.h5"
+OF_A_PAIR = (*JSON, WEIGHTS, ASSET)
+RELEASED = ("config.json", "model.safetensors", "tokenizer.model")
+
+
+class Payload:
+    def __reduce__(self):
+        return (os.system, (f"touch {MARK}",))
+
+
+MARK = "/tmp/keras_encdec_was_attacked"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x55
+    path.write_bytes(data)
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def gone(path):
+    path.unlink()
+
+
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def a_pickle(path):
+    path.write_bytes(pickle.dumps(Payload()))
+
+
+def of_latin_1(path):
+    path.write_bytes(b'{"a": "\xe9"}')
+
+
+def a_list(path):
+    path.write_text("[]")
+
+
+def edited(**changes):
+    """Fields of a JSON file, by `__` for what is inside."""
+
+    def change(path):
+        data = json.loads(path.read_text())
+        for name, value in changes.items():
+            *outer, last = name.split("__")
+            inner = data
+            for part in outer:
+                inner = inner[part]
+            inner[last] = value
+        path.write_text(json.dumps(data))
+
+    change.__name__ = ",".join(f"{k}={v!r}" for k, v in changes.items())
+    return change
+
+
+DAMAGES = (cut, emptied, gone, a_folder, a_pickle)
+PAIR = [(name, damage) for name in OF_A_PAIR for damage in DAMAGES]
+PAIR.remove(("task.json", gone))  # then it is a backbone's preset
+PAIR += [(name, damage) for name in JSON for damage in (of_latin_1, a_list)]
+PAIR += [(WEIGHTS, flipped), (ASSET, flipped)]
+PAIR += [
+    ("config.json", edited(registered_name="os>system")),
+    ("config.json", edited(class_name="system", module="os")),
+    ("config.json", edited(config__brand_new=7)),
+    ("config.json", edited(config__encoder__brand_new=7)),
+    ("config.json", edited(config__encoder__width=-1)),
+    ("config.json", edited(config__encoder__width=52)),
+    ("config.json", edited(config__decoder__windows=[1.5])),
+    ("config.json", edited(config__tied_embeddings="no")),
+    ("config.json", edited(config__encoder=None)),
+    ("task.json", edited(registered_name="os>system")),
+    ("preprocessor.json", edited(config__encoder_sequence_length=0)),
+    ("preprocessor.json", edited(config__objective={"class": "system"})),
+    ("preprocessor.json", edited(config__chat="no")),
+]
+RELEASE = [(name, damage) for name in RELEASED for damage in (*DAMAGES[:2], *DAMAGES[3:])]
+RELEASE += [(name, gone) for name in RELEASED[:2]]
+RELEASE += [
+    ("config.json", edited(model_type="t5gemma9")),
+    ("config.json", edited(brand_new=7)),
+    ("config.json", edited(encoder__brand_new=7)),
+    ("config.json", edited(encoder__hidden_size=64)),
+    ("config.json", edited(encoder__num_attention_heads=0)),
+    ("config.json", edited(decoder__attn_logit_softcapping=-1)),
+]
+
+
+@pytest.fixture(scope="module")
+def folders(world, tmp_path_factory):
+    parent = tmp_path_factory.mktemp("whole")
+    world.lm.save_to_preset(parent / "pair")
+    world.lm.export_to_transformers(parent / "release")
+    tokenize(world.texts, world.tokenizer, parent / "tokens")
+    return parent
+
+
+def ids(cases):
+    return [f"{name}-{damage.__name__}" for name, damage in cases]
+
+
+def refused(folder):
+    """That it is, in words that say which file or folder, and what to do."""
+    with pytest.raises(ValueError, match=r"(?s)Expected .*Received: ") as error:
+        keras_encdec.from_preset(str(folder))
+    message = str(error.value)
+    assert len(message) < 2000
+    assert "{{function_node" not in message
+    assert not os.path.exists(MARK)
+    return message
+
+
+@pytest.mark.parametrize(("name", "damage"), PAIR, ids=ids(PAIR))
+def test_a_damaged_pair_is_refused(folders, tmp_path, name, damage):
+    shutil.copytree(folders / "pair", tmp_path / "pair")
+    damage(tmp_path / "pair" / name)
+    refused(tmp_path / "pair")
+
+
+@pytest.mark.parametrize(("name", "damage"), RELEASE, ids=ids(RELEASE))
+def test_a_damaged_release_is_refused(folders, tmp_path, name, damage):
+    shutil.copytree(folders / "release", tmp_path / "release")
+    damage(tmp_path / "release" / name)
+    refused(tmp_path / "release")
+
+
+def test_whole_ones_load(folders):
+    for name in ("pair", "release"):
+        keras_encdec.from_preset(str(folders / name))
+
+
+@pytest.mark.parametrize("damage", [cut, emptied, gone, a_pickle, flipped, a_folder])
+def test_damaged_tokens_are_refused(folders, tmp_path, damage):
+    shutil.copytree(folders / "tokens", tmp_path / "tokens")
+    damage(tmp_path / "tokens" / "00000.tokens.npy")
+    with pytest.raises(ValueError, match=r"00000\.tokens\.npy"):
+        Tokens.load(tmp_path / "tokens")[:]
+
+
+@pytest.mark.parametrize(
+    "damage", [cut, emptied, a_pickle, a_list, edited(shards=[{}]), edited(shards=[{"files": 3}])]
+)
+def test_a_damaged_index_is_refused(folders, tmp_path, damage):
+    shutil.copytree(folders / "tokens", tmp_path / "tokens")
+    damage(tmp_path / "tokens" / "shards.json")
+    with pytest.raises(ValueError, match="Expected"):
+        Tokens.load(tmp_path / "tokens")[:]
