@@ -291,7 +291,8 @@ class Checkpoint(keras.callbacks.Callback):
         try:
             yield self._open()
         except Exception as error:  # Orbax raises errors of many types
-            steps = [] if self._manager is None else self.saved_steps()
+            # On disk, as the one that failed is among those that the manager remembers.
+            steps = [] if self._manager is None else sorted(self._manager.all_steps(read=True))
             with contextlib.suppress(Exception):  # it tells of the same error once more
                 self._drop()
             if not is_of_the_disk(error):

@@ -270,7 +270,7 @@ class FakeManager:
     def __init__(self, error=None):
         self.error = error
 
-    def all_steps(self):
+    def all_steps(self, read=False):
         return [5, 4]
 
     def latest_step(self):
