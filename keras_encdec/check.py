@@ -83,6 +83,23 @@ def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     return value
 
 
+def keywords(expected: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuses keywords that a function does not take.
+
+    Args:
+        expected: what one is, such as `"a keyword of adapt()"`.
+        given: names.
+        known: names.
+
+    Raises:
+        TypeError: naming the first that is not known, and the nearest one.
+    """
+    for name in given:
+        if name not in known:
+            hint = nearest(name, known) or f" There are {', '.join(known)}."
+            raise TypeError(f"Expected {expected}. Received: {name!r}.{hint}")
+
+
 def text(place: str, value: Any) -> str:
     """`value` as a string that can be written.
 

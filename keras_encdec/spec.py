@@ -335,6 +335,11 @@ class PairSpec:
         }
 
     @property
+    def vocabulary_sizes(self) -> dict[str, int]:
+        """How many ids each side has."""
+        return {"encoder": self.encoder.vocabulary_size, "decoder": self.decoder.vocabulary_size}
+
+    @property
     def output(self) -> str:
         """Path of the weight that writes the logits: (V, D), or (D, V) if it is not tied."""
         side = "encoder" if self.tied_embeddings else "decoder"

@@ -114,7 +114,7 @@ def takes_conversion_options(function: Callable[..., Result]) -> Callable[..., R
 
     @functools.wraps(function)
     def called(*args: Any, options: ConversionOptions | None = None, **kwargs: Any) -> Result:
-        _check_known(function.__name__, kwargs, known)
+        check.keywords(f"a keyword of {function.__name__}()", kwargs, known)
         asked = {name: kwargs.pop(name) for name in known[len(own) :] if name in kwargs}
         asked_for = dataclasses.replace(options or ConversionOptions(), **asked)
         return function(*args, options=asked_for, **kwargs)
@@ -123,13 +123,6 @@ def takes_conversion_options(function: Callable[..., Result]) -> Callable[..., R
     if function.__doc__:
         called.__doc__ = function.__doc__.replace("        {options}", _meanings())
     return called
-
-
-def _check_known(function: str, given: Iterable[str], known: Sequence[str]) -> None:
-    for name in given:
-        if name not in known:
-            hint = check.nearest(name, known) or f" There are {', '.join(known)}."
-            raise TypeError(f"Expected a keyword of {function}(). Received: {name!r}.{hint}")
 
 
 def _meanings() -> str:

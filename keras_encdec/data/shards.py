@@ -84,12 +84,7 @@ class ShardWriter:
         self.index = {**begun, "shards": whole, "finished": None}
 
     def _is_whole(self, shard: dict[str, Any]) -> bool:
-        for entry in shard["files"].values():
-            check_inside(entry["file"], str(self.folder))
-            path = self.folder / entry["file"]
-            if not path.is_file() or _digest(path) != entry["sha256"]:
-                return False
-        return True
+        return all(_problem(self.folder, entry) is None for entry in shard["files"].values())
 
     @property
     def shards(self) -> list[dict]:
@@ -175,16 +170,9 @@ class Shards:
         return self._arrays[shard, name]
 
     def _checked(self, entry: dict[str, str]) -> np.ndarray:
-        check_inside(entry["file"], str(self.folder))
-        path = self.folder / entry["file"]
-        if not path.is_file():
-            raise ValueError(f"Expected the shard {path}. Received: no such file. Copy it again.")
-        if _digest(path) != entry["sha256"]:
-            raise ValueError(
-                f"Expected {path} as it was written. Received: a file with another checksum. "
-                "Copy it again, or write the folder anew."
-            )
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        if problem := _problem(self.folder, entry):
+            raise ValueError(problem)
+        return np.load(self.folder / entry["file"], mmap_mode="r", allow_pickle=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes: they open the files themselves."""
@@ -201,6 +189,24 @@ def _check_own(folder: Path) -> None:
                 f"Expected an empty folder, or one that was begun. Received: {folder}, with "
                 f"{path.name} in it."
             )
+
+
+def _problem(folder: Path, entry: dict[str, str]) -> str | None:
+    """What is wrong with a file that the index names; None if it is as it was written.
+
+    Raises:
+        ValueError: if it would lie outside the folder.
+    """
+    check_inside(entry["file"], str(folder))
+    path = folder / entry["file"]
+    if not path.is_file():
+        return f"Expected the shard {path}. Received: no such file. Copy it again."
+    if _digest(path) != entry["sha256"]:
+        return (
+            f"Expected {path} as it was written. Received: a file with another checksum. "
+            "Copy it again, or write the folder anew."
+        )
+    return None
 
 
 def _digest(path: Path) -> str:

@@ -18,10 +18,9 @@ def checked_inputs(x: Inputs, pair: PairSpec) -> Inputs:
     Raises:
         ValueError: if ids are none of the vocabularies.
     """
-    sizes = {side: getattr(pair, side).vocabulary_size for side in ("encoder", "decoder")}
-    x = checked_ids(x, sizes)
-    x |= {f"{side}_padding_mask": np.asarray(x[f"{side}_padding_mask"]) > 0 for side in sizes}
-    return x
+    x = checked_ids(x, pair.vocabulary_sizes)
+    masks = "encoder_padding_mask", "decoder_padding_mask"
+    return {**x, **{name: np.asarray(x[name]) > 0 for name in masks}}
 
 
 def check_prompts(x: Inputs) -> None:

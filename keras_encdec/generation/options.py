@@ -55,10 +55,7 @@ class DecodingOptions:
             TypeError: if there is no such keyword, with the nearest one.
         """
         known = [field.name for field in dataclasses.fields(cls)]
-        for name in kwargs:
-            if name not in known:
-                hint = check.nearest(name, known) or f" There are {', '.join(known)}."
-                raise TypeError(f"Expected an option of generation. Received: {name!r}.{hint}")
+        check.keywords("an option of generation", kwargs, known)
         return cls(**kwargs)
 
     @property

@@ -140,7 +140,7 @@ class Learner(Compiled):
             multiple=_replicas(),
             last_stage=True,
             inputs_only=True,
-            vocabularies=self._vocabularies,
+            vocabularies=self.backbone.spec.vocabulary_sizes,
         )
         inputs = run.InputsAlone(batch_source(as_source(x), self._converter, batching))
         with run.protected(self), run.quiet_ends(inputs.steps(0) is None):
@@ -183,12 +183,6 @@ class Learner(Compiled):
     def _converter(self) -> FeatureConverter | None:
         return None if self.preprocessor is None else self.preprocessor.converter
 
-    @property
-    def _vocabularies(self) -> dict[str, int]:
-        """How many ids there are for each side."""
-        spec = self.backbone.spec
-        return {side: getattr(spec, side).vocabulary_size for side in ("encoder", "decoder")}
-
     def _labels(self, class_weight: Mapping[int, float] | None = None) -> Labels | None:
         """How labels are checked; a loss of the user's gets them as they are."""
         if self._fused is not None:
@@ -223,7 +217,7 @@ class Learner(Compiled):
             multiple=parts * _replicas(),
             labels=self._labels(class_weight),
             epochs=epochs,
-            vocabularies=self._vocabularies,
+            vocabularies=self.backbone.spec.vocabulary_sizes,
         )
 
     def _batches(self, source: Source, batching: Batching) -> BatchSource:
@@ -249,7 +243,7 @@ class Learner(Compiled):
             multiple=_replicas(),
             labels=self._labels(),
             last_stage=True,
-            vocabularies=self._vocabularies,
+            vocabularies=self.backbone.spec.vocabulary_sizes,
         )
         return batch_source(source, self._converter, batching)
 
@@ -277,7 +271,7 @@ class Learner(Compiled):
             labels=labels,
             last_stage=True,
             inputs_only=labels is None and self._fused is not None,
-            vocabularies=self._vocabularies,
+            vocabularies=self.backbone.spec.vocabulary_sizes,
         )
         return next(iter(batch_source(source, self._converter, batching).read(0)))
 

@@ -316,9 +316,9 @@ def check_preprocessor(preprocessor: Any, pair: PairSpec | None = None) -> None:
             "Expected preprocessor as an EncDecSeq2SeqLMPreprocessor or None. "
             f"Received: {preprocessor!r}."
         )
-    sides = {"encoder": preprocessor.encoder_tokenizer, "decoder": preprocessor.tokenizer}
-    for side, tokenizer in sides.items() if pair is not None else ():
-        check_rows(tokenizer, getattr(pair, side).vocabulary_size)
+    if pair is not None:
+        check_rows(preprocessor.encoder_tokenizer, pair.encoder.vocabulary_size)
+        check_rows(preprocessor.tokenizer, pair.decoder.vocabulary_size)
 
 
 def check_rows(tokenizer: Any, rows: int) -> None:

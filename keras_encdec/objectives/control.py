@@ -5,6 +5,7 @@ beside the break is tokenised apart: the same characters, as plain text. Without
 whose text a model reads could begin a turn in someone else's name.
 """
 
+import functools
 import re
 import unicodedata
 import weakref
@@ -50,9 +51,15 @@ def plain(tokenizer: Any, texts: Iterable[str], allowed: Sequence[str] = ()) -> 
     tokens = control_tokens(tokenizer).difference(allowed)
     if not tokens:
         return list(texts)
-    ordered = sorted(tokens, key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, ordered)))
+    pattern = _pattern(tokens)
     return [_broken(text, pattern) for text in texts]
+
+
+@functools.lru_cache
+def _pattern(tokens: frozenset[str]) -> re.Pattern[str]:
+    """Finds any of these tokens, the longest first."""
+    ordered = sorted(tokens, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered)))
 
 
 def _broken(text: str, pattern: re.Pattern[str]) -> str:

@@ -149,7 +149,7 @@ class FeatureConverter:
             weights: what each text counts in the loss, or None.
         """
         end = self.tokenizer.end_token_id
-        said = list(texts) if self.allow_special else plain(self.tokenizer, texts, SENTINELS)
+        said = self._plain(self.tokenizer, texts, SENTINELS)
         documents = [[*ids, end] for ids in encode(self.tokenizer, said)]
         return self.of_documents(documents, first, epoch, weights)
 
@@ -243,9 +243,11 @@ class FeatureConverter:
             )
         return ids, [self.start_token_id]
 
-    def _plain(self, tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    def _plain(
+        self, tokenizer: Any, texts: Sequence[str], allowed: Sequence[str] = ()
+    ) -> list[str]:
         """What users say, which is no control token, unless they may."""
-        return list(texts) if self.allow_special else plain(tokenizer, texts)
+        return list(texts) if self.allow_special else plain(tokenizer, texts, allowed)
 
     def _read(self, texts: Sequence[str], warn: bool) -> list[list[int]]:
         """What the encoder reads of texts, cut to its length."""

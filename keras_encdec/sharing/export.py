@@ -54,7 +54,7 @@ def export_to_transformers(
         _write_json(folder / "config.json", config)
         _write_json(folder / "generation_config.json", _generation_config(lm.preprocessor))
         shards = Shards(folder, int(max_shard_size * _GB))
-        export(backbone, t5gemma.TRANSFORMERS, shards.add)  # checks that all are finite
+        export(backbone, t5gemma.TRANSFORMERS, shards.add)
         shards.close()
         if lm.preprocessor is not None:
             _write_tokenizer(folder, lm.preprocessor.tokenizer)

@@ -71,9 +71,7 @@ def from_preset(
     Example:
         >>> lm = keras_encdec.from_preset("gemma2_tiny_tiny")
     """
-    _check_dtype(dtype)
-    if preprocessor != _AUTO:
-        check_preprocessor(preprocessor)
+    _check_arguments(dtype, preprocessor)
     preset = str(preset)
     catalog.check_known(preset)
     if preset in catalog.presets:
@@ -132,9 +130,7 @@ def adapt(
     Example:
         >>> lm = keras_encdec.adapt("gemma2_tiny_docs", "gemma2_mini_docs")
     """
-    _check_dtype(dtype)
-    if preprocessor != _AUTO:
-        check_preprocessor(preprocessor)
+    _check_arguments(dtype, preprocessor)
     backbone = backbone_of(encoder)
     if type(backbone).__name__ == t5gemma.KERAS_HUB_CLASS:
         _check_no_options(options)
@@ -293,7 +289,9 @@ def _check_no_options(options: ConversionOptions, chat: bool | None = None) -> N
         )
 
 
-def _check_dtype(dtype: Any) -> None:
+def _check_arguments(dtype: Any, preprocessor: Any) -> None:
+    if preprocessor != _AUTO:
+        check_preprocessor(preprocessor)
     try:
         keras.dtype_policies.get(dtype)
     except (TypeError, ValueError) as error:
