@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_encdec import hosts
 from keras_encdec.files import read_json
 
 FILE = "digests.json"
@@ -135,7 +136,7 @@ def _merged_in_files(layer: keras.layers.Layer) -> Iterable[keras.Variable]:
 
 def _in_memory(variable: keras.Variable) -> np.ndarray:
     if keras.backend.backend() != "torch":
-        return np.asarray(variable.value)
+        return hosts.whole(variable.value)
     import torch
 
     tensor = variable.value.detach().cpu()

@@ -9,6 +9,7 @@ compiler's work to `keras.distribution` and JAX, and what is loaded to
 import contextlib
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -174,6 +175,62 @@ def check(weights: Mapping[str, Shape]) -> None:
                 )
 
 
+def check_placed(parts: Mapping[str, Iterable[keras.Variable]]) -> None:
+    """Refuses variables that were made before the active distribution was set.
+
+    Args:
+        parts: variables by what they belong to, such as `"model"`.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return
+    devices = math.prod(distribution.device_mesh.shape)
+    for what, variables in parts.items():
+        for variable in variables:
+            value = variable._value
+            if value is not None and len(value.sharding.device_set) != devices:
+                raise ValueError(
+                    f"Expected the {what} to be made after keras.distribution.set_distribution. "
+                    f"Received: {variable.path} on {len(value.sharding.device_set)} of "
+                    f"{devices} devices. Set the distribution first, then load or convert the "
+                    "model and its teacher, then make the optimizer and compile."
+                )
+
+
+def spread_out(variables: Iterable[keras.Variable]) -> None:
+    """Lays variables that no layout map knows on all devices, such as those of a teacher.
+
+    Each is cut along its largest dimension that the devices divide, under `ModelParallel`;
+    what cannot be cut lies whole on each of them.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return
+    import jax
+
+    mesh = distribution.device_mesh.backend_mesh
+    cuts = isinstance(distribution, keras.distribution.ModelParallel)
+    for variable in variables:
+        axes = _largest_cut(variable.shape, mesh) if cuts else ()
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        variable._layout = sharding  # Keras lays each new value so
+        variable._value = _shards(np.asarray(variable._value), sharding)
+
+
+def _largest_cut(shape: Shape, mesh: Any) -> tuple:
+    """Of each dimension the mesh axes that cut it: all of them, or the longest that does."""
+    alone = sorted(mesh.axis_names, key=lambda name: -mesh.shape[name])
+    for names in (mesh.axis_names, *((name,) for name in alone)):
+        count = math.prod(mesh.shape[name] for name in names)
+        fit = [(size, i) for i, size in enumerate(shape) if size % count == 0]
+        if len(shape) > 1 and fit:
+            return (*[None] * max(fit)[1], names)
+    return ()
+
+
 def shard_shape(shape: Shape, layout: keras.distribution.TensorLayout | None) -> Shape:
     """What one device holds of a tensor.
 
@@ -203,10 +260,18 @@ def place(variable: keras.Variable, array: Any, dtype: str | None = None) -> Ten
     dtype = dtype or variable.dtype
     if distribution is None or keras.ops.is_tensor(array):
         return keras.ops.convert_to_tensor(array, dtype)
+    array = np.asarray(array).astype(np.dtype(dtype), copy=False)
+    return spread(array, distribution.get_variable_layout(variable))
+
+
+def spread(array: np.ndarray, tensor_layout: keras.distribution.TensorLayout) -> Tensor:
+    """An array that each process has, on the devices of a layout: each receives its shard."""
+    return _shards(array, tensor_layout.backend_layout)
+
+
+def _shards(array: np.ndarray, sharding: Any) -> Tensor:
     import jax
 
-    array = np.asarray(array).astype(np.dtype(dtype), copy=False)
-    sharding = distribution.get_variable_layout(variable).backend_layout
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from keras import ops
 from keras_hub.samplers import SpeculativeSampler
 
+from keras_encdec import hosts
 from keras_encdec.generation import buckets, loop
 from keras_encdec.generation.beams import search
 from keras_encdec.generation.compiled import Compiled
@@ -153,7 +154,7 @@ class Engine:
         encoder = _cut(*encoder, rows=_rows(count), smallest=buckets.SMALLEST_SOURCE)
         decoder = [*(inputs[f"decoder_{name}"] for name in names), labels, weights]
         decoder = _cut(*decoder, rows=_rows(count))
-        found = ops.convert_to_numpy(self._score(*map(distributed, (*encoder, *decoder))))
+        found = hosts.whole(self._score(*map(distributed, (*encoder, *decoder))))
         found = found[:count, :length]
         check_finite(np.isfinite(found), "a log-probability")
         return np.pad(found, [(0, 0), (0, length - found.shape[1])])

@@ -16,9 +16,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from keras import ops
 
-from keras_encdec import check
+from keras_encdec import check, hosts, layout
 from keras_encdec.data.kinds import ModelInputs
 from keras_encdec.data.prompts import Prompts, in_memory, prompts_of, whole_pairs
 from keras_encdec.generation import jobs
@@ -59,6 +58,7 @@ class Generator:
         """The `Engine`, anew after `compile`, `quantize` and `enable_lora`."""
         if hasattr(self, "jax_state_sync"):
             self.jax_state_sync()  # in the middle of an epoch, `fit` holds the weights
+        layout.check_placed({"model": self.backbone.variables})
         with _ENGINES:
             engine = self.generate_function
             if engine is None or not engine.is_current:
@@ -149,7 +149,7 @@ class Generator:
         digest = hashlib.sha256(asked.encode())
         for variable in self.backbone.variables:
             first = functools.reduce(lambda x, _: x[0], variable.shape[1:], variable.value)
-            digest.update(np.ascontiguousarray(ops.convert_to_numpy(first)).tobytes())
+            digest.update(np.ascontiguousarray(hosts.whole(first)).tobytes())
         return digest.hexdigest()
 
     def chat(self, messages: Any, max_length: int | None = None, **kwargs: Any) -> Any:
@@ -196,6 +196,7 @@ class Generator:
             y, weight = (np.pad(a[:, 1:], [(0, 0), (0, 1)]) for a in (ids, mask > 0))
         else:
             x, y, weight = whole_pairs(source, self._required_converter())
+        hosts.check_same("pairs", lambda: [a.tolist() for a in (*x.values(), y, weight)])
         engine = self.make_generate_function()
 
         def write(rows: list[int]) -> list[np.ndarray]:
@@ -227,6 +228,7 @@ class Generator:
         return Prompts.of_ids(prompts_of(source, converter), converter, source.single)
 
     def _encode(self, prompts: Prompts) -> Encoding:
+        hosts.check_same("prompts", prompts.ids)
         arrays = prompts.arrays()
         sides = arrays["encoder_token_ids"], arrays["encoder_padding_mask"]
         context = self.make_generate_function().encode(*sides, prompts.longest)
@@ -369,6 +371,7 @@ class Generator:
             )
         width = encoding.token_ids.shape[1] if encoding.tokens else None
         options = self._resolved(options, int(encoding.given.sum(axis=1).max()), width)
+        hosts.check_same("options", dataclasses.asdict(options))
         length = options.max_length
         arrays = encoding.token_ids, encoding.given
         ids, given = (pad(x[:, :length], length, len(x)) for x in arrays)

@@ -3,6 +3,7 @@
 Knows the order of batches and the file. Leaves writing to what it is given.
 """
 
+import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_encdec import progress
+from keras_encdec import hosts, progress
 
 
 def run(
@@ -35,7 +36,7 @@ def run(
         ValueError: if there is a file at `path`, or the partial one is of another call.
     """
     kept = None if path is None else _Kept(path, identity)
-    outputs = kept.read() if kept else {}
+    outputs = dict(hosts.of_first(kept.read)) if kept else {}
     order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
     todo = [i for i in order if i not in outputs]
     batches = [todo[at : at + batch_size] for at in range(0, len(todo), batch_size)]
@@ -43,11 +44,11 @@ def run(
     for batch in drawn:
         found = dict(zip(batch, write(batch), strict=True))
         if kept:
-            kept.add(found)
+            hosts.of_first(functools.partial(kept.add, found))
         outputs |= found
     in_order = [outputs[i] for i in range(len(order))]
     if kept:
-        kept.finish(in_order)
+        hosts.of_first(functools.partial(kept.finish, in_order))
     return in_order
 
 
@@ -56,16 +57,16 @@ class _Kept:
 
     def __init__(self, path: str | os.PathLike, identity: str):
         self.path, self.identity = Path(path), identity
+        self.partial = self.path.with_name(self.path.name + ".partial")
+
+    def read(self) -> list[tuple[int, Any]]:
+        """What was kept, after a line of identity; without a last line that broke off."""
         if self.path.exists():
             raise ValueError(
                 f"Expected a new file for outputs. Received: {self.path}, which is there. "
                 "Choose another name or remove it."
             )
-        self.partial = self.path.with_name(self.path.name + ".partial")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-
-    def read(self) -> dict[int, Any]:
-        """What was kept, after a line of identity; without a last line that broke off."""
         whole = self.partial.read_bytes() if self.partial.exists() else b""
         whole = whole[: whole.rfind(b"\n") + 1]
         head, *lines = whole.decode().split("\n")[:-1] or [""]
@@ -77,7 +78,7 @@ class _Kept:
                 "other prompts or options. Choose another path or remove it."
             )
         self.partial.write_bytes(whole)
-        return {line["index"]: line["output"] for line in map(json.loads, lines)}
+        return [(line["index"], line["output"]) for line in map(json.loads, lines)]
 
     def add(self, outputs: dict[int, Any]) -> None:
         with self.partial.open("a", encoding="utf-8") as file:

@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 from keras_hub.samplers import Sampler
 
+from keras_encdec import hosts, layout
 from keras_encdec.generation import buckets, loop
 from keras_encdec.generation.beams import BeamSearch
 from keras_encdec.generation.memory import require_room
@@ -108,19 +109,19 @@ class DecodingSession:
         Raises:
             FloatingPointError: if logits were NaN or Inf.
         """
-        ids = ops.convert_to_numpy(self.state.token_ids)[: self.rows, : self.length]
+        ids = hosts.whole(self.state.token_ids)[: self.rows, : self.length]
         check_finite(ids != loop.NO_TOKEN, "a token")
         return ids, until_stop(ids, self.given, self.stops, self.index)
 
     @property
     def index(self) -> int:
         """Tokens of each row so far, prompts and generated."""
-        return int(self.state.index)
+        return int(hosts.whole(self.state.index))
 
     @property
     def finished(self) -> bool:
         """Whether all rows are full or have ended."""
-        return self.index >= self.length or bool(ops.convert_to_numpy(ops.all(self.state.done)))
+        return self.index >= self.length or bool(hosts.whole(ops.all(self.state.done)))
 
     def end(self, rows: Sequence[bool]) -> None:
         """Ends those of the B * n rows that are True in `rows`."""
@@ -155,7 +156,7 @@ class BeamSession(DecodingSession):
         numbers = np.int32(self.length), self._stop_ids()
         found = self.engine.beams(self.context, *numbers, self.state)
         ids = ops.reshape(found.token_ids[:, : self.samples], (-1, found.token_ids.shape[2]))
-        scores = ops.convert_to_numpy(found.scores)[:, : self.samples]
+        scores = hosts.whole(found.scores)[:, : self.samples]
         self.scores = scores.reshape(-1)[: self.rows]
         self.state = loop.State(ids, None, None, np.int32(self.length), [], [])
         return self
@@ -227,10 +228,10 @@ def pad(x: np.ndarray, length: int, rows: int, first_row: bool = False) -> np.nd
 
 def distributed(x: Tensor) -> Tensor:
     """`x` on the devices that `keras.distribution` says."""
-    distribution, x = keras.distribution.distribution(), ops.convert_to_tensor(x)
+    distribution = keras.distribution.distribution()
     if distribution is None:
-        return x
-    return keras.distribution.distribute_tensor(x, distribution.get_data_layout(x.shape))
+        return ops.convert_to_tensor(x)
+    return layout.spread(x, distribution.get_data_layout(x.shape))
 
 
 def _refuse_temperature(sampler: Any, options: DecodingOptions) -> None:

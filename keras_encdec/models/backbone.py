@@ -16,7 +16,7 @@ import h5py
 import keras
 import keras_hub
 
-from keras_encdec import check, integrity, layout
+from keras_encdec import check, hosts, integrity, layout
 from keras_encdec.files import atomic_folder, shard_names
 from keras_encdec.layers.stack import Decoder, Encoder
 from keras_encdec.models import lora, policies
@@ -28,8 +28,11 @@ from keras_encdec.spec import (
     cross_attention_from_json,
     stack_from_json,
 )
+from keras_encdec.training.estimate import quantized
 from keras_encdec.training.warmup import is_new, pretrained
 from keras_encdec.warn import warn
+
+_QUANTISED = "kernel", "embeddings"  # ends of their paths
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
@@ -215,6 +218,7 @@ class EncDecBackbone(keras_hub.models.Backbone):
             check.one_of("target_layer_names", name, known)
         return names
 
+    @hosts.by_first
     def save_lora_weights(self, filepath: str | os.PathLike) -> None:
         """Writes what trained after `enable_lora`: LoRA, and the cross-attention if it is whole.
 
@@ -262,7 +266,16 @@ class EncDecBackbone(keras_hub.models.Backbone):
         return getattr(self, "_lora_enabled_layers", [])
 
     def quantize(self, mode: Any = None, **kwargs: Any) -> None:
-        """As `keras.Model.quantize`, in seconds instead of minutes."""
+        """As `keras.Model.quantize`, in seconds instead of minutes.
+
+        Raises:
+            ValueError: if the active distribution cannot cut a weight in int4, of which two
+                share a byte; nothing is quantised then.
+        """
+        if mode == "int4":
+            parts = ((p, s) for p, s in self.spec.weights().items() if p.endswith(_QUANTISED))
+            every = (w for path, shape in parts for w in quantized(path, shape, "float32", mode))
+            layout.check({weight.path: weight.shape for weight in every})
         gc.freeze()  # Keras collects garbage after every kernel: 0.3 s each, without this
         try:
             with warnings.catch_warnings():  # of each norm, which is to stay as it is
@@ -271,6 +284,7 @@ class EncDecBackbone(keras_hub.models.Backbone):
         finally:
             gc.unfreeze()
 
+    @hosts.by_first
     def save_to_preset(
         self, preset_dir: str | os.PathLike, max_shard_size: float | None = 10
     ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_encdec import check
+from keras_encdec import check, hosts, layout
 from keras_encdec.data.batching import Batching, BatchSource, batch_source, split, tokens_of
 from keras_encdec.data.facts import made_of
 from keras_encdec.data.kinds import Documents, Source, Stream, Tokens
@@ -131,7 +131,16 @@ class Learner(Compiled):
         steps: int | None = None,
         callbacks: Any = None,
     ) -> np.ndarray:
-        """Logits (N, T, V) of each row that `fit` would train on."""
+        """Logits (N, T, V) of each row that `fit` would train on.
+
+        Raises:
+            ValueError: in one of several processes, each of which would hold a part of them.
+        """
+        if hosts.count() > 1:
+            raise ValueError(
+                f"Expected one process for logits. Received: {hosts.count()}. score and generate "
+                "work on several."
+            )
         batching = Batching(
             batch_size,
             shuffle=False,
@@ -142,7 +151,7 @@ class Learner(Compiled):
             inputs_only=True,
             vocabularies=self.backbone.spec.vocabulary_sizes,
         )
-        inputs = run.InputsAlone(batch_source(as_source(x), self._converter, batching))
+        inputs = run.InputsAlone(self._made(as_source(x), batching))
         with run.protected(self), run.quiet_ends(inputs.steps(0) is None):
             adapter = run.required(inputs)
             return inputs.data(
@@ -224,7 +233,7 @@ class Learner(Compiled):
         """Batches to train on."""
         self.check_optimizer()
         self._check_teacher(source)
-        batches = batch_source(source, self._converter, batching)
+        batches = self._made(source, batching)
         if not batches.again and batching.epochs > 1 and batching.steps is None:
             raise ValueError(
                 f"Expected data that can be gone through again for epochs={batching.epochs}. "
@@ -244,6 +253,16 @@ class Learner(Compiled):
             labels=self._labels(),
             last_stage=True,
             vocabularies=self.backbone.spec.vocabulary_sizes,
+        )
+        return self._made(source, batching)
+
+    def _made(self, source: Source, batching: Batching) -> BatchSource:
+        """Batches of data, which every process has given alike, for a model where it belongs."""
+        optimizer = [] if self.optimizer is None else self.optimizer.variables
+        layout.check_placed({"model": self.variables, "optimizer": optimizer})
+        hosts.check_same(
+            "data and options",
+            lambda: [made_of(source, self._converter, batching), batching.epochs],
         )
         return batch_source(source, self._converter, batching)
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import keras_hub
 
-from keras_encdec import check, integrity
+from keras_encdec import check, hosts, integrity
 from keras_encdec.files import atomic_folder
 from keras_encdec.generation.generator import Generator
 from keras_encdec.models.backbone import EncDecBackbone
@@ -65,6 +65,7 @@ class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
         self.train_function = self.test_function = self.predict_function = None
         self.generate_function = None
 
+    @hosts.by_first
     def save_to_preset(self, preset_dir: Any, max_shard_size: float | None = 10) -> None:
         """Writes a KerasHub preset folder, whole or not at all.
 

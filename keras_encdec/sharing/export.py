@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from keras_encdec import check
+from keras_encdec import check, hosts
 from keras_encdec.conversion.execute import export
 from keras_encdec.families import t5gemma
 from keras_encdec.files import atomic_folder
@@ -22,6 +22,7 @@ from keras_encdec.spec import count_parameters
 _GB = 1024**3
 
 
+@hosts.by_first
 def export_to_transformers(
     lm: EncDecSeq2SeqLM, path: str | os.PathLike, max_shard_size: float = 5.0
 ) -> None:

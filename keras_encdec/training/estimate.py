@@ -194,13 +194,13 @@ def _variables(
         if name in ("scale", "bias") or quantization is None:
             yield Weight(path, shape, dtype, trainable=not lora_rank)
         else:
-            yield from _quantized(path, shape, dtype, quantization)
+            yield from quantized(path, shape, dtype, quantization)
         if lora_rank and path.endswith(_LORA):
             yield Weight(f"{layer}/lora_{name}_a", (*shape[:-1], lora_rank))
             yield Weight(f"{layer}/lora_{name}_b", (lora_rank, shape[-1]))
 
 
-def _quantized(path: str, shape: Shape, dtype: str, mode: str) -> Iterable[Weight]:
+def quantized(path: str, shape: Shape, dtype: str, mode: str) -> Iterable[Weight]:
     """The int8 or int4 values of a kernel, and what their scale takes (Keras 3.15).
 
     Keras scales columns of kernels and rows of embeddings, so these count as (D, V).

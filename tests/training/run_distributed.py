@@ -36,6 +36,7 @@ from keras_encdec.training.estimate import estimate
 from keras_encdec.training.warmup import pretrained
 
 STEPS, ROWS = 5, 8
+EMBEDDED = catalog.embedded("gemma2_tiny_docs")
 T5GEMMA = Path(__file__).parents[1] / "parity" / "hf_t5gemma"
 
 
@@ -152,7 +153,7 @@ def presets(folder):
 def train_on_text():
     """Loss and weights after a pass over some texts, of which this process reads its share."""
     keras.utils.set_random_seed(0)
-    tokenizer = keras_hub.models.Tokenizer.from_preset(catalog.embedded("gemma2_tiny_docs"))
+    tokenizer = keras_hub.models.Tokenizer.from_preset(EMBEDDED)
     preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 24, 20)
     lm = EncDecSeq2SeqLM(tiny_backbone(pair(vocabulary_size=4096)), preprocessor)
     lm.compile()
@@ -296,7 +297,99 @@ def compiled_bytes(spec):
     return train.lower(state, data).compile().memory_analysis().temp_size_in_bytes
 
 
-COMMANDS = {f.__name__: f for f in (step, fit, fit_other, write, load, held, hosts, read)}
+PAIRS = [f"The mean of {i} numbers." for i in range(5)], [f"Mean of {i}" for i in range(5)]
+TEXTS = [f"Returns the mean of {i} numbers along an axis." * (1 + i % 3) for i in range(7)]
+UNEVEN = {
+    "pairs packed": {"packing": True, "x": PAIRS[0], "y": PAIRS[1]},
+    "pairs in batches of 3": {"x": PAIRS[0], "y": PAIRS[1], "batch_size": 3},
+    "texts": {"x": TEXTS},
+    "texts packed": {"packing": True, "x": TEXTS, "batch_size": 5},
+    "in parts": {"x": TEXTS, "gradient_accumulation_steps": 2, "batch_size": 6},
+}
+
+
+def uneven(meshes):
+    """The largest difference of losses of data that devices do not divide, by mesh."""
+    spec = pair(vocabulary_size=4096)
+    expected, found = losses(spec), {}
+    for mesh in meshes:
+        with distribution(mesh, spec).scope():
+            some = losses(spec)
+        found[str(mesh)] = {k: abs(some[k] - v) for k, v in expected.items()}
+    return found
+
+
+def losses(spec):
+    """The loss, and that of a validation, of each kind of data."""
+    tokenizer, found = keras_hub.models.Tokenizer.from_preset(EMBEDDED), {}
+    for name, given in UNEVEN.items():
+        keras.utils.set_random_seed(0)
+        given = dict(given)
+        preprocessor = EncDecSeq2SeqLMPreprocessor(
+            tokenizer, 24, 20, packing=given.pop("packing", False)
+        )
+        lm = EncDecSeq2SeqLM(tiny_backbone(spec), preprocessor)
+        lm.compile(gradient_accumulation_steps=given.pop("gradient_accumulation_steps", 1))
+        history = lm.fit(**given, validation_data=TEXTS[:3], verbose=0).history
+        found |= {f"{name}, {log}": history[log][0] for log in ("loss", "val_loss")}
+    return found
+
+
+def order(mesh):
+    """What is said of what was made before the distribution, and of what it cannot cut."""
+    x = make_inputs((20, 13, 1, 7), (16, 9, 1, 4))
+    y = np.roll(x["decoder_token_ids"], -1, axis=1)
+    early = EncDecSeq2SeqLM(tiny_backbone(pair()))
+    early.compile()
+    optimizer = keras.optimizers.AdamW()
+    with distribution(mesh, pair()).scope():
+        lm = EncDecSeq2SeqLM(tiny_backbone(pair()))
+        lm.compile(optimizer=optimizer)
+        whole = EncDecSeq2SeqLM(tiny_backbone(pair()))
+        found = {
+            "model, fit": said(early.fit, x, y),
+            "model, generate": said(early.generate, x, 20),
+            "optimizer": said(lm.fit, x, y),
+            "int4": said(whole.quantize, "int4"),
+        }
+        whole.generate(x, 20, stop_token_ids=None)  # nothing of it was quantised
+    return found
+
+
+def said(call, *arguments):
+    try:
+        call(*arguments)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def teacher(meshes):
+    """By mesh: whether a teacher trains alike, and its bytes on a device beside those of all."""
+    spec = pair(vocabulary_size=4096)
+    (expected, _), found = asked(spec), {}
+    for mesh in meshes:
+        with distribution(mesh, spec).scope():
+            loss, lm = asked(spec)
+            weights = [v.value for v in lm._distillation.teacher.backbone.weights]
+        share = sum(map(shard_bytes, weights)) / sum(w.nbytes for w in weights)
+        found[str(mesh)] = [abs(loss - expected), share]
+    return found
+
+
+def asked(spec):
+    """The loss of an epoch with a teacher that is asked, and the task."""
+    keras.utils.set_random_seed(0)
+    teacher = keras_hub.models.CausalLM.from_preset(EMBEDDED)
+    tokenizer = teacher.preprocessor.tokenizer
+    preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 24, 20)
+    lm = EncDecSeq2SeqLM(tiny_backbone(spec), preprocessor)
+    lm.compile(distillation=keras_encdec.training.Distillation(teacher))
+    return lm.fit(TEXTS, batch_size=8, verbose=0).history["loss"][0], lm
+
+
+COMMANDS = (step, fit, fit_other, write, load, held, hosts, read, uneven, order, teacher)
+COMMANDS = {f.__name__: f for f in COMMANDS}
 
 if __name__ == "__main__":
     calls = json.loads(sys.argv[1])

@@ -50,6 +50,35 @@ def test_a_mesh_writes_like_one_device(quick, mesh):
     assert difference < 1e-4
 
 
+@pytest.fixture(scope="module")
+def uneven():
+    return answer(start(uneven=[[[2, 4]]], order=[[2, 4]], teacher=[[[2, 4]]]))
+
+
+@pytest.mark.slow
+def test_data_that_devices_do_not_divide(uneven):
+    found = uneven["uneven"]["[2, 4]"]
+    assert len(found) == 10
+    assert max(found.values()) < 1e-5, max(found, key=found.get)
+
+
+@pytest.mark.slow
+def test_what_was_made_before_the_distribution_is_named(uneven):
+    said = dict(uneven["order"])
+    assert "'batch' of 2 devices" in said.pop("int4")
+    assert said.keys() == {"model, fit", "model, generate", "optimizer"}
+    for name, message in said.items():
+        assert f"the {name.split(',')[0]} to be made after" in message
+        assert "on 1 of 8 devices" in message
+
+
+@pytest.mark.slow
+def test_a_teacher_lies_on_all_devices(uneven):
+    difference, share = uneven["teacher"]["[2, 4]"]
+    assert difference < 1e-5
+    assert share < 0.13
+
+
 def assert_same(differences):
     assert len(differences) > 30
     assert max(differences.values()) < 1e-5, max(differences, key=differences.get)
