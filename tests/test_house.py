@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "integrity": {"files", "hosts"},
     "progress": set(),
     "private": set(),
+    "accelerators": {"warn"},
     "hosts": {"spec", "private"},
     "warn": set(),
     "layout": {"spec"},
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "models": {
         *("spec", "layout", "layers", "files", "objectives", "data", "training", "generation"),
         "integrity",
-        *("private", "hosts", "warn"),
+        *("private", "hosts", "accelerators", "warn"),
     },
     "families": {"spec"},
     "conversion": {
@@ -41,6 +42,7 @@ MAY_IMPORT = {
         "private",
     },
     "sharing": {
+        "accelerators",
         "spec",
         "hosts",
         "files",

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_encdec import check, hosts, layout
+from keras_encdec.accelerators import check_seen
 from keras_encdec.data.batching import Batching, BatchSource, batch_source, split, tokens_of
 from keras_encdec.data.facts import made_of
 from keras_encdec.data.kinds import Documents, Source, Stream, Tokens
@@ -270,6 +271,7 @@ class Learner(Compiled):
         self, batches: BatchSource, validation: BatchSource | None, callbacks: Any, **options: Any
     ) -> Any:
         """Trains, from where a Checkpoint among the callbacks stands."""
+        check_seen()
         given = _listed(callbacks)
         checkpoint = run.find(given)
         if checkpoint is not None and not batches.again:

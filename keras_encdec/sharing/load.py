@@ -13,6 +13,7 @@ import keras
 import keras_hub
 
 from keras_encdec import integrity
+from keras_encdec.accelerators import check_seen
 from keras_encdec.conversion.execute import convert, load
 from keras_encdec.conversion.options import ConversionOptions, takes_conversion_options
 from keras_encdec.conversion.plan import Plan, make_plan, random_plan
@@ -72,6 +73,7 @@ def from_preset(
         >>> lm = keras_encdec.from_preset("gemma2_tiny_tiny")
     """
     _check_arguments(dtype, preprocessor)
+    check_seen()
     preset = str(preset)
     catalog.check_known(preset)
     if preset in catalog.presets:
@@ -131,6 +133,7 @@ def adapt(
         >>> lm = keras_encdec.adapt("gemma2_tiny_docs", "gemma2_mini_docs")
     """
     _check_arguments(dtype, preprocessor)
+    check_seen()
     backbone = backbone_of(encoder)
     if type(backbone).__name__ == t5gemma.KERAS_HUB_CLASS:
         _check_no_options(options)
