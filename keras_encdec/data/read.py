@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from keras_encdec import check
 from keras_encdec.data.kinds import Document, Documents
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -32,6 +33,7 @@ def read(
         FileNotFoundError: if there is no such file.
         ImportError: if there is a `.parquet` file, and no pyarrow.
     """
+    check.flag("lines", lines)
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
     found: list[Path] = []

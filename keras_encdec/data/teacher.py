@@ -134,6 +134,7 @@ def write_teacher(
     """
     converter = converter_of(preprocessor)
     check_one_vocabulary(converter)
+    check.flag("start_token", start_token)
     size = converter.tokenizer.vocabulary_size()
     _check(teacher, size, k, method, epochs, batch_size, dtype)
     about = {"k": k, "method": method, "batch_size": batch_size, "dtype": dtype}
