@@ -5,10 +5,12 @@ import os
 import pickle
 import shutil
 
+import numpy as np
 import pytest
 
 import keras_encdec
 from keras_encdec.data import Tokens, tokenize
+from keras_encdec.testing.models import tiny_backbone
 
 JSON = ("config.json", "task.json", "preprocessor.json", "tokenizer.json")
 ASSET = "assets/tokenizer/vocabulary.spm"
@@ -32,6 +34,13 @@ def cut(path):
 def flipped(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0x55
+    path.write_bytes(data)
+
+
+def zeroed(path):
+    """As a disk leaves it that lost a block."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 4096] = bytes(4096)
     path.write_bytes(data)
 
 
@@ -115,7 +124,14 @@ def folders(world, tmp_path_factory):
     world.lm.save_to_preset(parent / "pair")
     world.lm.export_to_transformers(parent / "release")
     tokenize(world.texts, world.tokenizer, parent / "tokens")
+    tiny_lora().save_lora_weights(parent / "run.lora.h5")
     return parent
+
+
+def tiny_lora():
+    backbone = tiny_backbone()
+    backbone.enable_lora(2)
+    return backbone
 
 
 def ids(cases):
@@ -150,6 +166,19 @@ def test_a_damaged_release_is_refused(folders, tmp_path, name, damage):
 def test_whole_ones_load(folders):
     for name in ("pair", "release"):
         keras_encdec.from_preset(str(folders / name))
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, flipped, of_latin_1, zeroed])
+def test_a_damaged_file_of_lora_is_refused(folders, tmp_path, damage):
+    path = tmp_path / "run.lora.h5"
+    shutil.copy(folders / path.name, path)
+    damage(path)
+    backbone = tiny_lora()
+    before = [np.array(v) for v in backbone.weights]
+    with pytest.raises(ValueError, match=r"Expected .*Received: .*run\.lora\.h5"):
+        backbone.load_lora_weights(path)
+    for variable, value in zip(backbone.weights, before, strict=True):
+        np.testing.assert_array_equal(np.array(variable), value)
 
 
 @pytest.mark.parametrize("damage", [cut, emptied, gone, a_pickle, flipped, a_folder])
