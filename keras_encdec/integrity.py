@@ -90,9 +90,9 @@ def check_weights(folder: Path, model: keras.Model) -> None:
     path = folder / FILE
     tensors = read_json(path).get("tensors", {}) if path.is_file() else {}
     for variable, array in _checked(model, str(folder)):
-        dtype, checksum = tensors.get(variable.path, (variable.dtype, None))
+        dtype, expected = tensors.get(variable.path, (variable.dtype, None))
         same = _in_dtype(array, dtype)
-        if checksum is not None and same is not None and checksum(same) != checksum:
+        if expected is not None and same is not None and checksum(same) != expected:
             raise ValueError(
                 f"Expected the weights that were saved in {folder}. Received: another "
                 f"{variable.path}. The file is damaged, or its weights were replaced: download "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keras_encdec
-from keras_encdec.data import Tokens, tokenize
+from keras_encdec.data import Teacher, Tokens, batches, tokenize, write_teacher
 from keras_encdec.testing.models import tiny_backbone
 
 JSON = ("config.json", "task.json", "preprocessor.json", "tokenizer.json")
@@ -69,20 +69,25 @@ def a_list(path):
     path.write_text("[]")
 
 
+ABSENT = object()
+
+
 def edited(**changes):
     """Fields of a JSON file, by `__` for what is inside."""
 
     def change(path):
         data = json.loads(path.read_text())
         for name, value in changes.items():
-            *outer, last = name.split("__")
-            inner = data
+            inner, (*outer, last) = data, [int(p) if p.isdigit() else p for p in name.split("__")]
             for part in outer:
                 inner = inner[part]
             inner[last] = value
+            if value is ABSENT:
+                del inner[last]
         path.write_text(json.dumps(data))
 
-    change.__name__ = ",".join(f"{k}={v!r}" for k, v in changes.items())
+    shown = {name: "absent" if value is ABSENT else value for name, value in changes.items()}
+    change.__name__ = ",".join(f"{name}={value!r}" for name, value in shown.items())
     return change
 
 
@@ -123,7 +128,8 @@ def folders(world, tmp_path_factory):
     parent = tmp_path_factory.mktemp("whole")
     world.lm.save_to_preset(parent / "pair")
     world.lm.export_to_transformers(parent / "release")
-    tokenize(world.texts, world.tokenizer, parent / "tokens")
+    tokens = tokenize(world.texts, world.tokenizer, parent / "tokens")
+    write_teacher(parent / "rows", world.teacher, tokens, world.pre, k=3)
     tiny_lora().save_lora_weights(parent / "run.lora.h5")
     return parent
 
@@ -189,11 +195,48 @@ def test_damaged_tokens_are_refused(folders, tmp_path, damage):
         Tokens.load(tmp_path / "tokens")[:]
 
 
-@pytest.mark.parametrize(
-    "damage", [cut, emptied, a_pickle, a_list, edited(shards=[{}]), edited(shards=[{"files": 3}])]
-)
+FIELDS = ("kind", "about", "shards", "finished")
+WITHOUT = [edited(**{name: ABSENT}) for name in FIELDS]
+OTHERS = [edited(**{name: value}) for name in FIELDS for value in (None, 3, "text", [3])]
+OTHERS += [edited(shards=[{}]), edited(shards=[{"files": 3}]), edited(shards__0__files={})]
+OTHERS += [edited(shards__0__files=ABSENT), edited(shards__0__facts=ABSENT)]
+OTHERS += [edited(about={}), edited(finished={}), edited(finished__skipped=3)]
+OF_TEACHERS = [edited(about={}), edited(about__end="x"), edited(shards__0__facts={})]
+OF_TEACHERS += [edited(shards__0__files__ids={}), edited(shards__0__files__ends=ABSENT)]
+
+
+INDEX = [cut, emptied, a_pickle, a_list, of_latin_1, *WITHOUT]
+
+
+def named(damage):
+    return damage.__name__
+
+
+@pytest.mark.parametrize("damage", [*INDEX, *OTHERS], ids=named)
 def test_a_damaged_index_is_refused(folders, tmp_path, damage):
     shutil.copytree(folders / "tokens", tmp_path / "tokens")
     damage(tmp_path / "tokens" / "shards.json")
-    with pytest.raises(ValueError, match="Expected"):
+    with pytest.raises(ValueError, match=r"Expected .*tokens"):
         Tokens.load(tmp_path / "tokens")[:]
+
+
+@pytest.mark.parametrize("damage", [*INDEX, *OF_TEACHERS], ids=named)
+def test_so_is_one_of_teacher_rows(folders, world, tmp_path, damage):
+    shutil.copytree(folders / "rows", tmp_path / "rows")
+    damage(tmp_path / "rows" / "shards.json")
+    tokens = Tokens.load(folders / "tokens")
+    with pytest.raises(ValueError, match=r"Expected .*rows"):
+        batches(tokens, world.pre, 1, teacher=Teacher(tmp_path / "rows"))[0]
+
+
+@pytest.mark.parametrize("damage", INDEX, ids=named)
+def test_and_nobody_goes_on_with_it(folders, world, tmp_path, damage):
+    shutil.copytree(folders / "tokens", tmp_path / "tokens")
+    damage(tmp_path / "tokens" / "shards.json")
+    before = {path: path.read_bytes() for path in (tmp_path / "tokens").iterdir()}
+    if damage.__name__.startswith("finished"):
+        tokenize(world.texts, world.tokenizer, tmp_path / "tokens")  # as one that is not
+        return
+    with pytest.raises(ValueError, match=r"Expected .*tokens"):
+        tokenize(world.texts, world.tokenizer, tmp_path / "tokens")
+    assert {path: path.read_bytes() for path in (tmp_path / "tokens").iterdir()} == before
