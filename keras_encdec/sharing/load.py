@@ -83,7 +83,7 @@ def from_preset(
     if config.get("registered_name") == "keras_encdec>EncDecBackbone":
         _check_no_options(options, chat)
         return _load_ours(preset, dtype, preprocessor)
-    if config.get("model_type") in _RELEASED:
+    if config.get("model_type") in tuple(_RELEASED):  # whatever type it has
         _check_no_options(options, chat)
         return _load_released(preset, config, dtype, preprocessor)
     if not {"registered_name", "model_type"} & set(config):

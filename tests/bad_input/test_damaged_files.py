@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from reference_folder import write_folder
 
 import keras_encdec
 from keras_encdec.data import Teacher, Tokens, batches, tokenize, write_teacher
@@ -121,6 +122,37 @@ RELEASE += [
     ("config.json", edited(encoder__num_attention_heads=0)),
     ("config.json", edited(decoder__attn_logit_softcapping=-1)),
 ]
+SECOND_RELEASE = [("model.safetensors", damage) for damage in (cut, emptied, gone)]
+SECOND_RELEASE += [
+    ("config.json", damage)
+    for damage in (
+        edited(brand_new=7),
+        edited(encoder__brand_new=7),
+        edited(encoder__text_config__brand_new=7),
+        edited(decoder__brand_new=7),
+        edited(decoder__rope_parameters__full_attention__brand_new=7),
+        edited(decoder__use_bidirectional_attention=True),
+        edited(decoder__layer_types=["chunked_attention"] * 4),
+        edited(decoder__layer_types=[]),
+        edited(decoder__layer_types=3),
+        edited(decoder__num_hidden_layers=1.5),
+        edited(decoder__rope_parameters="linear"),
+        edited(decoder__rope_parameters__full_attention=ABSENT),
+        edited(decoder__attn_logit_softcapping=-1),
+        edited(decoder__hidden_size=52),
+        edited(decoder=None),
+        edited(decoder=ABSENT),
+        edited(encoder=ABSENT),
+        edited(encoder__text_config=[]),
+        edited(attention_dropout=0.1),
+        edited(dropout_rate="no"),
+        edited(tie_word_embeddings=False),
+        edited(encoder__tie_word_embeddings=False),
+        edited(is_encoder_decoder=False),
+        edited(model_type=["t5gemma2"]),
+        edited(model_type=None),
+    )
+]
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +160,7 @@ def folders(world, tmp_path_factory):
     parent = tmp_path_factory.mktemp("whole")
     world.lm.save_to_preset(parent / "pair")
     world.lm.export_to_transformers(parent / "release")
+    write_folder(parent / "second_release", "t5gemma2")
     tokens = tokenize(world.texts, world.tokenizer, parent / "tokens")
     write_teacher(parent / "rows", world.teacher, tokens, world.pre, k=3)
     tiny_lora().save_lora_weights(parent / "run.lora.h5")
@@ -169,8 +202,16 @@ def test_a_damaged_release_is_refused(folders, tmp_path, name, damage):
     refused(tmp_path / "release")
 
 
+@pytest.mark.parametrize(("name", "damage"), SECOND_RELEASE, ids=ids(SECOND_RELEASE))
+def test_a_damaged_second_release_is_refused(folders, tmp_path, name, damage):
+    shutil.copytree(folders / "second_release", tmp_path / "release")
+    damage(tmp_path / "release" / name)
+    message = refused(tmp_path / "release")
+    assert "brand_new" in message or "brand_new" not in damage.__name__
+
+
 def test_whole_ones_load(folders):
-    for name in ("pair", "release"):
+    for name in ("pair", "release", "second_release"):
         keras_encdec.from_preset(str(folders / name))
 
 
