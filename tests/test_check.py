@@ -67,7 +67,7 @@ def test_names():
         check.one_of("mode", [], ("min",))
     with pytest.raises(ValueError, match=r"Received: 'mim'. Did you mean 'min'\?$"):
         check.one_of("mode", "mim", ("min", "max"))
-    assert check.nearest("mim", ["min", "mix", 3], most=2) == " Did you mean 'min' or 'mix'?"
+    assert check.nearest("mim", ["min", "mix", 3], most=2) == " Did you mean 'mix' or 'min'?"
     assert check.nearest("mim", ["min"], cutoff=0.8) == ""
 
 
