@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from qwen_folder import write_qwen
 from reference_folder import write_folder
 
 import keras_encdec
@@ -153,6 +154,28 @@ SECOND_RELEASE += [
         edited(model_type=None),
     )
 ]
+SOURCE = [
+    (name, damage)
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    for damage in (cut, emptied, a_pickle, a_list, of_latin_1)
+]
+SOURCE += [
+    ("config.json", edited(brand_new=7)),
+    ("config.json", edited(model_type="gpt9")),
+    ("config.json", edited(num_hidden_layers="two")),
+    ("tokenizer.json", a_folder),
+    ("tokenizer.json", edited(model=ABSENT)),
+    ("tokenizer.json", edited(model__type="Nobody")),
+    ("tokenizer.json", edited(model__vocab={})),
+    ("tokenizer.json", edited(model__vocab={"a": -1})),
+    ("tokenizer.json", edited(model__merges=[["no", "where"]])),
+    ("tokenizer.json", edited(added_tokens=3)),
+    ("tokenizer_config.json", edited(eos_token=ABSENT)),
+    ("tokenizer_config.json", edited(eos_token="<nowhere>")),
+    ("tokenizer_config.json", edited(eos_token=5)),
+    ("tokenizer_config.json", edited(eos_token={})),
+    ("tokenizer_config.json", edited(bos_token=["<|im_start|>"])),
+]
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +184,8 @@ def folders(world, tmp_path_factory):
     world.lm.save_to_preset(parent / "pair")
     world.lm.export_to_transformers(parent / "release")
     write_folder(parent / "second_release", "t5gemma2")
+    (parent / "source").mkdir()
+    write_qwen(parent / "source")
     tokens = tokenize(world.texts, world.tokenizer, parent / "tokens")
     write_teacher(parent / "rows", world.teacher, tokens, world.pre, k=3)
     tiny_lora().save_lora_weights(parent / "run.lora.h5")
@@ -210,8 +235,15 @@ def test_a_damaged_second_release_is_refused(folders, tmp_path, name, damage):
     assert "brand_new" in message or "brand_new" not in damage.__name__
 
 
+@pytest.mark.parametrize(("name", "damage"), SOURCE, ids=ids(SOURCE))
+def test_a_damaged_source_is_refused(folders, tmp_path, name, damage):
+    shutil.copytree(folders / "source", tmp_path / "source")
+    damage(tmp_path / "source" / name)
+    refused(tmp_path / "source")
+
+
 def test_whole_ones_load(folders):
-    for name in ("pair", "release", "second_release"):
+    for name in ("pair", "release", "second_release", "source"):
         keras_encdec.from_preset(str(folders / name))
 
 
