@@ -209,7 +209,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """
     try:
         data = json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError, RecursionError) as error:
+    except (ValueError, IsADirectoryError, RecursionError) as error:  # also of huge numbers
         raise ValueError(
             f"Expected JSON in {path}. Received: {error}. Download or save it again."
         ) from error

@@ -66,7 +66,7 @@ def write(folder: Path, model: keras.Model) -> None:
     """
     digests = {
         "tensors": {
-            variable.path: [variable.dtype, _checksum(array)]
+            variable.path: [variable.dtype, checksum(array)]
             for variable, array in _checked(model, "the model to save")
         },
         _ASSETS: {
@@ -90,9 +90,9 @@ def check_weights(folder: Path, model: keras.Model) -> None:
     path = folder / FILE
     tensors = read_json(path).get("tensors", {}) if path.is_file() else {}
     for variable, array in _checked(model, str(folder)):
-        dtype, checksum = tensors.get(variable.path, (variable.dtype, None))
+        dtype, expected = tensors.get(variable.path, (variable.dtype, None))
         same = _in_dtype(array, dtype)
-        if checksum is not None and same is not None and _checksum(same) != checksum:
+        if expected is not None and same is not None and checksum(same) != expected:
             raise ValueError(
                 f"Expected the weights that were saved in {folder}. Received: another "
                 f"{variable.path}. The file is damaged, or its weights were replaced: download "
@@ -154,5 +154,6 @@ def _in_dtype(array: np.ndarray, dtype: str) -> np.ndarray | None:
     return array.astype(saved) if widened else None
 
 
-def _checksum(array: Any) -> int:
+def checksum(array: Any) -> int:
+    """A CRC-32 of an array's bytes."""
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view("uint8").data)

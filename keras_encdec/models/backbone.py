@@ -187,21 +187,30 @@ class EncDecBackbone(keras_hub.models.Backbone):
                 "one. Quantise with filters=keras_encdec.training.pretrained, or pass "
                 "train_cross_attention=False."
             )
-        whole = {id(layer) for layer in new} if train_cross_attention else set()
-        self._lora_rank, self._lora_enabled_layers = rank, []
+        numbers = self._lora_targets(names, train_cross_attention)
+        self._lora_rank, self._lora_enabled_layers = rank, numbers
         self._trains_cross_attention = train_cross_attention
         self.trainable = True
+        layers = lora.numbered_layers(self)
         for layer in self._flatten_layers(include_self=False):
             layer.trainable = False
-        for i, layer in enumerate(lora.numbered_layers(self)):
-            if id(layer) in whole:
-                layer.trainable = True
-            elif layer.name in names and hasattr(layer, "enable_lora"):
-                layer.trainable = True
-                layer.enable_lora(rank)
-                if getattr(layer, "bias", None) is not None:
-                    layer.bias.trainable = False
-                self._lora_enabled_layers.append(i)
+        for layer in new if train_cross_attention else ():
+            layer.trainable = True
+        for layer in (layers[i] for i in numbers):
+            layer.trainable = True
+            layer.enable_lora(rank)
+            if getattr(layer, "bias", None) is not None:
+                layer.bias.trainable = False
+
+    def _lora_targets(self, names: Sequence[str], train_cross_attention: bool) -> list[int]:
+        """Numbers of the layers of these names, less those that train whole."""
+        return [
+            i
+            for i, layer in enumerate(lora.numbered_layers(self))
+            if layer.name in names
+            and hasattr(layer, "enable_lora")
+            and (pretrained(layer) or not train_cross_attention)
+        ]
 
     def _lora_names(self, asked: Sequence[str] | None) -> list[str]:
         """Names of the layers that get LoRA.
@@ -252,13 +261,17 @@ class EncDecBackbone(keras_hub.models.Backbone):
             ValueError: if the file is damaged or of another pair; no weight is changed then.
         """
         found, layers = lora.read(filepath), lora.numbered_layers(self)
-        if not self._lora_numbers:
+        if self._lora_numbers:
+            lora.check_fits(self, found, self._lora_numbers, self._lora_rank)
+            if self._trains_cross_attention and not found.trained:
+                warn(f"{filepath} holds LoRA alone: the cross-attention stays as it is.")
+        else:
             names = sorted({layers[i].name for i in found.layers if i < len(layers)})
-            self.enable_lora(found.rank, names, any(map(is_new, found.trained)))
-        elif self._trains_cross_attention and not found.trained:
-            warn(f"{filepath} holds LoRA alone: the cross-attention stays as it is.")
+            whole = any(map(is_new, found.trained))
+            lora.check_fits(self, found, self._lora_targets(names, whole), found.rank)
+            self.enable_lora(found.rank, names, whole)
         with layout.placing(self.weights):
-            lora.assign(self, found, self._lora_numbers)
+            lora.assign(self, found)
 
     @property
     def _lora_numbers(self) -> list[int]:
