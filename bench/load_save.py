@@ -57,6 +57,7 @@ def main():
                 keras_encdec.from_preset(str(path), preprocessor=None)
                 seconds["load", on].append(time.perf_counter() - middle)
                 seconds["save", on].append(middle - start)
+            print(f"checks {on}: {[round(some[-1], 2) for some in seconds.values() if some]}")
             gc.collect()  # of a Keras model, which nothing else frees
         size = sum(file.stat().st_size for file in path.glob("*"))
     for what in ("save", "load"):
