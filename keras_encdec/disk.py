@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 try:
     import fcntl
@@ -92,19 +92,20 @@ def is_held(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Keeps other processes from writing in a folder; a lock whose owner is gone is no lock.
+def owned(path: Path) -> Iterator[None]:
+    """Keeps others from writing to a file or in a folder; a lock whose owner is gone is no lock.
 
     Raises:
-        BlockingIOError: if another process writes there, with its name.
+        BlockingIOError: if another process, or a thread of this one, writes there, with the
+            name of the process.
     """
-    path = folder / ".lock"
-    with open(path, "a+") as file:
-        if not _lock(file.fileno() if fcntl is not None else None):
+    lock = path / ".lock" if path.is_dir() else path.with_name(f"{path.name}.lock")
+    with open(lock, "a+") as file:
+        if not _lock(file.fileno() if fcntl is not None else None) or not _is_at(file, lock):
             file.seek(0)
             raise BlockingIOError(
-                f"Expected {folder} for this process alone. Received: one in which "
-                f"{_owner(file.read())} writes. Wait for its end, or choose another folder."
+                f"Expected {path} for this call alone. Received: one that {_owner(file.read())} "
+                "writes to. Wait for its end, or choose another name."
             )
         file.truncate(0)
         file.write(json.dumps({"process": os.getpid(), "host": platform.node()}))
@@ -112,7 +113,15 @@ def owned(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+
+
+def _is_at(file: IO, path: Path) -> bool:
+    """Whether an open file still has this name: its last owner may just have removed it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _owner(text: str) -> str:

@@ -104,6 +104,7 @@ class Generator:
 
         Raises:
             ValueError: if an argument or an input cannot be used; nothing was begun.
+            BlockingIOError: if another call writes to `path`.
         """
         asked = {"stop_token_ids": stop_token_ids, "strip_prompt": strip_prompt, **kwargs}
         options = DecodingOptions.asked(max_length=max_length, **asked)
