@@ -85,7 +85,7 @@ class _Kept:
                 f"Expected {self.partial} to be of this call. Received: one of another model, "
                 "other prompts or options. Choose another path or remove it."
             )
-        kept = list(itertools.takewhile(bool, map(_kept, lines)))
+        kept: list[Any] = list(itertools.takewhile(bool, map(_kept, lines)))
         os.truncate(self.partial, len(head) + sum(map(len, lines[: len(kept)])))
         return kept
 
