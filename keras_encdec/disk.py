@@ -24,7 +24,6 @@ except ImportError:  # Windows
 _LIBRARY: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fcntl.h and linux/fs.h
 _NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
-_PART = 2**30  # bytes that are asked for in one file
 
 
 def exchange(one: Path, other: Path) -> bool:
@@ -35,19 +34,20 @@ def exchange(one: Path, other: Path) -> bool:
     return _LIBRARY.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0
 
 
-def require_room(folder: Path, size: int) -> None:
+def require_room(folder: Path, size: int, largest: int | None = None) -> None:
     """Asks for room before a byte is written: HDF5 ends the process where a disk fills up.
 
     Args:
         folder: one that exists.
         size: bytes.
+        largest: bytes of the largest file; all of them if None.
 
     Raises:
         OSError: if there is less, a quota or a limit of the process forbids it, or nothing
             may be written there.
     """
     free = shutil.disk_usage(folder).free
-    if free < size or not _reservable(folder, size):
+    if free < size or not _reservable(folder, size, largest or size):
         raise OSError(
             errno.ENOSPC,
             f"Expected room for {size / 1e9:,.3f} GB in {folder}. Received: {free / 1e9:,.3f} GB, "
@@ -56,13 +56,13 @@ def require_room(folder: Path, size: int) -> None:
         )
 
 
-def _reservable(folder: Path, size: int) -> bool:
+def _reservable(folder: Path, size: int, largest: int) -> bool:
     with contextlib.ExitStack() as files:
-        for begin in range(0, size, _PART):
+        for begin in range(0, size, max(1, largest)):
             file = files.enter_context(tempfile.TemporaryFile(dir=folder))
             if not hasattr(_LIBRARY, "fallocate"):
                 return True
-            length = ctypes.c_long(min(_PART, size - begin))
+            length = ctypes.c_long(min(largest, size - begin))
             if _LIBRARY.fallocate(file.fileno(), 0, ctypes.c_long(0), length) != 0:
                 return ctypes.get_errno() not in _NO_ROOM
     return True
