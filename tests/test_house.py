@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "objectives": {"warn"},
     "data": {"objectives", "disk", "files", "progress", "warn"},
     "training": {"spec", "layout", "private", "warn"},
-    "generation": {"spec", "hosts", "layout", "layers", "objectives", "data", "progress"},
+    "generation": {"spec", "disk", "hosts", "layout", "layers", "objectives", "data", "progress"},
     "models": {
         *("spec", "layout", "layers", "files", "objectives", "data", "training", "generation"),
         "integrity",

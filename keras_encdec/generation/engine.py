@@ -20,6 +20,7 @@ from keras_encdec.generation import buckets, loop
 from keras_encdec.generation.beams import search
 from keras_encdec.generation.compiled import Compiled
 from keras_encdec.generation.likelihood import log_likelihoods
+from keras_encdec.generation.memory import require_room
 from keras_encdec.generation.options import DecodingOptions
 from keras_encdec.generation.session import (
     DecodingSession,
@@ -78,6 +79,19 @@ class Engine:
     def check(self, options: DecodingOptions) -> None:
         """Raises ValueError where the sampler cannot do what is asked."""
         session_type(self.sampler).check(self.sampler, options)
+
+    def require_room(self, rows: int, samples: int, length: int) -> None:
+        """Raises MemoryError where `samples` outputs of each of `rows` inputs cannot be kept.
+
+        Args:
+            rows: inputs of one batch.
+            samples: n, outputs for each.
+            length: tokens of each.
+        """
+        copies = getattr(self.sampler, "num_beams", samples)
+        spec, dtype = self.backbone.spec.decoder, self.backbone.compute_dtype
+        room = session_type(self.sampler).room(length)
+        require_room(spec, _rows(rows) * copies, room, dtype)
 
     def draw_seeds(self) -> list[np.ndarray]:
         """A random state for one session, derived from the sampler's own, which is advanced.

@@ -23,7 +23,6 @@ from keras_encdec.data.prompts import Prompts, in_memory, prompts_of, whole_pair
 from keras_encdec.generation import jobs
 from keras_encdec.generation.engine import Engine
 from keras_encdec.generation.inputs import check_prompts, checked_inputs
-from keras_encdec.generation.memory import require_room
 from keras_encdec.generation.options import DecodingOptions
 from keras_encdec.generation.results import Encoding, Scores, apart, together
 from keras_encdec.generation.session import DecodingSession, pad
@@ -105,12 +104,13 @@ class Generator:
 
         Raises:
             ValueError: if an argument or an input cannot be used; nothing was begun.
+            BlockingIOError: if another call writes to `path`.
         """
         asked = {"stop_token_ids": stop_token_ids, "strip_prompt": strip_prompt, **kwargs}
         options = DecodingOptions.asked(max_length=max_length, **asked)
         batch_size = check.whole("batch_size", batch_size)
         prompts = self._read(inputs)
-        options = self._resolved(options, max(prompts.starts), prompts.width)
+        options = self._resolved(options, prompts, batch_size)
         if path is None and len(prompts) <= batch_size:
             return self._decode(self._encode(prompts), options)
         return self._generate_many(prompts, batch_size, path, options)
@@ -170,7 +170,7 @@ class Generator:
         options = DecodingOptions.asked(max_length=max_length, **kwargs)
         converter = self._required_converter()
         prompts = Prompts.of_ids([converter.of_chat(messages)], converter, single=True)
-        options = self._resolved(options, max(prompts.starts))
+        options = self._resolved(options, prompts)
         return self._decode(self._encode(prompts), options)
 
     def score(self, pairs: Any, batch_size: int = 32) -> Scores:
@@ -276,6 +276,11 @@ class Generator:
         Raises:
             ValueError: if an argument is out of range.
         """
+        if not isinstance(encoding, Encoding):
+            raise ValueError(
+                "Expected an Encoding, from lm.encode. Received: "
+                f"{type(encoding).__name__}. For inputs as they are, lm.generate."
+            )
         options = DecodingOptions(
             max_length,
             stop_token_ids,
@@ -286,7 +291,7 @@ class Generator:
             seed,
             return_scores,
         )
-        return self._decode(encoding, options)
+        return self._decode(encoding, self._resolved(options, encoding))
 
     def _decode(self, encoding: Encoding, options: DecodingOptions) -> Any:
         session = self._session(encoding, options)
@@ -354,7 +359,7 @@ class Generator:
         )
         self._required_converter()
         prompts = self._read(inputs)
-        options = self._resolved(options, max(prompts.starts), prompts.width)
+        options = self._resolved(options, prompts)
         return self._stream(prompts, options)
 
     def _stream(self, prompts: Prompts, options: DecodingOptions) -> Iterator[Any]:
@@ -364,13 +369,6 @@ class Generator:
                 yield new[0] if encoding.single else new
 
     def _session(self, encoding: Encoding, options: DecodingOptions) -> DecodingSession:
-        if not isinstance(encoding, Encoding):
-            raise ValueError(
-                "Expected an Encoding, from lm.encode. Received: "
-                f"{type(encoding).__name__}. For inputs as they are, lm.generate."
-            )
-        width = encoding.token_ids.shape[1] if encoding.tokens else None
-        options = self._resolved(options, int(encoding.given.sum(axis=1).max()), width)
         hosts.check_same("options", dataclasses.asdict(options))
         length = options.max_length
         arrays = encoding.token_ids, encoding.given
@@ -386,30 +384,30 @@ class Generator:
         )
 
     def _resolved(
-        self, options: DecodingOptions, longest: int, width: int | None = None
+        self, options: DecodingOptions, inputs: Prompts | Encoding, batch_size: int | None = None
     ) -> DecodingOptions:
         """Options with the length and the stop tokens that are meant.
 
         Args:
             options: `DecodingOptions`.
-            longest: tokens of the longest prompt.
-            width: T of model inputs, None for text.
+            inputs: that outputs are asked for.
+            batch_size: of them at a time; all if None.
 
         Raises:
             ValueError: before anything runs, for what cannot be done.
-            MemoryError: if no memory holds that many tokens.
+            MemoryError: if no memory holds what is generated at the same time.
         """
-        self.make_generate_function().check(options)
-        length, stops = options.max_length or width, options.stop_token_ids
+        engine, count = self.make_generate_function(), len(inputs.starts)
+        engine.check(options)
+        length, stops = options.max_length or inputs.width, options.stop_token_ids
         if length is None:
             length = self._required_converter().decoder_sequence_length
-        if longest > length:
+        if (longest := max(inputs.starts)) > length:
             raise ValueError(
                 f"Expected max_length of at least the {longest} tokens that an output begins "
                 f"with. Received: {length}."
             )
-        spec, dtype = self.backbone.spec.decoder, self.backbone.compute_dtype
-        require_room(spec, options.samples, length, dtype)  # of one input, before any array
+        engine.require_room(min(count, batch_size or count), options.samples, length)
         if options.is_auto:
             stops = self._required_converter().stop_token_ids
         if options.stop_strings:

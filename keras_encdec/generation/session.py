@@ -16,7 +16,6 @@ from keras_hub.samplers import Sampler
 from keras_encdec import hosts, layout
 from keras_encdec.generation import buckets, loop
 from keras_encdec.generation.beams import BeamSearch
-from keras_encdec.generation.memory import require_room
 from keras_encdec.generation.options import DecodingOptions
 from keras_encdec.spec import Tensor
 
@@ -54,10 +53,7 @@ class DecodingSession:
         self.rows, self.length = len(token_ids) * samples, token_ids.shape[1]
         self.temperature = engine.sampler.temperature if temperature is None else temperature
         self.stops = stop_token_ids
-        rows, room = ops.shape(context.visible.end)[0], self._room()
-        backbone = engine.backbone
-        copies = getattr(engine.sampler, "num_beams", samples)
-        require_room(backbone.spec.decoder, rows * copies, room, backbone.compute_dtype)
+        rows, room = ops.shape(context.visible.end)[0], self.room(self.length)
         ids, given = (pad(np.asarray(x), room, rows, first_row=True) for x in (token_ids, given))
         done = np.arange(rows) >= len(token_ids)
         shortest = int(np.sum(given, axis=1).min())
@@ -73,16 +69,17 @@ class DecodingSession:
                 "Use lm.score for the outputs of other samplers."
             )
 
-    def _room(self) -> int:
-        """Tokens that arrays have room for."""
-        return buckets.length(self.length)
+    @staticmethod
+    def room(length: int) -> int:
+        """Tokens that arrays have room for, where rows have `length`."""
+        return buckets.length(length)
 
     def _rows_each(self) -> int:
         """Rows of the state for each input."""
         return self.samples
 
     def _begin(self, ids: Tensor, given: Tensor, done: Tensor, shortest: int) -> loop.State:
-        prompt = min(buckets.length(shortest - 1), self._room()) if shortest > 1 else 0
+        prompt = min(buckets.length(shortest - 1), self.room(self.length)) if shortest > 1 else 0
         sizes = {"prompt": prompt, "samples": self._rows_each()}
         return self.engine.begin(ids, given, done, self.context, self._seeds(), **sizes)
 
@@ -176,8 +173,9 @@ class SearchSession(DecodingSession):
         _refuse_temperature(sampler, options)
         super().check(sampler, options)
 
-    def _room(self) -> int:
-        return self.length
+    @staticmethod
+    def room(length: int) -> int:
+        return length
 
     def _begin(self, ids: Tensor, given: Tensor, done: Tensor, shortest: int) -> loop.State:
         return loop.State(ids, given, done, np.int32(shortest), [], self._seeds())

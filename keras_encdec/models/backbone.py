@@ -302,7 +302,8 @@ class EncDecBackbone(keras_hub.models.Backbone):
         self, preset_dir: str | os.PathLike, max_shard_size: float | None = 10
     ) -> None:
         """As `EncDecSeq2SeqLM.save_to_preset`, without a task."""
-        with atomic_folder(preset_dir, policies.bytes_in_file(self.weights)) as folder:
+        size, largest = policies.bytes_in_files(self.weights, max_shard_size)
+        with atomic_folder(preset_dir, size, largest=largest) as folder:
             super().save_to_preset(str(folder), max_shard_size)
             integrity.write(folder, self)
 
