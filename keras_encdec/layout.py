@@ -211,20 +211,26 @@ def spread_out(variables: Iterable[keras.Variable]) -> None:
         return
     import jax
 
-    mesh = distribution.device_mesh.backend_mesh
+    mesh = distribution.device_mesh
     cuts = isinstance(distribution, keras.distribution.ModelParallel)
     for variable in variables:
-        axes = _largest_cut(variable.shape, mesh) if cuts else ()
-        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        axes = largest_cut(variable.shape, axis_sizes(mesh)) if cuts else ()
+        spec = jax.sharding.PartitionSpec(*axes)
+        sharding = jax.sharding.NamedSharding(mesh.backend_mesh, spec)
         variable._layout = sharding  # Keras lays each new value so
         variable._value = _shards(np.asarray(variable._value), sharding)
 
 
-def _largest_cut(shape: Shape, mesh: Any) -> tuple:
-    """Of each dimension the mesh axes that cut it: all of them, or the longest that does."""
-    alone = sorted(mesh.axis_names, key=lambda name: -mesh.shape[name])
-    for names in (mesh.axis_names, *((name,) for name in alone)):
-        count = math.prod(mesh.shape[name] for name in names)
+def largest_cut(shape: Shape, sizes: Mapping[str, int]) -> tuple[tuple[str, ...] | None, ...]:
+    """Of each dimension the axes that cut it: one, by all axes or else the longest that does.
+
+    Args:
+        shape: of a weight that no layout map knows; vectors stay whole.
+        sizes: devices along each axis of the mesh.
+    """
+    alone = sorted(sizes, key=lambda name: -sizes[name])
+    for names in (tuple(sizes), *((name,) for name in alone)):
+        count = math.prod(sizes[name] for name in names)
         fit = [(size, i) for i, size in enumerate(shape) if size % count == 0]
         if len(shape) > 1 and fit:
             return (*[None] * max(fit)[1], names)
