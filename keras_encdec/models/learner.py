@@ -113,11 +113,10 @@ class Learner(Compiled):
             )
         self._assert_compile_called("evaluate")
         batches = self._evaluated(as_source(x, y, sample_weight), batch_size, steps)
-        count = batches.steps(0)
-        with run.protected(self), run.quiet_ends(count is None):
+        with run.one_pass(self, batches) as adapter:
             return keras.Model.evaluate(
                 self,
-                run.required(batches),
+                adapter,
                 verbose=verbose,
                 callbacks=callbacks,
                 return_dict=return_dict,
@@ -153,8 +152,7 @@ class Learner(Compiled):
             vocabularies=self.backbone.spec.vocabulary_sizes,
         )
         inputs = run.InputsAlone(self._made(as_source(x), batching))
-        with run.protected(self), run.quiet_ends(inputs.steps(0) is None):
-            adapter = run.required(inputs)
+        with run.one_pass(self, inputs) as adapter:
             return inputs.data(
                 keras.Model.predict(self, adapter, verbose=verbose, callbacks=callbacks)
             )
