@@ -225,9 +225,11 @@ class Engine:
             hidden_states=states,
             model=self.backbone,
         )
+        token_ids = ops.reshape(token_ids, (rows, -1))
+        # A search does not say what it saw on its way: its output is read once more.
+        states, _ = decoder.prefill(token_ids[:, :-1], 0, context, 1)
         finite = loop.is_finite(ops.cast(states, "float32"))[:, None]
-        token_ids = ops.where(finite, ops.reshape(token_ids, (rows, -1)), loop.NO_TOKEN)
-        return token_ids, loop.seeds_of(self.sampler)
+        return ops.where(finite, token_ids, loop.NO_TOKEN), loop.seeds_of(self.sampler)
 
 
 def _check_sampler(sampler: Any, vocabulary_size: int) -> None:

@@ -14,7 +14,7 @@ from keras_encdec.integrity import is_finite
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.sharing import catalog
 from keras_encdec.spec import PairSpec
-from keras_encdec.testing.models import make_inputs, tiny_backbone, to_numpy
+from keras_encdec.testing.models import make_inputs, tiny_backbone, tiny_lm, to_numpy
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
 
 PATH = "decoder/block_0/feedforward/up/kernel"
@@ -66,6 +66,26 @@ def test_they_write_nothing(lm, sampler):
         lm.generate(["Some text."], 12)
     with pytest.raises(FloatingPointError, match="Expected finite logits for a log-probability"):
         lm.score({"encoder_text": ["Some text."], "decoder_text": ["Of it."]})
+
+
+@pytest.mark.parametrize(
+    "sampler", ["greedy", "contrastive", BeamSearch(2)], ids=lambda s: str(s)[:6]
+)
+def test_nor_where_it_begins_behind_the_prompt(sampler):
+    """Two tokens, one of which is always the likeliest, become Inf when they are read."""
+    lm = tiny_lm()
+    embeddings = lm.backbone.decoder.embedding.embeddings
+    rows = np.array(to_numpy(embeddings))
+    rows[[90, 91]] = 0
+    rows[[90, 91], 0] = 1e38, -1e38
+    embeddings.assign(rows)
+    x = make_inputs((9, 5), (3, 3))
+    x["decoder_token_ids"] %= 80
+    lm.compile(sampler=sampler)
+    found = lm.generate(x, 4, None)["decoder_token_ids"]  # which reads none of the two
+    assert np.isin(found[:, 3], [90, 91]).all()
+    with pytest.raises(FloatingPointError, match="Expected finite logits for a token"):
+        lm.generate(x, 8, None)
 
 
 def test_nor_do_streams(lm):
