@@ -119,8 +119,23 @@ def test_a_flipped_bit_is_named(lm, preset, loader):
         loader(str(preset))
 
 
+@pytest.mark.parametrize("max_shard_size", [None, 1e-3])
+def test_in_a_narrower_dtype_too(lm, tmp_path, max_shard_size):
+    """Where what was loaded says nothing of the last bits of the file."""
+    lm.save_to_preset(tmp_path / "model", max_shard_size)
+    keras_encdec.from_preset(str(tmp_path / "model"), dtype="bfloat16")
+    array = np.ascontiguousarray(to_numpy(lm.backbone.get_layer("decoder").embedding.embeddings))
+    for path in (tmp_path / "model").glob("*.weights.h5"):
+        data = bytearray(path.read_bytes())
+        if (at := data.find(array.tobytes())) >= 0:
+            data[at] ^= 1  # the last bit of the first number
+            path.write_bytes(data)
+    with pytest.raises(ValueError, match="another decoder/embedding/embeddings"):
+        keras_encdec.from_preset(str(tmp_path / "model"), dtype="bfloat16")
+
+
 def test_in_a_wider_dtype_too(preset, lm, tmp_path):
-    half = keras_encdec.from_preset(str(preset), dtype="bfloat16")  # narrower: not compared
+    half = keras_encdec.from_preset(str(preset), dtype="bfloat16")
     half.save_to_preset(tmp_path / "half")
     keras_encdec.from_preset(str(tmp_path / "half"), dtype="float32")
     digests = json.loads((tmp_path / "half" / "digests.json").read_text())
