@@ -43,6 +43,9 @@ _AXES: dict[str, Axes] = {
     "norm/scale": (None,),  # (D,) or (H,)
     "gate/scale": (),
 }
+# What the embedding of a KerasHub teacher gives: without it XLA follows the weight, and every
+# device computes the whole batch; see `rows_apart`.
+_TEACHER_STATES = "token_embedding/output"
 _KEYS_AND_VALUES = ("key/kernel", "value/kernel", "key/bias", "value/bias")
 
 
@@ -84,6 +87,7 @@ def layout_map(
     for pattern, axes in entries.items():
         for path, parts in _with_adapters(pattern, axes):
             result[path] = tuple(part and names[part] for part in _trimmed(parts))
+    result[_TEACHER_STATES] = (data_parallel_dim_name, None, None)
     return result
 
 
@@ -99,12 +103,36 @@ def _fitted(spec: PairSpec, sizes: Mapping[str, int]) -> dict[str, Axes]:
     """Axes by pattern of a weight's path, where each axis divides its dimension."""
     fitted = {}
     for path, shape in spec.weights().items():
-        axes = next(axes for name, axes in _AXES.items() if path.endswith(name))
         fits = tuple(
-            a and (a if n % sizes[a] == 0 else None) for n, a in zip(shape, axes, strict=True)
+            a and (a if n % sizes[a] == 0 else None)
+            for n, a in zip(shape, _wanted(path), strict=True)
         )
         fitted[re.sub(r"/block_\d+/", r"/block_\\d+/", path)] = fits
     return fitted
+
+
+def _wanted(path: str) -> Axes:
+    """Axes of a weight of a pair, whatever its size."""
+    return next(axes for name, axes in _AXES.items() if path.endswith(name))
+
+
+def undivided(
+    device_mesh: keras.distribution.DeviceMesh, spec: PairSpec
+) -> Iterator[tuple[str, int, str]]:
+    """Each dimension that `layout_map` leaves whole, as an axis does not divide it.
+
+    Args:
+        device_mesh: `keras.distribution.DeviceMesh` with the axes `batch` and `model`.
+        spec: the pair.
+
+    Yields:
+        The weight's path, the dimension's size, and the axis.
+    """
+    sizes = axis_sizes(device_mesh)
+    for path, shape in spec.weights().items():
+        for n, axis in zip(shape, _wanted(path), strict=True):
+            if axis and n % sizes[axis]:
+                yield path, n, axis
 
 
 def _with_adapters(path: str, axes: Axes) -> Iterator[tuple[str, Axes]]:

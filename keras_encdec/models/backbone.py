@@ -28,7 +28,7 @@ from keras_encdec.spec import (
     cross_attention_from_json,
     stack_from_json,
 )
-from keras_encdec.training.estimate import quantized
+from keras_encdec.training.held import quantized
 from keras_encdec.training.warmup import is_new, pretrained
 from keras_encdec.warn import warn
 

@@ -13,13 +13,13 @@ import math
 import sys
 from pathlib import Path
 
+import compiled_step
 import jax
 import keras
 import keras_hub
 import numpy as np
 from jax.experimental import multihost_utils
 from keras.src.backend.jax.core import JaxVariable
-from keras.src.backend.jax.trainer import _distribute_data
 
 import keras_encdec
 from keras_encdec.data import batches, tokenize
@@ -271,30 +271,30 @@ def held_by(case, mesh, spec, sizes):
     }
 
 
-def step(meshes):
-    """Temporary memory of a compiled training step on each device, by mesh; and estimated."""
+STEPS = {
+    "in one": {"batch_size": ROWS},
+    "in four parts": {"batch_size": 4 * ROWS, "gradient_accumulation_steps": 4},
+    "with a teacher": {"batch_size": ROWS, "teacher": True},
+}
+
+
+def step(*meshes):
+    """Bytes of a compiled training step on each device, and as estimated, by mesh and case.
+
+    A part of a batch has 2048 tokens.
+    """
     attention = AttentionSpec(8, 8, 32, 16.0, 5.0)
     stack = StackSpec(8192, 192, 768, attention, (None,) * 2, final_logit_soft_cap=30.0)
     spec, found = PairSpec(stack, stack), {}
-    sizes = {"batch_size": ROWS, "source_length": 128, "target_length": 128}
     for mesh in meshes:
-        run = estimate(spec, mesh=tuple(mesh), attention="plain", **sizes)
-        expected = run.gradients + run.activations + run.output_loss
-        with distribution(mesh, spec).scope():
-            found[str(mesh)] = [compiled_bytes(spec), expected]
+        for name, case in STEPS.items():
+            run = {**case, "source_length": 128, "target_length": 128}
+            run["teacher"] = stack if "teacher" in case else None
+            with distribution(mesh, spec).scope():
+                needed = compiled_step.needed(spec, **run)
+            planned = {"mesh": tuple(mesh), "attention": "plain", "teacher_dtype": "float32"}
+            found[f"{mesh} {name}"] = [needed, estimate(spec, **planned, **run).total]
     return found
-
-
-def compiled_bytes(spec):
-    lm = EncDecSeq2SeqLM(EncDecBackbone(spec.encoder, spec.decoder))
-    lm.compile(attention="plain")
-    x = make_inputs((128,) * ROWS, (128,) * ROWS)
-    data = _distribute_data((x, x["decoder_token_ids"], x["decoder_padding_mask"] * 1.0))
-    lm._symbolic_build(data_batch=data)
-    lm.optimizer.build(lm.trainable_variables)
-    state = lm._get_jax_state(True, True, True, True)
-    train = jax.jit(lm.train_step, out_shardings=(None, lm._get_state_sharding_spec()))
-    return train.lower(state, data).compile().memory_analysis().temp_size_in_bytes
 
 
 PAIRS = [f"The mean of {i} numbers." for i in range(5)], [f"Mean of {i}" for i in range(5)]
