@@ -58,14 +58,20 @@ def constant(number):
 
 def tokens(folder, number):
     tokenizer = keras_hub.models.Tokenizer.from_preset(DOCS)
-    return lambda: tokenize(TEXTS, tokenizer, folder, shard_size=1500)
+    return lambda: finished(folder) or tokenize(TEXTS, tokenizer, folder, shard_size=1500)
 
 
 def teacher(folder, number):
     lm = keras_hub.models.CausalLM.from_preset(DOCS)
     preprocessor = EncDecSeq2SeqLMPreprocessor(lm.preprocessor.tokenizer, 24, 20)
     text = tokenize(TEXTS[:60], lm.preprocessor.tokenizer)
-    return lambda: write_teacher(folder, lm, text, preprocessor, k=4)
+    return lambda: finished(folder) or write_teacher(folder, lm, text, preprocessor, k=4)
+
+
+def finished(folder):
+    """Whether a kill came too late: a finished folder is not written again."""
+    index = folder / "shards.json"
+    return index.exists() and json.loads(index.read_text())["finished"] is not None
 
 
 def outputs(folder, number):

@@ -271,7 +271,7 @@ def held_by(case, mesh, spec, sizes):
     }
 
 
-STEPS = {
+CASES_OF_A_STEP = {
     "in one": {"batch_size": ROWS},
     "in four parts": {"batch_size": 4 * ROWS, "gradient_accumulation_steps": 4},
     "with a teacher": {"batch_size": ROWS, "teacher": True},
@@ -287,7 +287,7 @@ def step(*meshes):
     stack = StackSpec(8192, 192, 768, attention, (None,) * 2, final_logit_soft_cap=30.0)
     spec, found = PairSpec(stack, stack), {}
     for mesh in meshes:
-        for name, case in STEPS.items():
+        for name, case in CASES_OF_A_STEP.items():
             run = {**case, "source_length": 128, "target_length": 128}
             run["teacher"] = stack if "teacher" in case else None
             with distribution(mesh, spec).scope():
