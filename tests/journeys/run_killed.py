@@ -25,7 +25,8 @@ import keras_hub
 import numpy as np
 from safetensors.numpy import load_file
 
-from keras_encdec.data import tokenize, write_teacher
+from keras_encdec.data import teacher as teachers
+from keras_encdec.data import tokenize, tokenizing, write_teacher
 from keras_encdec.models import EncDecSeq2SeqLMPreprocessor
 from keras_encdec.sharing import catalog
 from keras_encdec.testing.models import make_inputs, tiny_lm
@@ -58,6 +59,7 @@ def constant(number):
 
 def tokens(folder, number):
     tokenizer = keras_hub.models.Tokenizer.from_preset(DOCS)
+    tokenizing._TOGETHER = 8  # or all of them would be tokens before the first shard
     return lambda: finished(folder) or tokenize(TEXTS, tokenizer, folder, shard_size=1500)
 
 
@@ -65,6 +67,7 @@ def teacher(folder, number):
     lm = keras_hub.models.CausalLM.from_preset(DOCS)
     preprocessor = EncDecSeq2SeqLMPreprocessor(lm.preprocessor.tokenizer, 24, 20)
     text = tokenize(TEXTS[:60], lm.preprocessor.tokenizer)
+    teachers._SHARD_BATCHES = 1
     return lambda: finished(folder) or write_teacher(folder, lm, text, preprocessor, k=4)
 
 
@@ -185,17 +188,20 @@ def replaced(call, folder, kills, rng):
 
 def resumed(call, folder, kills, rng):
     """Kills of a job that goes on: it ends with the files of one that nobody killed."""
-    alone, left, runs = folder.with_name(f"{folder.name}-alone"), collections.Counter(), 0
-    longest, same = finish(call, alone, 0), True
-    for number in range(1, kills + 1):
-        killed = kill(call, folder, number, rng.uniform(0, longest))
-        left["killed" if killed else "ended"] += 1
-        if number % 4 == 0 or number == kills:
+    alone, left, number = folder.with_name(f"{folder.name}-alone"), collections.Counter(), 0
+    longest, left["same"] = finish(call, alone, 0), 0
+    while left["killed"] < kills:
+        number += 1
+        if kill(call, folder, number, rng.uniform(0, longest)):
+            left["killed"] += 1
+            left["went on"] += bool(digests(folder)) if folder.exists() else 0
+        if number % 4 == 0 or left["killed"] == kills:
             finish(call, folder, 0)
-            same &= ended(folder) == ended(alone)
-            runs += 1
+            left["runs"] += 1
+            left["same"] += ended(folder) == ended(alone)
             shutil.rmtree(folder)
-    return {**left, "runs": runs, "same": same}
+            folder.with_suffix(".end").unlink(missing_ok=True)
+    return dict(left)
 
 
 def ended(folder):
