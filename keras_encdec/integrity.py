@@ -1,8 +1,8 @@
 """Whether weights are numbers at all, and still those that were saved.
 
 Knows checksums and what NaN and Inf look like in memory. A preset of ours holds
-`digests.json`: the checksum of each tensor, so that a flipped bit is found by name, and of each
-file of the tokenizers, so that no other tokenizer takes their place.
+`digests.json`: the checksum of each tensor, so that a flipped bit is found by name, and of the
+record and each file of the tokenizers, so that nothing else takes their place.
 """
 
 import json
@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_encdec.files import read_json
+from keras_encdec.provenance import FILE as _RECORD
 
 FILE = "digests.json"
 _ASSETS = "assets"
@@ -58,7 +59,7 @@ def check_finite(name: str, array: np.ndarray, where: str) -> np.ndarray:
 
 
 def write(folder: Path, model: keras.Model) -> None:
-    """Writes the checksums of a model's weights, and of the files of tokenizers beside them.
+    """Writes the checksums of a model's weights, and of tokenizers and record beside them.
 
     Raises:
         ValueError: if a weight is not finite.
@@ -70,7 +71,7 @@ def write(folder: Path, model: keras.Model) -> None:
         },
         _ASSETS: {
             path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes())
-            for path in sorted((folder / _ASSETS).rglob("*"))
+            for path in [folder / _RECORD, *sorted((folder / _ASSETS).rglob("*"))]
             if path.is_file()
         },
     }
@@ -100,7 +101,7 @@ def check_weights(folder: Path, model: keras.Model) -> None:
 
 
 def check_assets(folder: Path) -> None:
-    """Compares the files of tokenizers with their checksums, where there are some.
+    """Compares tokenizers and record with their checksums, where there are some.
 
     Raises:
         ValueError: naming the file that is another.
@@ -110,7 +111,7 @@ def check_assets(folder: Path) -> None:
         asset = folder / name
         if asset.is_file() and zlib.crc32(asset.read_bytes()) != checksum:
             raise ValueError(
-                f"Expected the tokenizer that was saved in {folder}. Received: another {name}. "
+                f"Expected the files that were saved in {folder}. Received: another {name}. "
                 f"Download or save it again, or delete {FILE} if you meant it."
             )
 

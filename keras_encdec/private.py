@@ -18,10 +18,25 @@ from keras.src.backend.common.global_state import get_global_attribute
 # Keras takes batches of one's own through it, on every backend and with their number.
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
+# What Kaggle lists of a model, which kagglehub has no public call for.
+from kagglehub.clients import build_kaggle_client
+from kagglehub.handle import ModelHandle
+from kagglesdk.models.types.model_api_service import (
+    ApiGetModelInstanceRequest,
+    ApiListModelInstanceVersionFilesRequest,
+)
+
 # A file of a preset: of a folder, or of kaggle:// and hf:// handles as KerasHub fetches them.
 from keras_hub.src.utils.preset_utils import get_file
 
-__all__ = ["AutocastScope", "DataAdapter", "deferred_variables", "get_file", "tokamax_attention"]
+__all__ = [
+    "AutocastScope",
+    "DataAdapter",
+    "deferred_variables",
+    "get_file",
+    "kaggle_files",
+    "tokamax_attention",
+]
 
 
 def deferred_variables() -> list[keras.Variable]:
@@ -49,3 +64,27 @@ def tokamax_attention() -> tuple[Mapping[str, Callable[..., Any]], Callable[...,
     if not flags.FLAGS.is_parsed():
         flags.FLAGS([""])
     return api.IMPLEMENTATIONS, base.Mask
+
+
+def kaggle_files(handle: ModelHandle) -> dict[str, int]:
+    """Bytes of the files, by name, of a model's newest version on Kaggle, as far as it lists them.
+
+    Raises:
+        requests.HTTPError: if Kaggle says no.
+    """
+    found: dict[str, int] = {}
+    with build_kaggle_client() as client:
+        asked: Any = ApiGetModelInstanceRequest()
+        listed: Any = ApiListModelInstanceVersionFilesRequest()
+        for request in (asked, listed):
+            request.owner_slug, request.model_slug = handle.owner, handle.model
+            request.framework, request.instance_slug = handle.framework_enum(), handle.variation
+        api = client.models.model_api_client
+        listed.version_number = api.get_model_instance(asked).version_number
+        listed.page_size = 100
+        while True:
+            page = api.list_model_instance_version_files(listed)
+            found |= {file.name: file.size for file in page.files}
+            if not page.next_page_token:
+                return found
+            listed.page_token = page.next_page_token
