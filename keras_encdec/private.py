@@ -9,6 +9,14 @@ from typing import Any
 
 import keras
 
+# What Kaggle lists of a model, which kagglehub has no public call for.
+from kagglehub.clients import build_kaggle_client
+from kagglehub.handle import ModelHandle
+from kagglesdk.models.types.model_api_service import (
+    ApiGetModelInstanceRequest,
+    ApiListModelInstanceVersionFilesRequest,
+)
+
 # The value of a variable as it is kept, which `keras.Variable.value` casts inside a layer.
 from keras.src.backend import AutocastScope
 
@@ -17,14 +25,6 @@ from keras.src.backend.common.global_state import get_global_attribute
 
 # Keras takes batches of one's own through it, on every backend and with their number.
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
-
-# What Kaggle lists of a model, which kagglehub has no public call for.
-from kagglehub.clients import build_kaggle_client
-from kagglehub.handle import ModelHandle
-from kagglesdk.models.types.model_api_service import (
-    ApiGetModelInstanceRequest,
-    ApiListModelInstanceVersionFilesRequest,
-)
 
 # A file of a preset: of a folder, or of kaggle:// and hf:// handles as KerasHub fetches them.
 from keras_hub.src.utils.preset_utils import get_file

@@ -134,7 +134,7 @@ class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
         """
         from keras_encdec.sharing.upload import folder_for, upload_preset
 
-        options = {"license": license, "private": private, "message": message}
+        options: Any = {"license": license, "private": private, "message": message}
         with folder_for(handle) as folder:
             self.save_to_preset(folder, max_shard_size)
             upload_preset(folder, handle, **options)

@@ -56,7 +56,7 @@ def explanation(error: BaseException, hub: Hub, doing: str, state: str = "") -> 
 def status_of(error: BaseException) -> int | None:
     """The HTTP status behind an error; 401 where a client found no credentials to send."""
     for one in _chain(error):
-        code = getattr(getattr(one, "response", None), "status_code", None)
+        code = getattr(_response(one), "status_code", None)
         if type(one).__name__ in ("UnauthenticatedError", "LocalTokenNotFoundError"):
             return 401
         if type(one).__name__ == "BackendError":  # kagglehub's, with the status in its text
@@ -86,24 +86,26 @@ def is_passing(error: BaseException) -> bool:
 def _told(
     status: int | None, hub: Hub, doing: str, error: BaseException
 ) -> tuple[type[Exception], str]:
-    said = _words(error)
+    said, right = _words(error), f"Expected the right to {doing} {hub.handle}. Received:"
+    near = catalog.nearest_handle(hub.handle)
     if status == 401:
         return PermissionError, (
-            f"Expected the right to {doing} {hub.handle}. Received: 401 from {hub.name}, which knows "
-            f"nobody by what was sent ({said}). {hub.credentials}"
+            f"{right} 401 from {hub.name}, which knows nobody by what was sent ({said}).{near} "
+            f"{hub.credentials}"
         )
     if status == 403:
-        return PermissionError, f"{_refused(hub, doing)} ({said}). {_refused_advice(hub, doing)}"
+        advice = _to_be_let_in(hub, near) if doing == "load" else _to_be_let_write(hub)
+        return PermissionError, f"{right} 403 from {hub.name} ({said}). {advice}"
     if status == 404:
         return ValueError, (
             f"Expected a model on {hub.name}. Received: {hub.handle!r}, which {hub.name} does not "
-            f"know ({said}).{catalog.nearest_handle(hub.handle)} If it is private: {hub.credentials}"
+            f"know ({said}).{near} If it is private: {hub.credentials}"
         )
     if status in _CONFLICTS:
         return ConnectionError, (
             f"Expected {hub.handle} to stay as it was in the meantime. Received: {status} from "
-            f"{hub.name}: something else changed it, or has that name ({said}). Look at {hub.page}, "
-            "then call again."
+            f"{hub.name}: something else changed it, or has that name ({said}). Look at "
+            f"{hub.page}, then call again."
         )
     if status == _BUSY:
         return ConnectionError, (
@@ -112,13 +114,13 @@ def _told(
         )
     if status is not None and status < 500:
         return ValueError, (
-            f"Expected what {hub.name} takes. Received: {status} for {hub.handle} ({said}). Mend what "
-            "it names, and call again."
+            f"Expected what {hub.name} takes. Received: {status} for {hub.handle} ({said}). Mend "
+            "what it names, and call again."
         )
     if status is not None:
         return ConnectionError, (
-            f"Expected an answer from {hub.name}. Received: {status}, an error on its side ({said}). "
-            "Call again later."
+            f"Expected an answer from {hub.name}. Received: {status}, an error on its side "
+            f"({said}). Call again later."
         )
     kept = "what had come is kept" if doing == "load" else "what had arrived need not be sent again"
     cached = f" {hub.cached()}" if doing == "load" else ""
@@ -128,16 +130,14 @@ def _told(
     )
 
 
-def _refused(hub: Hub, doing: str) -> str:
-    return f"Expected the right to {doing} {hub.handle}. Received: 403 from {hub.name}"
+def _to_be_let_in(hub: Hub, near: str) -> str:
+    return (
+        f"If it is gated, open {hub.page} with your account, accept its terms, and call again; "
+        f"else it is private, or there is none of that name.{near} {hub.credentials}"
+    )
 
 
-def _refused_advice(hub: Hub, doing: str) -> str:
-    if doing == "load":
-        return (
-            f"If it is gated, open {hub.page} with your account, accept its terms, and call again; "
-            f"else it is private, or there is none of that name.{catalog.nearest_handle(hub.handle)} {hub.credentials}"
-        )
+def _to_be_let_write(hub: Hub) -> str:
     return (
         f"Upload under your own name, or have its owner let you write to it. {hub.credentials} The "
         "token must be one that may write."
@@ -146,18 +146,20 @@ def _refused_advice(hub: Hub, doing: str) -> str:
 
 def _words(error: BaseException) -> str:
     """What the hub, or the client, said first."""
-    innermost = next((e for e in _chain(error) if getattr(e, "response", None) is not None), error)
+    innermost = next((e for e in _chain(error) if _response(e) is not None), error)
     lines = [line.strip() for line in re.split(r"\n+", str(innermost)) if line.strip()]
     text = " ".join(lines)[:_LONGEST] if lines else type(innermost).__name__
     return text.rstrip(".")
 
 
 def _wait(error: BaseException) -> str:
-    headers = next(
-        (e.response.headers for e in _chain(error) if getattr(e, "response", None) is not None), {}
-    )
-    seconds = headers.get("Retry-After", "")
-    return f"{seconds} seconds" if str(seconds).isdigit() else "a few minutes"
+    found = next((r for r in map(_response, _chain(error)) if r is not None), None)
+    seconds = str(found.headers.get("Retry-After", "")) if found is not None else ""
+    return f"{seconds} seconds" if seconds.isdigit() else "a few minutes"
+
+
+def _response(error: BaseException) -> Any:
+    return getattr(error, "response", None)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -69,7 +69,8 @@ class HuggingFace(Hub):
             validate_repo_id(self.id)
         except HFValidationError as error:
             raise ValueError(
-                f"Expected a handle of Hugging Face such as 'hf://owner/model'. Received: {handle!r}."
+                "Expected a handle of Hugging Face such as 'hf://owner/model'. Received: "
+                f"{handle!r}."
             ) from error
 
     @property
@@ -109,8 +110,8 @@ class Kaggle(Hub):
             whole = False
         if not whole:
             raise ValueError(
-                "Expected a handle of Kaggle such as 'kaggle://owner/model/keras/variation', with a "
-                f"version behind it or not. Received: {handle!r}."
+                "Expected a handle of Kaggle such as 'kaggle://owner/model/keras/variation', with "
+                f"a version behind it or not. Received: {handle!r}."
             )
 
     @property

@@ -131,9 +131,9 @@ def normalised(license: Any) -> str:
     """
     names = {_plain(known): known for known in KNOWN}
     names |= {_plain(name): known for known, name in _ON_KAGGLE.items()}
-    names |= {_plain(t.name): known for known, t in TERMS.items()}
+    names |= {_plain(name): known for known, t in TERMS.items() for name in (t.name, t.kaggle)}
     found = names.get(_plain(license)) if isinstance(license, str) else None
-    if found is None:
+    if found is None or license == OTHER_ON_KAGGLE:
         raise ValueError(
             "Expected a licence as in https://huggingface.co/docs/hub/repositories-licenses, such "
             f"as 'apache-2.0', 'gemma' or 'other'. Received: {license!r}."

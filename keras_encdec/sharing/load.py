@@ -197,9 +197,9 @@ def _from_recipe(
     return _convert([find(name) for name in names], dtype, chat, preprocessor, options)
 
 
-def _tokenizer_alone(preset: str) -> Any:
+def _tokenizer_alone(preset: str | None) -> Any:
     """That of a preset whose weights are not wanted."""
-    preset = catalog.on_this_machine(preset)
+    preset = catalog.on_this_machine(str(preset))
     hub = hub_of(preset)
     with contextlib.nullcontext() if hub is None else explained(hub):
         return keras_hub.models.Tokenizer.from_preset(preset)

@@ -198,15 +198,14 @@ class _OnHuggingFace(HuggingFace, Target):
             self.api.create_repo(self.id, private=private, exist_ok=True)
             found = self.api.model_info(self.id).private
         if private is not None and found != private:
-            kind = {True: "private", False: "public"}
+            asked, there = ("private", "public") if private else ("public", "private")
             raise ValueError(
-                f"Expected {self.handle} to be {kind[private]}. Received: a {kind[bool(found)]} one "
-                f"that is there already. {_NOTHING} Change it at {self.page}/settings, or choose "
-                "another name."
+                f"Expected {self.handle} to be {asked}. Received: a {there} one that is there "
+                f"already. {_NOTHING} Change it at {self.page}/settings, or choose another name."
             )
         state = (
-            f"{self.handle} is as it was: a commit comes last and holds all files or none, and what "
-            "had arrived need not be sent again."
+            f"{self.handle} is as it was: a commit comes last and holds all files or none, and "
+            "what had arrived need not be sent again."
         )
         with self.explained(state):
             _again(lambda: self._commit(folder, message), lambda: self._has(sizes))

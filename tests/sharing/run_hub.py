@@ -72,6 +72,10 @@ def embedded_folder(name, folder):
     shutil.copytree(embedded(name), folder)
 
 
+def copy(source, folder):
+    shutil.copytree(source, folder)
+
+
 def environment(**values):
     os.environ.update({k: v for k, v in values.items() if v is not None})
     for name in (k for k, v in values.items() if v is None):
@@ -80,7 +84,8 @@ def environment(**values):
 
 CALLS = {
     **{"load": load, "save": save, "upload": upload, "lm_upload": lm_upload, "adapt": adapt},
-    **{"plan": plan, "fetch": fetch, "embedded": embedded_folder, "environment": environment},
+    **{"plan": plan, "fetch": fetch, "embedded": embedded_folder, "copy": copy},
+    "environment": environment,
 }
 
 

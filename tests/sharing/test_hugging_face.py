@@ -30,6 +30,8 @@ def done(server, tmp_path_factory):
     cases |= {"upload": ("upload", {**to, "handle": "hf://me/my_model", "message": "The first"})}
     cases |= {"fetch": ("fetch", {"handle": "hf://me/my_model", "folder": str(home / "fetched")})}
     cases |= {"load": ("load", {"name": "hf://me/my_model"})}
+    to["folder"] = str(home / "copy")  # whose card then says other handles
+    cases |= {"copy": ("copy", {"source": folder, "folder": to["folder"]})}
     cases |= {"cut": ("upload", {**to, "handle": "hf://me/lfs-cut", "private": True})}
     cases |= {"answer lost": ("upload", {**to, "handle": "hf://me/commit-cut"})}
     for fault in FAULTS:
@@ -133,7 +135,7 @@ def test_what_is_to_be_private_is_not_sent_to_a_public_place(done, server):
 
 
 def test_terms_travel(done, server):
-    found, home = done
+    found, _ = done
     (warning,) = found["mit"].warned
     assert "Gemma Terms of Use" in warning
     assert "travels with whatever is made of it" in warning

@@ -38,6 +38,8 @@ def done(server, tmp_path_factory):
     cases |= {"load": ("load", {"name": f"{handle}/1"})}
     cases |= {"again": ("upload", {**to, "handle": handle, "message": "Better"})}
     cases |= {"load newest": ("load", {"name": handle})}
+    to["folder"] = str(home / "copy")  # whose card then says other handles
+    cases |= {"copy": ("copy", {"source": str(home / "my_model"), "folder": to["folder"]})}
     for fault in FAULTS:
         cases[fault] = ("upload", {**to, "handle": f"kaggle://me/{fault}/{TO}"})
     export = {"folder": f"{home}/my_model-exported", "license": "apache-2.0"}
@@ -121,18 +123,18 @@ def test_without_a_token_it_says_which_variable(done, server):
 
 def test_a_file_that_broke_goes_on_where_it_was(done, server, tmp_path):
     _, home = done
-    to = {"folder": str(home / "my_model"), "license": "apache-2.0"}
+    to = {"folder": str(home / "copy"), "license": "apache-2.0"}
     server.cut_blobs = 2
     handle = f"kaggle://me/resumed/{TO}"
     found = run(tmp_path, {"cut": ("upload", {**to, "handle": handle})}, kaggle=server.url)
     assert found["cut"].error is None, found["cut"].error
-    assert instance(server, "me/resumed")["versions"][0] == contents(home / "my_model")
+    assert instance(server, "me/resumed")["versions"][0] == contents(home / "copy")
 
 
 def test_a_file_that_never_came_whole_is_not_called_published(done, server, tmp_path):
     """After five tries kagglehub goes on as if it had; here Kaggle takes it, too."""
     _, home = done
-    to = {"folder": str(home / "my_model"), "license": "apache-2.0"}
+    to = {"folder": str(home / "copy"), "license": "apache-2.0"}
     server.cut_blobs = 5
     handle = f"kaggle://me/broken/{TO}"
     found = run(tmp_path, {"cut": ("upload", {**to, "handle": handle})}, kaggle=server.url)["cut"]
