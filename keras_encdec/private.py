@@ -23,6 +23,9 @@ from keras.src.backend import AutocastScope
 # Variables that Keras has put off; see `deferred_variables`.
 from keras.src.backend.common.global_state import get_global_attribute
 
+# Which `keras.StatelessScope` is open; see `keras_encdec.hosts`.
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+
 # Keras takes batches of one's own through it, on every backend and with their number.
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
@@ -34,6 +37,7 @@ __all__ = [
     "DataAdapter",
     "deferred_variables",
     "get_file",
+    "get_stateless_scope",
     "kaggle_files",
     "tokamax_attention",
 ]

@@ -5,7 +5,6 @@ weights.
 """
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -119,8 +118,7 @@ def nearest_handle(handle: str) -> str:
     kinds = "ul2", "prefixlm", "ul2-it", "prefixlm-it"
     released = [f"hf://google/t5gemma-{side}-{kind}" for side in sides for kind in kinds]
     known = [*whole, *(name.rpartition("/")[0] for name in whole), *released]
-    near = [one for one in difflib.get_close_matches(handle, known, 2, 0.8) if one != handle]
-    return f" Did you mean {near[0]!r}?" if near else ""
+    return check.nearest(handle, [one for one in known if one != handle], cutoff=0.8)
 
 
 def license_of(name: str) -> dict[str, Any]:
@@ -158,11 +156,10 @@ def check_known(name: str) -> None:
     known = [*presets, *builtin, *(path.name for path in (folder() / "models").iterdir())]
     if name in known or "://" in name or (name.strip() and Path(name).exists()):
         return
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "See keras_encdec.presets."
+    hint = check.nearest(name, known, most=3) or " See keras_encdec.presets."
     raise ValueError(
         "Expected the name of a preset, a kaggle:// or hf:// handle, or a folder. "
-        f"Received: {name!r}. {hint}"
+        f"Received: {name!r}.{hint}"
     )
 
 
