@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from keras_encdec import hosts
-from keras_encdec.files import read_json
+from keras_encdec.files import read_json, shard_names
 from keras_encdec.provenance import FILE as _RECORD
 
 FILE = "digests.json"
@@ -104,7 +104,7 @@ def check_weights(folder: Path, model: keras.Model) -> None:
             narrowed.append((variable.path, expected))
         elif expected is not None and checksum(same) != expected:
             raise _another(variable.path, folder)
-    found = _in_files(folder) if narrowed else set()
+    found = set(in_files(folder)) if narrowed else set()
     for name, expected in narrowed:
         if expected not in found:
             raise _another(name, folder)
@@ -118,18 +118,31 @@ def _another(name: str, folder: Path) -> ValueError:
     )
 
 
-def _in_files(folder: Path) -> set[int]:
-    """Checksums of all arrays as the files hold them, for weights that lost bits on their way."""
-    found = set()
+def in_files(folder: Path) -> Iterator[int]:
+    """Checksums of all arrays of a preset as its files hold them, one in memory at a time.
 
-    def look(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            found.add(checksum(item[()]))
+    Raises:
+        ValueError: naming the file that is missing or cannot be read.
+    """
+    index = folder / "model.weights.json"
+    names = shard_names(index) if index.exists() else ["model.weights.h5"]
+    for name in names:
+        try:
+            with h5py.File(folder / name, "r") as file:
+                yield from _of_group(file)
+        except OSError as error:
+            raise ValueError(
+                f"Expected a whole weights file. Received: {folder / name}, which cannot be read "
+                f"({error}). Save it again."
+            ) from error
 
-    for path in folder.glob("model*.weights.h5"):
-        with h5py.File(path) as file:
-            file.visititems(look)
-    return found
+
+def _of_group(group: h5py.Group) -> Iterator[int]:
+    for item in group.values():
+        if isinstance(item, h5py.Group):
+            yield from _of_group(item)
+        else:
+            yield checksum(item[()])
 
 
 def check_assets(folder: Path) -> None:

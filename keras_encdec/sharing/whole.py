@@ -4,19 +4,14 @@ Knows what belongs to one and how its checksums are compared without building th
 what is then done with it to `keras_encdec.sharing.upload`.
 """
 
-import zlib
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import h5py
-import numpy as np
 
 from keras_encdec import integrity, provenance
 from keras_encdec.conversion.sources import SafetensorsSource
 from keras_encdec.families import dialect, t5gemma
-from keras_encdec.files import foreign_names, read_json, shard_names
+from keras_encdec.files import foreign_names, read_json
 from keras_encdec.progress import track
 from keras_encdec.sharing.agreement import check_agreement
 
@@ -84,7 +79,7 @@ def _check_preset(folder: Path) -> None:
     wanted = Counter(
         checksum for _, checksum in read_json(folder / integrity.FILE).get("tensors", {}).values()
     )
-    for checksum in track(_checksums(folder), "Checking"):
+    for checksum in track(integrity.in_files(folder), "Checking"):
         wanted[checksum] -= 1
     if missing := sum(count for count in wanted.values() if count > 0):
         names = read_json(folder / integrity.FILE)["tensors"]
@@ -93,30 +88,6 @@ def _check_preset(folder: Path) -> None:
             f"Expected the weights that were saved in {folder}. Received: {missing} tensors that "
             f"differ or are missing, such as {name}. Save it again."
         )
-
-
-def _checksums(folder: Path) -> Iterator[int]:
-    """Of all tensors in the weights files, one tensor in memory at a time."""
-    index = folder / "model.weights.json"
-    names = shard_names(index) if index.exists() else ["model.weights.h5"]
-    for name in names:
-        try:
-            with h5py.File(folder / name, "r") as file:
-                yield from _of_group(file)
-        except OSError as error:
-            raise ValueError(
-                f"Expected a whole weights file. Received: {folder / name}, which cannot be read "
-                f"({error}). Save it again."
-            ) from error
-
-
-def _of_group(group: h5py.Group) -> Iterator[int]:
-    for item in group.values():
-        if isinstance(item, h5py.Group):
-            yield from _of_group(item)
-        else:
-            array = np.ascontiguousarray(item[()])
-            yield zlib.crc32(array.reshape(-1).view("uint8").data)
 
 
 def _check_export(folder: Path, config: dict[str, Any]) -> None:
