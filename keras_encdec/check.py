@@ -3,7 +3,7 @@
 Every public signature and every spec asks here, so that the same value is refused or taken
 everywhere, with a message that names the argument, what was expected and what came. Python's
 numbers, scalars of NumPy and arrays of no axes of any backend count; `True` is no number and
-`"no"` is no flag. Standard library only.
+`"no"` is no flag. Where two configs differ is found here too. Standard library only.
 """
 
 import difflib
@@ -126,11 +126,33 @@ def text(place: str, value: Any) -> str:
     )
 
 
-def nearest(value: Any, known: Iterable[Any]) -> str:
-    """`" Did you mean 'prefix_lm'?"`, or nothing where no name is near."""
+def nearest(value: Any, known: Iterable[Any], most: int = 1, cutoff: float = 0.5) -> str:
+    """`" Did you mean 'prefix_lm'?"`, or nothing where no name is near.
+
+    Args:
+        value: what was given.
+        known: names; what is none is passed over.
+        most: names that are told.
+        cutoff: how like they are, from 0 to 1 (`difflib.get_close_matches`).
+    """
     names = [name for name in known if isinstance(name, str)]
-    near = difflib.get_close_matches(value, names, 1, 0.5) if isinstance(value, str) else []
-    return f" Did you mean {near[0]!r}?" if near else ""
+    near = difflib.get_close_matches(value, names, most, cutoff) if isinstance(value, str) else []
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def difference(one: Any, other: Any, path: str = "") -> tuple[str, Any, Any]:
+    """Where two values of JSON's types, which are not equal, first differ.
+
+    Returns:
+        The names that lead there, such as `"pair, encoder, width"`, and what each has there:
+        an element of lists of one length.
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        name = next(n for n in {**one, **other} if one.get(n) != other.get(n))
+        return difference(one.get(name), other.get(name), f"{path}, {name}" if path else str(name))
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        one, other = next((a, b) for a, b in zip(one, other, strict=True) if a != b)
+    return path, one, other
 
 
 def _number(value: Any, convert: Callable[[Any], Any]) -> Any:

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 try:
     import fcntl
@@ -24,7 +24,6 @@ except ImportError:  # Windows
 _LIBRARY: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fcntl.h and linux/fs.h
 _NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
-_PART = 2**30  # bytes that are asked for in one file
 
 
 def exchange(one: Path, other: Path) -> bool:
@@ -35,19 +34,20 @@ def exchange(one: Path, other: Path) -> bool:
     return _LIBRARY.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0
 
 
-def require_room(folder: Path, size: int) -> None:
+def require_room(folder: Path, size: int, largest: int | None = None) -> None:
     """Asks for room before a byte is written: HDF5 ends the process where a disk fills up.
 
     Args:
         folder: one that exists.
         size: bytes.
+        largest: bytes of the largest file; all of them if None.
 
     Raises:
         OSError: if there is less, a quota or a limit of the process forbids it, or nothing
             may be written there.
     """
     free = shutil.disk_usage(folder).free
-    if free < size or not _reservable(folder, size):
+    if free < size or not _reservable(folder, size, largest or size):
         raise OSError(
             errno.ENOSPC,
             f"Expected room for {size / 1e9:,.3f} GB in {folder}. Received: {free / 1e9:,.3f} GB, "
@@ -56,13 +56,13 @@ def require_room(folder: Path, size: int) -> None:
         )
 
 
-def _reservable(folder: Path, size: int) -> bool:
+def _reservable(folder: Path, size: int, largest: int) -> bool:
     with contextlib.ExitStack() as files:
-        for begin in range(0, size, _PART):
+        for begin in range(0, size, max(1, largest)):
             file = files.enter_context(tempfile.TemporaryFile(dir=folder))
             if not hasattr(_LIBRARY, "fallocate"):
                 return True
-            length = ctypes.c_long(min(_PART, size - begin))
+            length = ctypes.c_long(min(largest, size - begin))
             if _LIBRARY.fallocate(file.fileno(), 0, ctypes.c_long(0), length) != 0:
                 return ctypes.get_errno() not in _NO_ROOM
     return True
@@ -92,19 +92,20 @@ def is_held(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Keeps other processes from writing in a folder; a lock whose owner is gone is no lock.
+def owned(path: Path) -> Iterator[None]:
+    """Keeps others from writing to a file or in a folder; a lock whose owner is gone is no lock.
 
     Raises:
-        BlockingIOError: if another process writes there, with its name.
+        BlockingIOError: if another process, or a thread of this one, writes there, with the
+            name of the process.
     """
-    path = folder / ".lock"
-    with open(path, "a+") as file:
-        if not _lock(file.fileno() if fcntl is not None else None):
+    lock = path / ".lock" if path.is_dir() else path.with_name(f"{path.name}.lock")
+    with open(lock, "a+") as file:
+        if not _lock(file.fileno() if fcntl is not None else None) or not _is_at(file, lock):
             file.seek(0)
             raise BlockingIOError(
-                f"Expected {folder} for this process alone. Received: one in which "
-                f"{_owner(file.read())} writes. Wait for its end, or choose another folder."
+                f"Expected {path} for this call alone. Received: one that {_owner(file.read())} "
+                "writes to. Wait for its end, or choose another name."
             )
         file.truncate(0)
         file.write(json.dumps({"process": os.getpid(), "host": platform.node()}))
@@ -112,7 +113,15 @@ def owned(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+
+
+def _is_at(file: IO, path: Path) -> bool:
+    """Whether an open file still has this name: its last owner may just have removed it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _owner(text: str) -> str:

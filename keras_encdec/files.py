@@ -42,7 +42,7 @@ _OWN = (
 
 @contextlib.contextmanager
 def atomic_folder(
-    path: str | os.PathLike, size: int = 0, also: Sequence[str] = ()
+    path: str | os.PathLike, size: int = 0, also: Sequence[str] = (), largest: int | None = None
 ) -> Iterator[Path]:
     """Yields a new folder that takes the name `path` when the block ends well.
 
@@ -54,6 +54,7 @@ def atomic_folder(
         path: the final name: new, an empty folder, or a preset to replace.
         size: bytes that will be written, asked for before the first of them is.
         also: files, beside those of a preset, that the caller wrote here before.
+        largest: bytes of the largest file; all of them if None.
 
     Raises:
         ValueError: if `path` is a file, or a folder with something else in it.
@@ -65,7 +66,7 @@ def atomic_folder(
     final = Path(path).resolve()
     _tidy(final)
     _check_replaceable(final, also)
-    disk.require_room(next(p for p in final.parents if p.exists()), size)
+    disk.require_room(next(p for p in final.parents if p.exists()), size, largest)
     final.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{_INCOMPLETE}{final.name}-", dir=final.parent))
     try:
@@ -209,7 +210,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """
     try:
         data = json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError, RecursionError) as error:
+    except (ValueError, IsADirectoryError, RecursionError) as error:  # also of huge numbers
         raise ValueError(
             f"Expected JSON in {path}. Received: {error}. Download or save it again."
         ) from error

@@ -11,30 +11,40 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 
+from keras_encdec import hosts
 from keras_encdec.files import read_json
 
 FILE = "digests.json"
 _ASSETS = "assets"
-_EXPONENTS = {  # all set in NaN and Inf; of IEEE 754 and bfloat16, as unsigned integers
-    "float16": ("uint16", 0x7C00),
-    "bfloat16": ("uint16", 0x7F80),
-    "float32": ("uint32", 0x7F800000),
-    "float64": ("uint64", 0x7FF0000000000000),
+_EXPONENTS = {  # all set in NaN and Inf; of IEEE 754 and bfloat16, as integers
+    "float16": ("int16", 0x7C00),
+    "bfloat16": ("int16", 0x7F80),
+    "float32": ("int32", 0x7F800000),
+    "float64": ("int64", 0x7FF0000000000000),
 }
 _STRETCH = 2**17  # numbers that fit into a processor's cache
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Whether an array holds neither NaN nor Inf; integers never do."""
-    if str(array.dtype) not in _EXPONENTS:
+    """Whether an array holds neither NaN nor Inf; integers never do.
+
+    Read as integers, those that are not finite are the largest: of the positive ones with a
+    sign, of the negative ones without.
+    """
+    if str(array.dtype) not in _EXPONENTS or not array.size:
         return True
     kind, exponent = _EXPONENTS[str(array.dtype)]
-    bits = np.ascontiguousarray(array).reshape(-1).view(kind)
+    bits = np.ascontiguousarray(array).reshape(-1)
+    sign = 1 << 8 * bits.itemsize - 1
     stretches = (bits[i : i + _STRETCH] for i in range(0, bits.size, _STRETCH))
-    return all((some & bits.dtype.type(exponent)).max() < exponent for some in stretches)
+    return all(
+        some.view(kind).max() < exponent and int(some.view(f"u{kind}").max()) < sign + exponent
+        for some in stretches
+    )
 
 
 def check_finite(name: str, array: np.ndarray, where: str) -> np.ndarray:
@@ -65,7 +75,7 @@ def write(folder: Path, model: keras.Model) -> None:
     """
     digests = {
         "tensors": {
-            variable.path: [variable.dtype, _checksum(array)]
+            variable.path: [variable.dtype, checksum(array)]
             for variable, array in _checked(model, "the model to save")
         },
         _ASSETS: {
@@ -80,23 +90,45 @@ def write(folder: Path, model: keras.Model) -> None:
 def check_weights(folder: Path, model: keras.Model) -> None:
     """Compares the weights that were loaded with their checksums, where there are some.
 
-    Those that were loaded in a narrower dtype than they were saved in are only checked for
-    NaN and Inf.
-
     Raises:
         ValueError: naming the tensor that is another, or not finite.
     """
     path = folder / FILE
     tensors = read_json(path).get("tensors", {}) if path.is_file() else {}
+    narrowed = []
     for variable, array in _checked(model, str(folder)):
-        dtype, checksum = tensors.get(variable.path, (variable.dtype, None))
+        dtype, expected = tensors.get(variable.path, (variable.dtype, None))
         same = _in_dtype(array, dtype)
-        if checksum is not None and same is not None and _checksum(same) != checksum:
-            raise ValueError(
-                f"Expected the weights that were saved in {folder}. Received: another "
-                f"{variable.path}. The file is damaged, or its weights were replaced: download "
-                f"or save it again, or delete {FILE} if you meant it."
-            )
+        if expected is not None and same is None:
+            narrowed.append((variable.path, expected))
+        elif expected is not None and checksum(same) != expected:
+            raise _another(variable.path, folder)
+    found = _in_files(folder) if narrowed else set()
+    for name, expected in narrowed:
+        if expected not in found:
+            raise _another(name, folder)
+
+
+def _another(name: str, folder: Path) -> ValueError:
+    return ValueError(
+        f"Expected the weights that were saved in {folder}. Received: another {name}. The file is "
+        "damaged, or its weights were replaced: download or save it again, or delete "
+        f"{FILE} if you meant it."
+    )
+
+
+def _in_files(folder: Path) -> set[int]:
+    """Checksums of all arrays as the files hold them, for weights that lost bits on their way."""
+    found = set()
+
+    def look(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found.add(checksum(item[()]))
+
+    for path in folder.glob("model*.weights.h5"):
+        with h5py.File(path) as file:
+            file.visititems(look)
+    return found
 
 
 def check_assets(folder: Path) -> None:
@@ -135,7 +167,7 @@ def _merged_in_files(layer: keras.layers.Layer) -> Iterable[keras.Variable]:
 
 def _in_memory(variable: keras.Variable) -> np.ndarray:
     if keras.backend.backend() != "torch":
-        return np.asarray(variable.value)
+        return hosts.whole(variable.value)
     import torch
 
     tensor = variable.value.detach().cpu()
@@ -153,5 +185,12 @@ def _in_dtype(array: np.ndarray, dtype: str) -> np.ndarray | None:
     return array.astype(saved) if widened else None
 
 
-def _checksum(array: Any) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view("uint8").data)
+def checksum(array: Any) -> int:
+    """CRC-32 of an array's stretches, each summed modulo 2**64, and of what is left.
+
+    Five times as fast as a CRC-32 of all bytes; a flipped bit changes a sum.
+    """
+    data = np.ascontiguousarray(array).reshape(-1).view("uint8")
+    words = data[: data.size // 8 * 8].view("uint64")
+    sums = np.add.reduceat(words, range(0, words.size, _STRETCH)) if words.size else words
+    return zlib.crc32(data[words.nbytes :].tobytes(), zlib.crc32(sums.tobytes()))

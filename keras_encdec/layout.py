@@ -9,6 +9,7 @@ compiler's work to `keras.distribution` and JAX, and what is loaded to
 import contextlib
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -42,6 +43,9 @@ _AXES: dict[str, Axes] = {
     "norm/scale": (None,),  # (D,) or (H,)
     "gate/scale": (),
 }
+# What the embedding of a KerasHub teacher gives: without it XLA follows the weight, and every
+# device computes the whole batch; see `rows_apart`.
+_TEACHER_STATES = "token_embedding/output"
 _KEYS_AND_VALUES = ("key/kernel", "value/kernel", "key/bias", "value/bias")
 
 
@@ -83,6 +87,7 @@ def layout_map(
     for pattern, axes in entries.items():
         for path, parts in _with_adapters(pattern, axes):
             result[path] = tuple(part and names[part] for part in _trimmed(parts))
+    result[_TEACHER_STATES] = (data_parallel_dim_name, None, None)
     return result
 
 
@@ -98,12 +103,36 @@ def _fitted(spec: PairSpec, sizes: Mapping[str, int]) -> dict[str, Axes]:
     """Axes by pattern of a weight's path, where each axis divides its dimension."""
     fitted = {}
     for path, shape in spec.weights().items():
-        axes = next(axes for name, axes in _AXES.items() if path.endswith(name))
         fits = tuple(
-            a and (a if n % sizes[a] == 0 else None) for n, a in zip(shape, axes, strict=True)
+            a and (a if n % sizes[a] == 0 else None)
+            for n, a in zip(shape, _wanted(path), strict=True)
         )
         fitted[re.sub(r"/block_\d+/", r"/block_\\d+/", path)] = fits
     return fitted
+
+
+def _wanted(path: str) -> Axes:
+    """Axes of a weight of a pair, whatever its size."""
+    return next(axes for name, axes in _AXES.items() if path.endswith(name))
+
+
+def undivided(
+    device_mesh: keras.distribution.DeviceMesh, spec: PairSpec
+) -> Iterator[tuple[str, int, str]]:
+    """Each dimension that `layout_map` leaves whole, as an axis does not divide it.
+
+    Args:
+        device_mesh: `keras.distribution.DeviceMesh` with the axes `batch` and `model`.
+        spec: the pair.
+
+    Yields:
+        The weight's path, the dimension's size, and the axis.
+    """
+    sizes = axis_sizes(device_mesh)
+    for path, shape in spec.weights().items():
+        for n, axis in zip(shape, _wanted(path), strict=True):
+            if axis and n % sizes[axis]:
+                yield path, n, axis
 
 
 def _with_adapters(path: str, axes: Axes) -> Iterator[tuple[str, Axes]]:
@@ -174,6 +203,68 @@ def check(weights: Mapping[str, Shape]) -> None:
                 )
 
 
+def check_placed(parts: Mapping[str, Iterable[keras.Variable]]) -> None:
+    """Refuses variables that were made before the active distribution was set.
+
+    Args:
+        parts: variables by what they belong to, such as `"model"`.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return
+    devices = math.prod(distribution.device_mesh.shape)
+    for what, variables in parts.items():
+        for variable in variables:
+            value = variable._value
+            if value is not None and len(value.sharding.device_set) != devices:
+                raise ValueError(
+                    f"Expected the {what} to be made after keras.distribution.set_distribution. "
+                    f"Received: {variable.path} on {len(value.sharding.device_set)} of "
+                    f"{devices} devices. Set the distribution first, then load or convert the "
+                    "model and its teacher, then make the optimizer and compile."
+                )
+
+
+def spread_out(variables: Iterable[keras.Variable]) -> None:
+    """Lays variables that no layout map knows on all devices, such as those of a teacher.
+
+    Each is cut along its largest dimension that the devices divide, under `ModelParallel`;
+    what cannot be cut lies whole on each of them.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return
+    import jax
+
+    mesh = distribution.device_mesh
+    cuts = isinstance(distribution, keras.distribution.ModelParallel)
+    for variable in variables:
+        axes = largest_cut(variable.shape, axis_sizes(mesh)) if cuts else ()
+        spec = jax.sharding.PartitionSpec(*axes)
+        sharding = jax.sharding.NamedSharding(mesh.backend_mesh, spec)
+        variable._layout = sharding  # Keras lays each new value so
+        variable._value = _shards(np.asarray(variable._value), sharding)
+
+
+def largest_cut(shape: Shape, sizes: Mapping[str, int]) -> tuple[tuple[str, ...] | None, ...]:
+    """Of each dimension the axes that cut it: one, by all axes or else the longest that does.
+
+    Args:
+        shape: of a weight that no layout map knows; vectors stay whole.
+        sizes: devices along each axis of the mesh.
+    """
+    alone = sorted(sizes, key=lambda name: -sizes[name])
+    for names in (tuple(sizes), *((name,) for name in alone)):
+        count = math.prod(sizes[name] for name in names)
+        fit = [(size, i) for i, size in enumerate(shape) if size % count == 0]
+        if len(shape) > 1 and fit:
+            return (*[None] * max(fit)[1], names)
+    return ()
+
+
 def shard_shape(shape: Shape, layout: keras.distribution.TensorLayout | None) -> Shape:
     """What one device holds of a tensor.
 
@@ -203,10 +294,18 @@ def place(variable: keras.Variable, array: Any, dtype: str | None = None) -> Ten
     dtype = dtype or variable.dtype
     if distribution is None or keras.ops.is_tensor(array):
         return keras.ops.convert_to_tensor(array, dtype)
+    array = np.asarray(array).astype(np.dtype(dtype), copy=False)
+    return spread(array, distribution.get_variable_layout(variable))
+
+
+def spread(array: np.ndarray, tensor_layout: keras.distribution.TensorLayout) -> Tensor:
+    """An array that each process has, on the devices of a layout: each receives its shard."""
+    return _shards(array, tensor_layout.backend_layout)
+
+
+def _shards(array: np.ndarray, sharding: Any) -> Tensor:
     import jax
 
-    array = np.asarray(array).astype(np.dtype(dtype), copy=False)
-    sharding = distribution.get_variable_layout(variable).backend_layout
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 

@@ -15,13 +15,23 @@ from keras.src.backend import AutocastScope
 # Variables that Keras has put off; see `deferred_variables`.
 from keras.src.backend.common.global_state import get_global_attribute
 
+# Which `keras.StatelessScope` is open; see `keras_encdec.hosts`.
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+
 # Keras takes batches of one's own through it, on every backend and with their number.
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 # A file of a preset: of a folder, or of kaggle:// and hf:// handles as KerasHub fetches them.
 from keras_hub.src.utils.preset_utils import get_file
 
-__all__ = ["AutocastScope", "DataAdapter", "deferred_variables", "get_file", "tokamax_attention"]
+__all__ = [
+    "AutocastScope",
+    "DataAdapter",
+    "deferred_variables",
+    "get_file",
+    "get_stateless_scope",
+    "tokamax_attention",
+]
 
 
 def deferred_variables() -> list[keras.Variable]:

@@ -65,3 +65,23 @@ def test_names():
         check.one_of("gate", 1, ("auto", True))
     with pytest.raises(ValueError, match=r"Received: \[\].$"):
         check.one_of("mode", [], ("min",))
+    with pytest.raises(ValueError, match=r"Received: 'mim'. Did you mean 'min'\?$"):
+        check.one_of("mode", "mim", ("min", "max"))
+    assert check.nearest("mim", ["min", "mix", 3], most=2) == " Did you mean 'mix' or 'min'?"
+    assert check.nearest("mim", ["min"], cutoff=0.8) == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "found"),
+    [
+        (1, 2, ("", 1, 2)),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, ("a, c", 2, 3)),
+        ({"a": 1}, {"a": 1, "b": 2}, ("b", None, 2)),
+        ({"a": 1, "b": 2}, {"a": 1}, ("b", 2, None)),
+        ({"a": [[1], [2]]}, {"a": [[1], [3]]}, ("a", [2], [3])),
+        ({"a": [1, 2]}, {"a": [1]}, ("a", [1, 2], [1])),
+        ({"a": {"b": 1}}, {"a": 3}, ("a", {"b": 1}, 3)),
+    ],
+)
+def test_where_two_differ(one, other, found):
+    assert check.difference(one, other) == found

@@ -200,22 +200,33 @@ def test_room_is_asked_for_before_anything_is_written(tmp_path):
     assert found(tmp_path) == {f"m/{name}": text for name, text in PRESET.items()}
 
 
-def _limited(path, results):
+def _limited(path, results, **sizes):
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
     try:
-        save(path, size=300_000)
+        save(path, **sizes)
+        results.put("saved")
     except OSError as error:
         results.put(error.errno)
 
 
-def test_a_limit_of_the_process_is_seen(tmp_path):
+@pytest.mark.parametrize(
+    ("size", "largest", "found"),
+    [
+        (300_000, None, errno.ENOSPC),
+        (300_000, 250_000, errno.ENOSPC),
+        (300_000, 150_000, "saved"),
+        (150_000, None, "saved"),
+    ],
+)
+def test_a_limit_of_the_process_is_seen(tmp_path, size, largest, found):
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
-    process = context.Process(target=_limited, args=(tmp_path / "m", results))
+    sizes = {"size": size, "largest": largest}
+    process = context.Process(target=_limited, args=(tmp_path / "m", results), kwargs=sizes)
     process.start()
     process.join()
-    assert results.get() == errno.ENOSPC
-    assert list(tmp_path.iterdir()) == []
+    assert results.get() == found
+    assert [p.name for p in tmp_path.iterdir()] == (["m"] if found == "saved" else [])
 
 
 def test_a_folder_of_one_owner(tmp_path):

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from keras_encdec import check
 from keras_encdec.data.kinds import Document, Documents
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -32,6 +33,7 @@ def read(
         FileNotFoundError: if there is no such file.
         ImportError: if there is a `.parquet` file, and no pyarrow.
     """
+    check.flag("lines", lines)
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
     found: list[Path] = []
@@ -56,8 +58,9 @@ def _documents(paths: tuple[Path, ...], field: str, lines: bool) -> Iterator[Doc
                 yield from _txt(path, lines)
             else:
                 yield from (_parquet if path.suffix == ".parquet" else _jsonl)(path, field)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"Expected UTF-8 in {path}. Received: {error}.") from error
+        except UnicodeDecodeError:
+            _refuse(path)
+            raise
         except OSError as error:
             raise OSError(
                 f"Expected to read {path}. Received: {error}. It was there when reading began: "
@@ -67,6 +70,13 @@ def _documents(paths: tuple[Path, ...], field: str, lines: bool) -> Iterator[Doc
 
 # Windows writes a byte order mark before a file's text, which is none of it.
 _UTF_8 = "utf-8-sig"
+
+
+def _refuse(path: Path) -> None:
+    """Raises ValueError naming the first line that is no UTF-8."""
+    with open(path, encoding=_UTF_8, errors="surrogateescape") as file:
+        for number, line in enumerate(file, start=1):
+            check.text(f"{path}:{number}", line.encode("utf-8", "surrogateescape"))
 
 
 def _txt(path: Path, lines: bool) -> Iterator[Document]:
@@ -86,7 +96,7 @@ def _jsonl(path: Path, field: str) -> Iterator[Document]:
             where = f"{path}:{number}"
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # also of huge numbers
                 raise ValueError(f"Expected JSON in {where}. Received: {error}.") from error
             if not isinstance(record, dict) or field not in record:
                 raise ValueError(
@@ -114,6 +124,12 @@ def _parquet(path: Path, field: str) -> Iterator[Document]:
         )
     number = 0
     for batch in file.iter_batches(columns=[field]):
-        for value in batch.column(0).to_pylist():
+        for scalar in batch.column(0):
             number += 1
-            yield Document(f"{path}:{number}", value)
+            where = f"{path}:{number}"
+            try:
+                yield Document(where, scalar.as_py())
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"Expected text in UTF-8 in {where}. Received: {error}."
+                ) from error

@@ -5,7 +5,6 @@ over, by what their objects can do: none of these libraries is imported for it. 
 a kind holds to `keras_encdec.data.kinds`.
 """
 
-import difflib
 import itertools
 import math
 import numbers
@@ -130,8 +129,7 @@ def _known(names: Sequence[str], field: str) -> list[str]:
         return known
     if field != "text":
         raise ValueError(f"Expected a column {field!r}. Received: a dataset with columns {names}.")
-    near = [m for n in names for m in difflib.get_close_matches(n, _COLUMNS, 1, 0.8)]
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = next(filter(None, (check.nearest(name, _COLUMNS, cutoff=0.8) for name in names)), "")
     raise ValueError(
         "Expected columns encoder_text and decoder_text (pairs), text (plain text), or the four "
         f"model inputs. Received: columns {names}.{hint} Rename them, or pass two columns: "

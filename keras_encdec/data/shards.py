@@ -17,10 +17,11 @@ from typing import Any, Self
 import numpy as np
 
 from keras_encdec import disk
-from keras_encdec.files import check_inside, read_json
+from keras_encdec.files import check_inside, read_json, readable
 from keras_encdec.warn import warn
 
 _INDEX = "shards.json"
+_OF_A_FILE = "file", "sha256"
 _OWN = re.compile(r"\.lock|shards\.json(\.incomplete)?|\d{5}\.\w+\.npy")
 
 # Data is read in threads: a file is checked once, and NumPy reads the header of one file
@@ -72,7 +73,8 @@ class ShardWriter:
                 f"Expected {self.folder} to be begun with {kind} {about}. "
                 f"Received: {begun.get('kind')} {begun.get('about')}. Choose another name."
             )
-        whole = list(itertools.takewhile(self._is_whole, begun["shards"]))
+        with readable(f"index of {kind}", self.folder / _INDEX):
+            whole = list(itertools.takewhile(self._is_whole, begun["shards"]))
         lost = len(begun["shards"]) - len(whole)
         if lost:
             warn(f"Shard {len(whole)} of {self.folder} is damaged: it and what follows is redone.")
@@ -131,21 +133,26 @@ class Shards:
         self.folder = Path(folder)
         if not (self.folder / _INDEX).is_file():
             raise FileNotFoundError(f"Expected shards at {folder}. Received: no {_INDEX} in it.")
+        with readable(f"index of {kind}", self.folder / _INDEX):
+            self.about, self.finished, self._shards = self._read(kind)
+        self._arrays: dict[tuple[int, str], np.ndarray] = {}
+
+    def _read(self, kind: str) -> tuple[dict, dict, list[dict]]:
         index = read_json(self.folder / _INDEX)
         if index.get("kind") != kind or index.get("finished") is None:
             state = "finished" if index.get("finished") is not None else "unfinished"
             raise ValueError(
-                f"Expected a finished folder of {kind}. Received: {folder}, {state}, of "
+                f"Expected a finished folder of {kind}. Received: {self.folder}, {state}, of "
                 f"{index.get('kind')}. Write it to its end first."
             )
-        self.about, self.finished = index["about"], index["finished"]
-        self._shards = index["shards"]
-        if not all(isinstance(s.get("files"), dict) and "facts" in s for s in self._shards):
-            raise ValueError(
-                f"Expected the index of {kind} in {self.folder / _INDEX}. Received: one whose "
-                "shards name no files. Copy it again, or write the folder anew."
-            )
-        self._arrays: dict[tuple[int, str], np.ndarray] = {}
+        shards = [
+            {
+                "files": {n: {k: str(f[k]) for k in _OF_A_FILE} for n, f in s["files"].items()},
+                "facts": dict(s["facts"]),
+            }
+            for s in index["shards"]
+        ]
+        return dict(index["about"]), dict(index["finished"]), shards
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -166,7 +173,8 @@ class Shards:
         """
         with _OPENING:
             if (shard, name) not in self._arrays:
-                self._arrays[shard, name] = self._checked(self._shards[shard]["files"][name])
+                with readable(f"shard {shard} of {name}", self.folder):
+                    self._arrays[shard, name] = self._checked(self._shards[shard]["files"][name])
         return self._arrays[shard, name]
 
     def _checked(self, entry: dict[str, str]) -> np.ndarray:

@@ -16,6 +16,7 @@ from keras import ops
 from keras_encdec import check
 from keras_encdec.data.shards import Shards, ShardWriter
 from keras_encdec.data.tokens import Tokens, vocabulary_digest
+from keras_encdec.files import readable
 from keras_encdec.objectives import Example
 from keras_encdec.objectives.converter import FeatureConverter, HasConverter, converter_of
 from keras_encdec.objectives.draws import fold
@@ -39,9 +40,10 @@ class Teacher:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self._shards = Shards(folder, KIND)
-        counts = [self._shards.facts(i)["examples"] for i in range(len(self._shards))]
-        self._ends = np.cumsum(counts)
+        with readable("folder of teacher rows", folder):
+            self._shards = Shards(folder, KIND)
+            counts = [int(self._shards.facts(i)["examples"]) for i in range(len(self._shards))]
+            self._ends, self._end = np.cumsum(counts), int(self._shards.about["end"])
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -80,10 +82,11 @@ class Teacher:
         start, stop = (int(i) for i in self._shards.array(shard, "ends")[index : index + 2])
         ending = (0, int(example.ends))
         known = np.pad(positions, ending, constant_values=-1) >= 0
-        labels = np.pad(example.targets, ending, constant_values=self._shards.about["end"])
-        ids = np.zeros((len(known), self._shards.about["k"]), "int32")
+        labels = np.pad(example.targets, ending, constant_values=self._end)
+        kept = self._shards.array(shard, "ids")[start:stop]
+        ids = np.zeros((len(known), kept.shape[1]), "int32")
         log_probs = np.full(ids.shape, -np.inf, "float32")
-        ids[known] = self._shards.array(shard, "ids")[start:stop]
+        ids[known] = kept
         log_probs[known] = self._shards.array(shard, "log_probs")[start:stop]
         ids[~known, 0], log_probs[~known, 0] = labels[~known], 0
         return ids, log_probs
@@ -134,6 +137,7 @@ def write_teacher(
     """
     converter = converter_of(preprocessor)
     check_one_vocabulary(converter)
+    check.flag("start_token", start_token)
     size = converter.tokenizer.vocabulary_size()
     _check(teacher, size, k, method, epochs, batch_size, dtype)
     about = {"k": k, "method": method, "batch_size": batch_size, "dtype": dtype}

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras_encdec.data.shards import Shards
+from keras_encdec.files import readable
 
 KIND = "tokens"
 
@@ -82,16 +83,17 @@ class Tokens:
             FileNotFoundError: if there is none.
             ValueError: if it is unfinished or, when read, damaged.
         """
-        shards = Shards(folder, KIND)
-        count = range(len(shards))
-        lengths = [shards.array(i, "lengths") for i in count]
-        return cls(
-            [_OnDisk(shards, i) for i in count],
-            np.concatenate([*lengths, np.zeros(0, "int64")]),
-            [int(part.sum()) for part in lengths],
-            shards.finished["skipped"],
-            shards.about["vocabulary"],
-        )
+        with readable("folder of tokens", folder):
+            shards = Shards(folder, KIND)
+            count = range(len(shards))
+            lengths = [shards.array(i, "lengths") for i in count]
+            return cls(
+                [_OnDisk(shards, i) for i in count],
+                np.concatenate([*lengths, np.zeros(0, "int64")]),
+                [int(part.sum()) for part in lengths],
+                shards.finished["skipped"],
+                shards.about["vocabulary"],
+            )
 
     def __len__(self) -> int:
         return int(self.lengths.sum())

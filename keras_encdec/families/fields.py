@@ -107,7 +107,20 @@ class Fields:
 
 @contextlib.contextmanager
 def reading(config: Mapping[str, Any]) -> Iterator[Fields]:
-    """The fields of a config, all of which are to be taken while it is open."""
-    fields = Fields(config)
-    yield fields
+    """The fields of a config, all of which are to be taken while it is open.
+
+    Raises:
+        ValueError: if a field was not taken and says something, or if what was made of a field
+            failed: it was of another type than any config has there.
+    """
+    try:
+        fields = Fields(config)
+        yield fields
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if "Expected" in str(error):
+            raise
+        raise ValueError(
+            "Expected a config whose fields are those of a model. Received: one that cannot be "
+            f"read ({type(error).__name__}: {error}). It was edited or is damaged."
+        ) from error
     fields.check_empty()

@@ -1,9 +1,9 @@
 """The families there are, and which one a model belongs to."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from keras_encdec import check
 from keras_encdec.families import gemma, gemma3, llama, mistral, qwen, smollm3
 from keras_encdec.families.family import Family
 from keras_encdec.spec import StackSpec
@@ -45,16 +45,14 @@ def spec_of(config: Mapping[str, Any]) -> StackSpec:
     """
     if "model_type" in config:
         return of_model_type(config["model_type"]).read_transformers(config)
-    return of_backbone(config["class_name"]).read_keras_hub(config["config"])
+    return of_backbone(config.get("class_name", "")).read_keras_hub(config["config"])
 
 
 def _find(name: str, attribute: str, expected: str) -> Family:
     names = {n: family for family in FAMILIES for n in getattr(family, attribute)}
-    if name in names:
+    if isinstance(name, str) and name in names:
         return names[name]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"The nearest is {near[0]!r}. " if near else ""
     raise ValueError(
-        f"Expected {expected}: one of {sorted(names)}. Received: {name!r}. {hint}"
-        "CONTRIBUTING.md says how to add a family."
+        f"Expected {expected}: one of {sorted(names)}. Received: {name!r}."
+        f"{check.nearest(name, names)} CONTRIBUTING.md says how to add a family."
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from keras_encdec.families import gemma3, transformers
 from keras_encdec.families.dialect import Rule
+from keras_encdec.families.fields import Fields, reading
 from keras_encdec.spec import CrossAttentionSpec, PairSpec, StackSpec, Window, window_lengths
 
 _SIDES = {"encoder": "model.encoder.", "decoder": "model.decoder."}
@@ -43,15 +44,26 @@ TRANSFORMERS_DROPPED = (
 )
 
 
+# What is said of images, of classification, and of both sides at once.
+_BESIDE = (
+    *("boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image"),
+    *("vision_config", "classifier_dropout_rate", "dropout_rate", "vocab_size"),
+)
+
+
 def from_transformers(config: Mapping[str, Any]) -> PairSpec:
     """The pair behind a `config.json` of model type `t5gemma2`.
 
     Raises:
-        ValueError: if a field asks for what a spec cannot express.
+        ValueError: if a field asks for what a spec cannot express, or nobody knows it.
     """
-    if not config.get("tie_word_embeddings", True):
-        raise ValueError("Expected tie_word_embeddings=true. Received: false.")
-    encoder, decoder = _stack(config["encoder"]["text_config"]), _stack(config["decoder"])
+    with reading(config) as field:
+        dropout = field("dropout_rate", 0.0)  # which transformers gives to both sides
+        field.only("is_encoder_decoder", True)
+        encoder, decoder = _taken(field, "encoder", "decoder")
+        with reading(encoder) as inner:
+            (text,) = _taken(inner, "text_config")
+        encoder, decoder = _stack(text, dropout), _stack(decoder, dropout)
     windows = tuple(None if window is None else _halves(window) for window in encoder.windows)
     return PairSpec(
         dataclasses.replace(encoder, windows=windows),
@@ -61,9 +73,18 @@ def from_transformers(config: Mapping[str, Any]) -> PairSpec:
     )
 
 
-def _stack(config: Mapping[str, Any]) -> StackSpec:
-    stack = gemma3.from_transformers({k: v for k, v in config.items() if k != "dropout_rate"})
-    return dataclasses.replace(stack, dropout=config.get("dropout_rate", 0.0))
+def _taken(field: Fields, *names: str) -> list[Any]:
+    """The configs inside a config."""
+    field.only("tie_word_embeddings", True)
+    field.only("attention_dropout", 0.0)
+    field.drop(*_BESIDE)
+    return [field(name) for name in names]
+
+
+def _stack(config: Mapping[str, Any], dropout: float) -> StackSpec:
+    own = {name: value for name, value in config.items() if name != "dropout_rate"}
+    stack = gemma3.from_transformers({"tie_word_embeddings": True, **own})
+    return dataclasses.replace(stack, dropout=dropout)
 
 
 def _halves(window: Window) -> Window:

@@ -15,10 +15,12 @@ import numpy as np
 from keras import ops
 from keras_hub.samplers import SpeculativeSampler
 
+from keras_encdec import hosts
 from keras_encdec.generation import buckets, loop
 from keras_encdec.generation.beams import search
 from keras_encdec.generation.compiled import Compiled
 from keras_encdec.generation.likelihood import log_likelihoods
+from keras_encdec.generation.memory import require_room
 from keras_encdec.generation.options import DecodingOptions
 from keras_encdec.generation.session import (
     DecodingSession,
@@ -77,6 +79,19 @@ class Engine:
     def check(self, options: DecodingOptions) -> None:
         """Raises ValueError where the sampler cannot do what is asked."""
         session_type(self.sampler).check(self.sampler, options)
+
+    def require_room(self, rows: int, samples: int, length: int) -> None:
+        """Raises MemoryError where `samples` outputs of each of `rows` inputs cannot be kept.
+
+        Args:
+            rows: inputs of one batch.
+            samples: n, outputs for each.
+            length: tokens of each.
+        """
+        copies = getattr(self.sampler, "num_beams", samples)
+        spec, dtype = self.backbone.spec.decoder, self.backbone.compute_dtype
+        room = session_type(self.sampler).room(length)
+        require_room(spec, _rows(rows) * copies, room, dtype)
 
     def draw_seeds(self) -> list[np.ndarray]:
         """A random state for one session, derived from the sampler's own, which is advanced.
@@ -153,7 +168,7 @@ class Engine:
         encoder = _cut(*encoder, rows=_rows(count), smallest=buckets.SMALLEST_SOURCE)
         decoder = [*(inputs[f"decoder_{name}"] for name in names), labels, weights]
         decoder = _cut(*decoder, rows=_rows(count))
-        found = ops.convert_to_numpy(self._score(*map(distributed, (*encoder, *decoder))))
+        found = hosts.whole(self._score(*map(distributed, (*encoder, *decoder))))
         found = found[:count, :length]
         check_finite(np.isfinite(found), "a log-probability")
         return np.pad(found, [(0, 0), (0, length - found.shape[1])])
@@ -210,9 +225,11 @@ class Engine:
             hidden_states=states,
             model=self.backbone,
         )
+        token_ids = ops.reshape(token_ids, (rows, -1))
+        # A search does not say what it saw on its way: its output is read once more.
+        states, _ = decoder.prefill(token_ids[:, :-1], 0, context, 1)
         finite = loop.is_finite(ops.cast(states, "float32"))[:, None]
-        token_ids = ops.where(finite, ops.reshape(token_ids, (rows, -1)), loop.NO_TOKEN)
-        return token_ids, loop.seeds_of(self.sampler)
+        return ops.where(finite, token_ids, loop.NO_TOKEN), loop.seeds_of(self.sampler)
 
 
 def _check_sampler(sampler: Any, vocabulary_size: int) -> None:

@@ -16,15 +16,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from keras import ops
 
-from keras_encdec import check
+from keras_encdec import check, hosts, layout
 from keras_encdec.data.kinds import ModelInputs
 from keras_encdec.data.prompts import Prompts, in_memory, prompts_of, whole_pairs
 from keras_encdec.generation import jobs
 from keras_encdec.generation.engine import Engine
 from keras_encdec.generation.inputs import check_prompts, checked_inputs
-from keras_encdec.generation.memory import require_room
 from keras_encdec.generation.options import DecodingOptions
 from keras_encdec.generation.results import Encoding, Scores, apart, together
 from keras_encdec.generation.session import DecodingSession, pad
@@ -59,6 +57,7 @@ class Generator:
         """The `Engine`, anew after `compile`, `quantize` and `enable_lora`."""
         if hasattr(self, "jax_state_sync"):
             self.jax_state_sync()  # in the middle of an epoch, `fit` holds the weights
+        layout.check_placed({"model": self.backbone.variables})
         with _ENGINES:
             engine = self.generate_function
             if engine is None or not engine.is_current:
@@ -105,12 +104,13 @@ class Generator:
 
         Raises:
             ValueError: if an argument or an input cannot be used; nothing was begun.
+            BlockingIOError: if another call writes to `path`.
         """
         asked = {"stop_token_ids": stop_token_ids, "strip_prompt": strip_prompt, **kwargs}
         options = DecodingOptions.asked(max_length=max_length, **asked)
         batch_size = check.whole("batch_size", batch_size)
         prompts = self._read(inputs)
-        options = self._resolved(options, max(prompts.starts), prompts.width)
+        options = self._resolved(options, prompts, batch_size)
         if path is None and len(prompts) <= batch_size:
             return self._decode(self._encode(prompts), options)
         return self._generate_many(prompts, batch_size, path, options)
@@ -149,7 +149,7 @@ class Generator:
         digest = hashlib.sha256(asked.encode())
         for variable in self.backbone.variables:
             first = functools.reduce(lambda x, _: x[0], variable.shape[1:], variable.value)
-            digest.update(np.ascontiguousarray(ops.convert_to_numpy(first)).tobytes())
+            digest.update(np.ascontiguousarray(hosts.whole(first)).tobytes())
         return digest.hexdigest()
 
     def chat(self, messages: Any, max_length: int | None = None, **kwargs: Any) -> Any:
@@ -170,7 +170,7 @@ class Generator:
         options = DecodingOptions.asked(max_length=max_length, **kwargs)
         converter = self._required_converter()
         prompts = Prompts.of_ids([converter.of_chat(messages)], converter, single=True)
-        options = self._resolved(options, max(prompts.starts))
+        options = self._resolved(options, prompts)
         return self._decode(self._encode(prompts), options)
 
     def score(self, pairs: Any, batch_size: int = 32) -> Scores:
@@ -196,6 +196,7 @@ class Generator:
             y, weight = (np.pad(a[:, 1:], [(0, 0), (0, 1)]) for a in (ids, mask > 0))
         else:
             x, y, weight = whole_pairs(source, self._required_converter())
+        hosts.check_same("pairs", lambda: [a.tolist() for a in (*x.values(), y, weight)])
         engine = self.make_generate_function()
 
         def write(rows: list[int]) -> list[np.ndarray]:
@@ -227,6 +228,7 @@ class Generator:
         return Prompts.of_ids(prompts_of(source, converter), converter, source.single)
 
     def _encode(self, prompts: Prompts) -> Encoding:
+        hosts.check_same("prompts", prompts.ids)
         arrays = prompts.arrays()
         sides = arrays["encoder_token_ids"], arrays["encoder_padding_mask"]
         context = self.make_generate_function().encode(*sides, prompts.longest)
@@ -274,6 +276,11 @@ class Generator:
         Raises:
             ValueError: if an argument is out of range.
         """
+        if not isinstance(encoding, Encoding):
+            raise ValueError(
+                "Expected an Encoding, from lm.encode. Received: "
+                f"{type(encoding).__name__}. For inputs as they are, lm.generate."
+            )
         options = DecodingOptions(
             max_length,
             stop_token_ids,
@@ -284,7 +291,7 @@ class Generator:
             seed,
             return_scores,
         )
-        return self._decode(encoding, options)
+        return self._decode(encoding, self._resolved(options, encoding))
 
     def _decode(self, encoding: Encoding, options: DecodingOptions) -> Any:
         session = self._session(encoding, options)
@@ -352,7 +359,7 @@ class Generator:
         )
         self._required_converter()
         prompts = self._read(inputs)
-        options = self._resolved(options, max(prompts.starts), prompts.width)
+        options = self._resolved(options, prompts)
         return self._stream(prompts, options)
 
     def _stream(self, prompts: Prompts, options: DecodingOptions) -> Iterator[Any]:
@@ -362,13 +369,7 @@ class Generator:
                 yield new[0] if encoding.single else new
 
     def _session(self, encoding: Encoding, options: DecodingOptions) -> DecodingSession:
-        if not isinstance(encoding, Encoding):
-            raise ValueError(
-                "Expected an Encoding, from lm.encode. Received: "
-                f"{type(encoding).__name__}. For inputs as they are, lm.generate."
-            )
-        width = encoding.token_ids.shape[1] if encoding.tokens else None
-        options = self._resolved(options, int(encoding.given.sum(axis=1).max()), width)
+        hosts.check_same("options", dataclasses.asdict(options))
         length = options.max_length
         arrays = encoding.token_ids, encoding.given
         ids, given = (pad(x[:, :length], length, len(x)) for x in arrays)
@@ -383,30 +384,30 @@ class Generator:
         )
 
     def _resolved(
-        self, options: DecodingOptions, longest: int, width: int | None = None
+        self, options: DecodingOptions, inputs: Prompts | Encoding, batch_size: int | None = None
     ) -> DecodingOptions:
         """Options with the length and the stop tokens that are meant.
 
         Args:
             options: `DecodingOptions`.
-            longest: tokens of the longest prompt.
-            width: T of model inputs, None for text.
+            inputs: that outputs are asked for.
+            batch_size: of them at a time; all if None.
 
         Raises:
             ValueError: before anything runs, for what cannot be done.
-            MemoryError: if no memory holds that many tokens.
+            MemoryError: if no memory holds what is generated at the same time.
         """
-        self.make_generate_function().check(options)
-        length, stops = options.max_length or width, options.stop_token_ids
+        engine, count = self.make_generate_function(), len(inputs.starts)
+        engine.check(options)
+        length, stops = options.max_length or inputs.width, options.stop_token_ids
         if length is None:
             length = self._required_converter().decoder_sequence_length
-        if longest > length:
+        if (longest := max(inputs.starts)) > length:
             raise ValueError(
                 f"Expected max_length of at least the {longest} tokens that an output begins "
                 f"with. Received: {length}."
             )
-        spec, dtype = self.backbone.spec.decoder, self.backbone.compute_dtype
-        require_room(spec, options.samples, length, dtype)  # of one input, before any array
+        engine.require_room(min(count, batch_size or count), options.samples, length)
         if options.is_auto:
             stops = self._required_converter().stop_token_ids
         if options.stop_strings:

@@ -3,6 +3,9 @@
 Knows the order of batches and the file. Leaves writing to what it is given.
 """
 
+import contextlib
+import functools
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_encdec import progress
+from keras_encdec import disk, hosts, progress
 
 
 def run(
@@ -33,51 +36,65 @@ def run(
 
     Raises:
         ValueError: if there is a file at `path`, or the partial one is of another call.
+        BlockingIOError: if another call writes to `path`, with the name of its process.
     """
-    kept = None if path is None else _Kept(path, identity)
-    outputs = kept.read() if kept else {}
-    order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
-    todo = [i for i in order if i not in outputs]
-    batches = [todo[at : at + batch_size] for at in range(0, len(todo), batch_size)]
-    drawn = progress.track(batches, f"{len(order)} rows") if len(batches) > 1 else batches
-    for batch in drawn:
-        found = dict(zip(batch, write(batch), strict=True))
+    with contextlib.ExitStack() as ends:
+        kept = None if path is None else _Kept(path, identity, ends)
+        outputs = dict(hosts.of_first(kept.read)) if kept else {}
+        order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
+        todo = [i for i in order if i not in outputs]
+        batches = [todo[at : at + batch_size] for at in range(0, len(todo), batch_size)]
+        drawn = progress.track(batches, f"{len(order)} rows") if len(batches) > 1 else batches
+        for batch in drawn:
+            found = dict(zip(batch, write(batch), strict=True))
+            if kept:
+                hosts.of_first(functools.partial(kept.add, found))
+            outputs |= found
+        in_order = [outputs[i] for i in range(len(order))]
         if kept:
-            kept.add(found)
-        outputs |= found
-    in_order = [outputs[i] for i in range(len(order))]
-    if kept:
-        kept.finish(in_order)
-    return in_order
+            hosts.of_first(functools.partial(kept.finish, in_order))
+        return in_order
 
 
 class _Kept:
     """Outputs on disk: appended as they are made, in order when all are there."""
 
-    def __init__(self, path: str | os.PathLike, identity: str):
-        self.path, self.identity = Path(path), identity
+    def __init__(self, path: str | os.PathLike, identity: str, ends: contextlib.ExitStack):
+        if not isinstance(path, (str, os.PathLike)):
+            raise ValueError(f"Expected path as the name of a file. Received: {path!r}.")
+        self.path, self._ends = Path(path), ends
+        self._head = json.dumps({"identity": identity})
+
+    @property
+    def partial(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.partial")
+
+    def read(self) -> list[tuple[int, Any]]:
+        """What was kept behind a line of identity, up to a line that broke off; locks the file."""
+        self._check_new()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._ends.enter_context(disk.owned(self.path))
+        self._check_new()  # what the last owner has finished
+        text = self.partial.read_bytes() if self.partial.exists() else b""
+        head, *lines = text.splitlines(keepends=True) or [b""]
+        if not head.endswith(b"\n"):
+            self.partial.write_text(f"{self._head}\n")
+            return []
+        if head.decode(errors="replace").rstrip() != self._head:
+            raise ValueError(
+                f"Expected {self.partial} to be of this call. Received: one of another model, "
+                "other prompts or options. Choose another path or remove it."
+            )
+        kept: list[Any] = list(itertools.takewhile(bool, map(_kept, lines)))
+        os.truncate(self.partial, len(head) + sum(map(len, lines[: len(kept)])))
+        return kept
+
+    def _check_new(self) -> None:
         if self.path.exists():
             raise ValueError(
                 f"Expected a new file for outputs. Received: {self.path}, which is there. "
                 "Choose another name or remove it."
             )
-        self.partial = self.path.with_name(self.path.name + ".partial")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-
-    def read(self) -> dict[int, Any]:
-        """What was kept, after a line of identity; without a last line that broke off."""
-        whole = self.partial.read_bytes() if self.partial.exists() else b""
-        whole = whole[: whole.rfind(b"\n") + 1]
-        head, *lines = whole.decode().split("\n")[:-1] or [""]
-        if not head:
-            whole = json.dumps({"identity": self.identity}).encode() + b"\n"
-        elif json.loads(head) != {"identity": self.identity}:
-            raise ValueError(
-                f"Expected {self.partial} to be of this call. Received: one of another model, "
-                "other prompts or options. Choose another path or remove it."
-            )
-        self.partial.write_bytes(whole)
-        return {line["index"]: line["output"] for line in map(json.loads, lines)}
 
     def add(self, outputs: dict[int, Any]) -> None:
         with self.partial.open("a", encoding="utf-8") as file:
@@ -90,6 +107,15 @@ class _Kept:
         new.write_text(_lines(enumerate(outputs)), encoding="utf-8")
         os.replace(new, self.path)
         self.partial.unlink()
+
+
+def _kept(line: bytes) -> tuple[int, Any] | None:
+    """A line of `_lines`; None for one that broke off."""
+    try:
+        found = json.loads(line)
+        return (found["index"], found["output"]) if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _lines(outputs: Iterable[tuple[int, Any]]) -> str:

@@ -3,13 +3,21 @@
 So that a length that no machine holds is refused, rather than never returned from.
 """
 
-import os
+import contextlib
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_encdec.spec import StackSpec
+
+_MACHINE, _GROUPS = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+# Limit, use, and what a limit makes room for by itself: of version 2, and of version 1.
+_LIMITS = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
 
 
 def require_room(decoder: StackSpec, rows: int, length: int, dtype: str) -> None:
@@ -45,10 +53,25 @@ def available() -> int | None:
             return sum(s["bytes_limit"] - s["bytes_in_use"] for s in stats)
     if keras.backend.backend() != "jax" and _has_accelerator():
         return None
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not on this system
-        return None
+    return min((n for n in (_of_the_machine(), _of_the_container()) if n is not None), default=None)
+
+
+def _of_the_machine() -> int | None:
+    """What a program can still have, the page cache included; known on Linux."""
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        lines = dict(line.split(":", 1) for line in _MACHINE.read_text().splitlines())
+        return 1024 * int(lines["MemAvailable"].split()[0])
+    return None
+
+
+def _of_the_container() -> int | None:
+    """What is left of the limit of a container; None where there is none."""
+    for limit, used, stat in _LIMITS:
+        with contextlib.suppress(OSError, KeyError, ValueError):  # no such file, or "max"
+            left = int((_GROUPS / limit).read_text()) - int((_GROUPS / used).read_text())
+            cached = dict(line.split() for line in (_GROUPS / stat).read_text().splitlines())
+            return left + int(cached["inactive_file"])
+    return None
 
 
 def _has_accelerator() -> bool:

@@ -23,6 +23,16 @@ class Encoding(NamedTuple):
     single: bool
     tokens: bool
 
+    @property
+    def starts(self) -> list[int]:
+        """Tokens that each output begins with."""
+        return self.given.sum(axis=1).tolist()
+
+    @property
+    def width(self) -> int | None:
+        """T of model inputs; None for text."""
+        return self.token_ids.shape[1] if self.tokens else None
+
 
 class Scores(NamedTuple):
     """How likely texts are, in nats.

@@ -13,9 +13,9 @@ import numpy as np
 from keras import ops
 from keras_hub.samplers import Sampler
 
+from keras_encdec import hosts, layout
 from keras_encdec.generation import buckets, loop
 from keras_encdec.generation.beams import BeamSearch
-from keras_encdec.generation.memory import require_room
 from keras_encdec.generation.options import DecodingOptions
 from keras_encdec.spec import Tensor
 
@@ -53,10 +53,7 @@ class DecodingSession:
         self.rows, self.length = len(token_ids) * samples, token_ids.shape[1]
         self.temperature = engine.sampler.temperature if temperature is None else temperature
         self.stops = stop_token_ids
-        rows, room = ops.shape(context.visible.end)[0], self._room()
-        backbone = engine.backbone
-        copies = getattr(engine.sampler, "num_beams", samples)
-        require_room(backbone.spec.decoder, rows * copies, room, backbone.compute_dtype)
+        rows, room = ops.shape(context.visible.end)[0], self.room(self.length)
         ids, given = (pad(np.asarray(x), room, rows, first_row=True) for x in (token_ids, given))
         done = np.arange(rows) >= len(token_ids)
         shortest = int(np.sum(given, axis=1).min())
@@ -72,16 +69,17 @@ class DecodingSession:
                 "Use lm.score for the outputs of other samplers."
             )
 
-    def _room(self) -> int:
-        """Tokens that arrays have room for."""
-        return buckets.length(self.length)
+    @staticmethod
+    def room(length: int) -> int:
+        """Tokens that arrays have room for, where rows have `length`."""
+        return buckets.length(length)
 
     def _rows_each(self) -> int:
         """Rows of the state for each input."""
         return self.samples
 
     def _begin(self, ids: Tensor, given: Tensor, done: Tensor, shortest: int) -> loop.State:
-        prompt = min(buckets.length(shortest - 1), self._room()) if shortest > 1 else 0
+        prompt = min(buckets.length(shortest - 1), self.room(self.length)) if shortest > 1 else 0
         sizes = {"prompt": prompt, "samples": self._rows_each()}
         return self.engine.begin(ids, given, done, self.context, self._seeds(), **sizes)
 
@@ -108,19 +106,19 @@ class DecodingSession:
         Raises:
             FloatingPointError: if logits were NaN or Inf.
         """
-        ids = ops.convert_to_numpy(self.state.token_ids)[: self.rows, : self.length]
+        ids = hosts.whole(self.state.token_ids)[: self.rows, : self.length]
         check_finite(ids != loop.NO_TOKEN, "a token")
         return ids, until_stop(ids, self.given, self.stops, self.index)
 
     @property
     def index(self) -> int:
         """Tokens of each row so far, prompts and generated."""
-        return int(self.state.index)
+        return int(hosts.whole(self.state.index))
 
     @property
     def finished(self) -> bool:
         """Whether all rows are full or have ended."""
-        return self.index >= self.length or bool(ops.convert_to_numpy(ops.all(self.state.done)))
+        return self.index >= self.length or bool(hosts.whole(ops.all(self.state.done)))
 
     def end(self, rows: Sequence[bool]) -> None:
         """Ends those of the B * n rows that are True in `rows`."""
@@ -155,7 +153,7 @@ class BeamSession(DecodingSession):
         numbers = np.int32(self.length), self._stop_ids()
         found = self.engine.beams(self.context, *numbers, self.state)
         ids = ops.reshape(found.token_ids[:, : self.samples], (-1, found.token_ids.shape[2]))
-        scores = ops.convert_to_numpy(found.scores)[:, : self.samples]
+        scores = hosts.whole(found.scores)[:, : self.samples]
         self.scores = scores.reshape(-1)[: self.rows]
         self.state = loop.State(ids, None, None, np.int32(self.length), [], [])
         return self
@@ -175,8 +173,9 @@ class SearchSession(DecodingSession):
         _refuse_temperature(sampler, options)
         super().check(sampler, options)
 
-    def _room(self) -> int:
-        return self.length
+    @staticmethod
+    def room(length: int) -> int:
+        return length
 
     def _begin(self, ids: Tensor, given: Tensor, done: Tensor, shortest: int) -> loop.State:
         return loop.State(ids, given, done, np.int32(shortest), [], self._seeds())
@@ -227,10 +226,10 @@ def pad(x: np.ndarray, length: int, rows: int, first_row: bool = False) -> np.nd
 
 def distributed(x: Tensor) -> Tensor:
     """`x` on the devices that `keras.distribution` says."""
-    distribution, x = keras.distribution.distribution(), ops.convert_to_tensor(x)
+    distribution = keras.distribution.distribution()
     if distribution is None:
-        return x
-    return keras.distribution.distribute_tensor(x, distribution.get_data_layout(x.shape))
+        return ops.convert_to_tensor(x)
+    return layout.spread(x, distribution.get_data_layout(x.shape))
 
 
 def _refuse_temperature(sampler: Any, options: DecodingOptions) -> None:

@@ -16,7 +16,7 @@ import h5py
 import keras
 import keras_hub
 
-from keras_encdec import check, integrity, layout
+from keras_encdec import check, hosts, integrity, layout
 from keras_encdec.files import atomic_folder, shard_names
 from keras_encdec.layers.stack import Decoder, Encoder
 from keras_encdec.models import lora, policies
@@ -28,8 +28,11 @@ from keras_encdec.spec import (
     cross_attention_from_json,
     stack_from_json,
 )
+from keras_encdec.training.held import quantized
 from keras_encdec.training.warmup import is_new, pretrained
 from keras_encdec.warn import warn
+
+_QUANTISED = "kernel", "embeddings"  # ends of their paths
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
@@ -184,21 +187,30 @@ class EncDecBackbone(keras_hub.models.Backbone):
                 "one. Quantise with filters=keras_encdec.training.pretrained, or pass "
                 "train_cross_attention=False."
             )
-        whole = {id(layer) for layer in new} if train_cross_attention else set()
-        self._lora_rank, self._lora_enabled_layers = rank, []
+        numbers = self._lora_targets(names, train_cross_attention)
+        self._lora_rank, self._lora_enabled_layers = rank, numbers
         self._trains_cross_attention = train_cross_attention
         self.trainable = True
+        layers = lora.numbered_layers(self)
         for layer in self._flatten_layers(include_self=False):
             layer.trainable = False
-        for i, layer in enumerate(lora.numbered_layers(self)):
-            if id(layer) in whole:
-                layer.trainable = True
-            elif layer.name in names and hasattr(layer, "enable_lora"):
-                layer.trainable = True
-                layer.enable_lora(rank)
-                if getattr(layer, "bias", None) is not None:
-                    layer.bias.trainable = False
-                self._lora_enabled_layers.append(i)
+        for layer in new if train_cross_attention else ():
+            layer.trainable = True
+        for layer in (layers[i] for i in numbers):
+            layer.trainable = True
+            layer.enable_lora(rank)
+            if getattr(layer, "bias", None) is not None:
+                layer.bias.trainable = False
+
+    def _lora_targets(self, names: Sequence[str], train_cross_attention: bool) -> list[int]:
+        """Numbers of the layers of these names, less those that train whole."""
+        return [
+            i
+            for i, layer in enumerate(lora.numbered_layers(self))
+            if layer.name in names
+            and hasattr(layer, "enable_lora")
+            and (pretrained(layer) or not train_cross_attention)
+        ]
 
     def _lora_names(self, asked: Sequence[str] | None) -> list[str]:
         """Names of the layers that get LoRA.
@@ -215,6 +227,7 @@ class EncDecBackbone(keras_hub.models.Backbone):
             check.one_of("target_layer_names", name, known)
         return names
 
+    @hosts.by_first
     def save_lora_weights(self, filepath: str | os.PathLike) -> None:
         """Writes what trained after `enable_lora`: LoRA, and the cross-attention if it is whole.
 
@@ -248,13 +261,17 @@ class EncDecBackbone(keras_hub.models.Backbone):
             ValueError: if the file is damaged or of another pair; no weight is changed then.
         """
         found, layers = lora.read(filepath), lora.numbered_layers(self)
-        if not self._lora_numbers:
+        if self._lora_numbers:
+            lora.check_fits(self, found, self._lora_numbers, self._lora_rank)
+            if self._trains_cross_attention and not found.trained:
+                warn(f"{filepath} holds LoRA alone: the cross-attention stays as it is.")
+        else:
             names = sorted({layers[i].name for i in found.layers if i < len(layers)})
-            self.enable_lora(found.rank, names, any(map(is_new, found.trained)))
-        elif self._trains_cross_attention and not found.trained:
-            warn(f"{filepath} holds LoRA alone: the cross-attention stays as it is.")
+            whole = any(map(is_new, found.trained))
+            lora.check_fits(self, found, self._lora_targets(names, whole), found.rank)
+            self.enable_lora(found.rank, names, whole)
         with layout.placing(self.weights):
-            lora.assign(self, found, self._lora_numbers)
+            lora.assign(self, found)
 
     @property
     def _lora_numbers(self) -> list[int]:
@@ -262,7 +279,16 @@ class EncDecBackbone(keras_hub.models.Backbone):
         return getattr(self, "_lora_enabled_layers", [])
 
     def quantize(self, mode: Any = None, **kwargs: Any) -> None:
-        """As `keras.Model.quantize`, in seconds instead of minutes."""
+        """As `keras.Model.quantize`, in seconds instead of minutes.
+
+        Raises:
+            ValueError: if the active distribution cannot cut a weight in int4, of which two
+                share a byte; nothing is quantised then.
+        """
+        if mode == "int4":
+            parts = ((p, s) for p, s in self.spec.weights().items() if p.endswith(_QUANTISED))
+            every = (w for path, shape in parts for w in quantized(path, shape, "float32", mode))
+            layout.check({weight.path: weight.shape for weight in every})
         gc.freeze()  # Keras collects garbage after every kernel: 0.3 s each, without this
         try:
             with warnings.catch_warnings():  # of each norm, which is to stay as it is
@@ -271,11 +297,13 @@ class EncDecBackbone(keras_hub.models.Backbone):
         finally:
             gc.unfreeze()
 
+    @hosts.by_first
     def save_to_preset(
         self, preset_dir: str | os.PathLike, max_shard_size: float | None = 10
     ) -> None:
         """As `EncDecSeq2SeqLM.save_to_preset`, without a task."""
-        with atomic_folder(preset_dir, policies.bytes_in_file(self.weights)) as folder:
+        size, largest = policies.bytes_in_files(self.weights, max_shard_size)
+        with atomic_folder(preset_dir, size, largest=largest) as folder:
             super().save_to_preset(str(folder), max_shard_size)
             integrity.write(folder, self)
 

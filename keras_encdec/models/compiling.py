@@ -4,7 +4,8 @@ Knows defaults and what Keras' `compile` does not know. Leaves what the options 
 `keras_encdec.training` and to the samplers.
 """
 
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -21,7 +22,7 @@ from keras_encdec.warn import warn
 class Compiled(Trainer):
     """Gives a task `compile` with defaults for adaptation."""
 
-    _compiled_with: dict[str, Any] | None = None
+    _compiled_with: Mapping[str, Any] | None = None
     compiled_rate: Any = None
 
     def compile(
@@ -66,7 +67,8 @@ class Compiled(Trainer):
             ValueError: if options contradict each other.
         """
         given = dict(locals(), **kwargs)
-        self._compiled_with = {k: v for k, v in given.items() if k not in _NO_OPTIONS}
+        options = {k: v for k, v in given.items() if k not in _NO_OPTIONS}
+        self._compiled_with = types.MappingProxyType(options)  # Keras would keep metrics of a dict
         self._check_settings(sampler, attention, remat)
         if isinstance(optimizer, str) and optimizer == "auto":
             optimizer = keras.optimizers.AdamW(1e-4, global_clipnorm=1.0)

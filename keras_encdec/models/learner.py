@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_encdec import check
+from keras_encdec import check, hosts, layout
+from keras_encdec.accelerators import check_seen
 from keras_encdec.data.batching import Batching, BatchSource, batch_source, split, tokens_of
 from keras_encdec.data.facts import made_of
 from keras_encdec.data.kinds import Documents, Source, Stream, Tokens
@@ -112,11 +113,10 @@ class Learner(Compiled):
             )
         self._assert_compile_called("evaluate")
         batches = self._evaluated(as_source(x, y, sample_weight), batch_size, steps)
-        count = batches.steps(0)
-        with run.protected(self), run.quiet_ends(count is None):
+        with run.one_pass(self, batches) as adapter:
             return keras.Model.evaluate(
                 self,
-                run.required(batches),
+                adapter,
                 verbose=verbose,
                 callbacks=callbacks,
                 return_dict=return_dict,
@@ -131,7 +131,16 @@ class Learner(Compiled):
         steps: int | None = None,
         callbacks: Any = None,
     ) -> np.ndarray:
-        """Logits (N, T, V) of each row that `fit` would train on."""
+        """Logits (N, T, V) of each row that `fit` would train on.
+
+        Raises:
+            ValueError: in one of several processes, each of which would hold a part of them.
+        """
+        if hosts.count() > 1:
+            raise ValueError(
+                f"Expected one process for logits. Received: {hosts.count()}. score and generate "
+                "work on several."
+            )
         batching = Batching(
             batch_size,
             shuffle=False,
@@ -142,9 +151,8 @@ class Learner(Compiled):
             inputs_only=True,
             vocabularies=self.backbone.spec.vocabulary_sizes,
         )
-        inputs = run.InputsAlone(batch_source(as_source(x), self._converter, batching))
-        with run.protected(self), run.quiet_ends(inputs.steps(0) is None):
-            adapter = run.required(inputs)
+        inputs = run.InputsAlone(self._made(as_source(x), batching))
+        with run.one_pass(self, inputs) as adapter:
             return inputs.data(
                 keras.Model.predict(self, adapter, verbose=verbose, callbacks=callbacks)
             )
@@ -224,7 +232,7 @@ class Learner(Compiled):
         """Batches to train on."""
         self.check_optimizer()
         self._check_teacher(source)
-        batches = batch_source(source, self._converter, batching)
+        batches = self._made(source, batching)
         if not batches.again and batching.epochs > 1 and batching.steps is None:
             raise ValueError(
                 f"Expected data that can be gone through again for epochs={batching.epochs}. "
@@ -245,12 +253,23 @@ class Learner(Compiled):
             last_stage=True,
             vocabularies=self.backbone.spec.vocabulary_sizes,
         )
+        return self._made(source, batching)
+
+    def _made(self, source: Source, batching: Batching) -> BatchSource:
+        """Batches of data, which every process has given alike, for a model where it belongs."""
+        optimizer = [] if self.optimizer is None else self.optimizer.variables
+        layout.check_placed({"model": self.variables, "optimizer": optimizer})
+        hosts.check_same(
+            "data and options",
+            lambda: [made_of(source, self._converter, batching), batching.epochs],
+        )
         return batch_source(source, self._converter, batching)
 
     def _run(
         self, batches: BatchSource, validation: BatchSource | None, callbacks: Any, **options: Any
     ) -> Any:
         """Trains, from where a Checkpoint among the callbacks stands."""
+        check_seen()
         given = _listed(callbacks)
         checkpoint = run.find(given)
         if checkpoint is not None and not batches.again:

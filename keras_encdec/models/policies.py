@@ -9,7 +9,7 @@ asks for still comes in as `dtype`, None if nothing.
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -22,8 +22,28 @@ _ROOM_OF_ONE = 4096  # bytes that HDF5 adds to a variable, at most
 
 
 def bytes_in_file(variables: Iterable[keras.Variable]) -> int:
-    """About what a file of these variables needs on disk, in bytes."""
-    return sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize + _ROOM_OF_ONE for v in variables)
+    """What a file of these variables needs on disk at most, in bytes."""
+    return sum(map(_bytes_of, variables))
+
+
+def bytes_in_files(
+    variables: Sequence[keras.Variable], max_shard_size: float | None
+) -> tuple[int, int]:
+    """What files of these variables need on disk at most, and the largest of them, in bytes.
+
+    Args:
+        variables: a list.
+        max_shard_size: of KerasHub, in GiB; None for a single file.
+    """
+    size = bytes_in_file(variables)
+    if max_shard_size is None:
+        return size, size
+    shard = int(max_shard_size * 2**30) + _ROOM_OF_ONE * len(variables)
+    return size, min(size, max(shard, *map(_bytes_of, variables)))
+
+
+def _bytes_of(variable: keras.Variable) -> int:
+    return math.prod(variable.shape) * np.dtype(variable.dtype).itemsize + _ROOM_OF_ONE
 
 
 def config_of(model: keras.Model) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import Any
 import keras
 import keras_hub
 
-from keras_encdec import check, integrity
+from keras_encdec import check, hosts, integrity
 from keras_encdec.files import atomic_folder
 from keras_encdec.generation.generator import Generator
 from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.models.learner import Learner
-from keras_encdec.models.policies import bytes_in_file
+from keras_encdec.models.policies import bytes_in_files
 from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor, check_preprocessor
 
 
@@ -65,6 +65,7 @@ class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
         self.train_function = self.test_function = self.predict_function = None
         self.generate_function = None
 
+    @hosts.by_first
     def save_to_preset(self, preset_dir: Any, max_shard_size: float | None = 10) -> None:
         """Writes a KerasHub preset folder, whole or not at all.
 
@@ -77,7 +78,8 @@ class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
         """
         if max_shard_size is not None:
             check.real("max_shard_size", max_shard_size, above=0)
-        with atomic_folder(preset_dir, bytes_in_file(self.weights)) as folder:
+        size, largest = bytes_in_files(self.weights, max_shard_size)
+        with atomic_folder(preset_dir, size, largest=largest) as folder:
             super().save_to_preset(str(folder), max_shard_size)
             integrity.write(folder, self.backbone)
 

@@ -8,6 +8,7 @@ several models were mixed, or one was edited that nobody would read.
 import contextlib
 from typing import Any
 
+from keras_encdec import check
 from keras_encdec.files import read_json
 from keras_encdec.private import get_file
 
@@ -47,18 +48,13 @@ def _compare(preset: str, name: str, said: dict[str, Any]) -> None:
     for key in _SAYS:
         ours = None if found is None else found.get(key)
         if ours != said.get(key):
+            where, *both = check.difference(said.get(key), ours, key)
+            one, other = (repr(str(value)[:80]) for value in both)
             raise ValueError(
                 f"Expected task.json and {name} of {preset!r} to say the same. Received: another "
-                f"{_first_difference(said.get(key), ours, key)}. Files of several presets were "
+                f"{where}: {one} and {other}. Files of several presets were "
                 "mixed, or one was edited or lost: download or save it again."
             )
-
-
-def _first_difference(said: Any, found: Any, key: str) -> str:
-    if isinstance(said, dict) and isinstance(found, dict):
-        name = next(n for n in {**said, **found} if said.get(n) != found.get(n))
-        return _first_difference(said.get(name), found.get(name), name)
-    return f"{key}: {str(said)[:80]!r} and {str(found)[:80]!r}"
 
 
 def _read(preset: str, name: str) -> dict[str, Any] | None:

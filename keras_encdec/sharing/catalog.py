@@ -5,7 +5,6 @@ weights.
 """
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -128,11 +127,10 @@ def check_known(name: str) -> None:
     known = [*presets, *builtin, *(path.name for path in (folder() / "models").iterdir())]
     if name in known or "://" in name or (name.strip() and Path(name).exists()):
         return
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "See keras_encdec.presets."
+    hint = check.nearest(name, known, most=3) or " See keras_encdec.presets."
     raise ValueError(
         "Expected the name of a preset, a kaggle:// or hf:// handle, or a folder. "
-        f"Received: {name!r}. {hint}"
+        f"Received: {name!r}.{hint}"
     )
 
 

@@ -4,24 +4,29 @@ Knows the files of such a folder. Leaves names and layouts to
 `keras_encdec.families.t5gemma`.
 """
 
+import errno
 import json
+import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from keras_encdec import check
+from keras_encdec import check, hosts
 from keras_encdec.conversion.execute import export
 from keras_encdec.families import t5gemma
 from keras_encdec.files import atomic_folder
 from keras_encdec.models import EncDecSeq2SeqLM
-from keras_encdec.spec import count_parameters
 
 _GB = 1024**3
+_NAME = 4096  # bytes of a file that name and describe a tensor, at most
 
 
+@hosts.by_first
 def export_to_transformers(
     lm: EncDecSeq2SeqLM, path: str | os.PathLike, max_shard_size: float = 5.0
 ) -> None:
@@ -39,6 +44,7 @@ def export_to_transformers(
     Raises:
         ValueError: naming the field that the layout cannot hold, or a layer whose
             quantisation is not known.
+        OSError: if there is no room or no right to write there.
     """
     max_shard_size = check.real("max_shard_size", max_shard_size, above=0)
     backbone = lm.backbone
@@ -48,12 +54,14 @@ def export_to_transformers(
             "encoder_tokenizer. save_to_preset keeps any pair."
         )
     config = t5gemma.to_transformers(backbone.spec, backbone.variable_dtype)
-    itemsize = np.dtype(backbone.variable_dtype).itemsize
-    size = count_parameters(backbone.spec.weights()) * itemsize
-    with atomic_folder(path, size) as folder:
+    itemsize, weights = np.dtype(backbone.variable_dtype).itemsize, backbone.spec.weights()
+    sizes = [math.prod(shape) * itemsize + _NAME for shape in weights.values()]
+    limit = int(max_shard_size * _GB)
+    largest = min(sum(sizes), max(limit + _NAME * len(sizes), *sizes))
+    with atomic_folder(path, sum(sizes), largest=largest) as folder:
         _write_json(folder / "config.json", config)
         _write_json(folder / "generation_config.json", _generation_config(lm.preprocessor))
-        shards = Shards(folder, int(max_shard_size * _GB))
+        shards = Shards(folder, limit)
         export(backbone, t5gemma.TRANSFORMERS, shards.add)
         shards.close()
         if lm.preprocessor is not None:
@@ -91,7 +99,16 @@ class Shards:
         _write_json(self._folder / "model.safetensors.index.json", index)
 
     def _flush(self) -> None:
-        save_file(self._pending, self._part(len(self._written)), metadata={"format": "pt"})
+        path = self._part(len(self._written))
+        try:
+            save_file(self._pending, path, metadata={"format": "pt"})
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(
+                int(number[1]) if number else errno.EIO,
+                f"Expected to write {path.name} of {path.parent}. Received: {error}. Nothing was "
+                "replaced: make room, or choose another folder",
+            ) from error
         self._written.append(list(self._pending))
         self._pending = {}
 

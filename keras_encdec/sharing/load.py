@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import keras_hub
 
-from keras_encdec import integrity
+from keras_encdec import check, integrity
+from keras_encdec.accelerators import check_seen
 from keras_encdec.conversion.execute import convert, load
 from keras_encdec.conversion.options import ConversionOptions, takes_conversion_options
 from keras_encdec.conversion.plan import Plan, make_plan, random_plan
@@ -71,7 +72,8 @@ def from_preset(
     Example:
         >>> lm = keras_encdec.from_preset("gemma2_tiny_tiny")
     """
-    _check_arguments(dtype, preprocessor)
+    _check_arguments(dtype, chat is not None and chat, preprocessor)
+    check_seen()
     preset = str(preset)
     catalog.check_known(preset)
     if preset in catalog.presets:
@@ -81,7 +83,7 @@ def from_preset(
     if config.get("registered_name") == "keras_encdec>EncDecBackbone":
         _check_no_options(options, chat)
         return _load_ours(preset, dtype, preprocessor)
-    if config.get("model_type") in _RELEASED:
+    if config.get("model_type") in tuple(_RELEASED):  # whatever type it has
         _check_no_options(options, chat)
         return _load_released(preset, config, dtype, preprocessor)
     if not {"registered_name", "model_type"} & set(config):
@@ -130,7 +132,8 @@ def adapt(
     Example:
         >>> lm = keras_encdec.adapt("gemma2_tiny_docs", "gemma2_mini_docs")
     """
-    _check_arguments(dtype, preprocessor)
+    _check_arguments(dtype, chat, preprocessor)
+    check_seen()
     backbone = backbone_of(encoder)
     if type(backbone).__name__ == t5gemma.KERAS_HUB_CLASS:
         _check_no_options(options)
@@ -289,7 +292,9 @@ def _check_no_options(options: ConversionOptions, chat: bool | None = None) -> N
         )
 
 
-def _check_arguments(dtype: Any, preprocessor: Any) -> None:
+def _check_arguments(dtype: Any, chat: Any, preprocessor: Any) -> None:
+    """What would else be refused after the weights are read, or not at all."""
+    check.flag("chat", chat)
     if preprocessor != _AUTO:
         check_preprocessor(preprocessor)
     try:

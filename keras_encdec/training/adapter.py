@@ -4,6 +4,7 @@ Knows how each backend of Keras asks for data. Leaves which batches there are to
 `keras_encdec.data.batching`.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ class BatchAdapter(DataAdapter):
 
     def __init__(self, begin: Callable[[], Iterator[Any]], steps: int | None):
         self._begin, self._steps = begin, steps
+        self._error: Exception | None = None  # of the data
 
     def _batches(self) -> Iterator[tuple]:
         for batch in self._begin():
@@ -43,9 +45,13 @@ class BatchAdapter(DataAdapter):
         )
 
         def of_one_width() -> Iterator[tuple]:
-            for batch in self._batches():
-                keras.tree.map_structure(_check_width, batch, first)
-                yield batch
+            try:
+                for batch in self._batches():
+                    keras.tree.map_structure(_check_width, batch, first)
+                    yield batch
+            except Exception as error:
+                self._error = error  # TensorFlow keeps its text alone
+                raise
 
         return tf.data.Dataset.from_generator(of_one_width, output_signature=signature)
 
@@ -73,6 +79,18 @@ class BatchAdapter(DataAdapter):
     @property
     def partial_batch_size(self) -> None:
         return None
+
+
+@contextlib.contextmanager
+def own_errors(*adapters: BatchAdapter | None) -> Iterator[None]:
+    """Makes an error of the data the one that its reader raised, on TensorFlow too."""
+    try:
+        yield
+    except Exception:
+        for adapter in adapters:
+            if adapter is not None and adapter._error is not None:
+                raise adapter._error from None
+        raise
 
 
 def _check_width(array: Any, first: Any) -> None:

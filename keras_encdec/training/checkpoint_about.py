@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from keras_encdec import check
 from keras_encdec.warn import warn
 
 Facts = dict[str, Any]  # JSON types by name
@@ -103,11 +104,7 @@ def learning_rate(optimizer: keras.optimizers.Optimizer) -> Any:
 
 
 def _difference(saved: Any, ours: Any) -> str:
-    if isinstance(saved, dict) and isinstance(ours, dict):
-        key = next(key for key in {**saved, **ours} if saved.get(key) != ours.get(key))
-        return f"{key}, {_difference(saved.get(key), ours.get(key))}"
-    if isinstance(saved, list) and isinstance(ours, list):
-        if len(saved) != len(ours):
-            return f"{len(saved)} there, {len(ours)} here"
-        return next(f"{a} there, {b} here" for a, b in zip(saved, ours, strict=True) if a != b)
-    return f"{saved!r} there, {ours!r} here"
+    path, there, here = check.difference(saved, ours)
+    if isinstance(there, list) and isinstance(here, list) and len(there) != len(here):
+        there, here = len(there), len(here)
+    return f"{path}{', ' if path else ''}{there!r} there, {here!r} here"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from keras import ops
 
-from keras_encdec import check
+from keras_encdec import check, layout
 from keras_encdec.spec import Tensor
 from keras_encdec.training import divergence as divergences
 
@@ -100,7 +100,7 @@ class Distillation:
         return TeacherTargets(self, [states], self._asked)
 
     def begin(self, student: Any, vocabulary_size: int) -> None:
-        """Freezes the teacher.
+        """Freezes the teacher, and lays it on the devices that there are.
 
         Raises:
             ValueError: if the teacher is the student, or its vocabulary not of this size.
@@ -119,6 +119,7 @@ class Distillation:
                 f"Received: one of {size}. Distillation needs one vocabulary."
             )
         self.teacher.trainable = False
+        layout.spread_out(self.teacher.variables)
 
     def _asked(self, size: int, states: Tensor) -> Tensor:
         """(B, t, V) log-probabilities of a chunk of the teacher's states."""

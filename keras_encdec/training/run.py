@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from keras_encdec.training.adapter import BatchAdapter
+from keras_encdec.training.adapter import BatchAdapter, own_errors
 from keras_encdec.training.checkpoint import Checkpoint
 from keras_encdec.warn import warn
 
@@ -172,11 +172,12 @@ def _fit_epoch(
         if left is None or left:
             warn(f"The data ended before epoch {epoch} (counted from 0): training stops.")
         return not left and left is not None
-    more = dict(options)
+    more, held = dict(options), None
     if validation is not None:
-        more["validation_data"] = opened(validation, 0, 0, validation.steps(0))
+        more["validation_data"] = held = opened(validation, 0, 0, validation.steps(0))
     parts.set_params({**parts.params, "steps": left})
-    with quiet_ends(None in (left, validation.steps(0) if validation else 0)):
+    unknown = None in (left, validation.steps(0) if validation else 0)
+    with quiet_ends(unknown), own_errors(adapter, held):
         keras.Model.fit(
             model,
             adapter,
@@ -212,16 +213,19 @@ def opened(batches: Batches, epoch: int, start: int, steps: int | None) -> Batch
     return BatchAdapter(begin, steps)
 
 
-def required(batches: Batches) -> BatchAdapter:
-    """The batches of one pass.
+@contextlib.contextmanager
+def one_pass(model: Any, batches: Batches) -> Iterator[BatchAdapter]:
+    """The batches of one pass, for Keras to evaluate or predict on.
 
     Raises:
         ValueError: if there are none.
     """
-    found = opened(batches, 0, 0, batches.steps(0))
-    if found is None:
-        raise ValueError("Expected at least one batch. Received: data of none.")
-    return found
+    with protected(model), quiet_ends(batches.steps(0) is None):
+        found = opened(batches, 0, 0, batches.steps(0))
+        if found is None:
+            raise ValueError("Expected at least one batch. Received: data of none.")
+        with own_errors(found):
+            yield found
 
 
 class InputsAlone:

@@ -70,6 +70,12 @@ CONVERSION = [
     (lambda w: keras_encdec.adapt(w.source, dtype="int8"), "'int8'"),
     (lambda w: keras_encdec.adapt(w.source, dtype=16), "16"),
     (lambda w: keras_encdec.adapt(w.source, chat="no"), "chat True or False"),
+    (lambda w: keras_encdec.adapt(w.source, chat="no", preprocessor=None), "chat True or False"),
+    # Of models that are not on this machine: nothing of them is asked for.
+    (lambda w: keras_encdec.adapt("gemma2_27b_en", chat="no"), "chat True or False"),
+    (lambda w: keras_encdec.adapt("gemma2_27b_en", chat=None), "chat True or False"),
+    (lambda w: keras_encdec.from_preset("gemma2_27b_27b", chat="no"), "chat True or False"),
+    (lambda w: keras_encdec.from_preset("gemma2_27b_en", chat=1), "chat True or False"),
     (lambda w: keras_encdec.adapt(3), "3"),
     (lambda w: keras_encdec.adapt(None), "None"),
     (lambda w: keras_encdec.adapt("gemma2_mini_doc"), "Did you mean 'gemma2_mini_docs'"),
@@ -249,6 +255,7 @@ DATA = [
     (lambda w: Tokens.from_documents([[1], [[2]]]), "document 1"),
     (lambda w: read("nowhere.txt"), "nowhere.txt"),
     (lambda w: read([]), "file"),
+    (lambda w: read(__file__, lines="no"), "lines True or False"),
     (lambda w: batches(w.tokens, w.pre, 0), "batch_size"),
     (lambda w: batches(w.tokens, w.pre, 2, epochs=0), "epochs"),
     (lambda w: batches(w.tokens, w.pre, 2, steps=1.5), "steps"),
@@ -260,6 +267,7 @@ DATA = [
     (lambda w: write_teacher("t", w.teacher, w.tokens, w.pre, epochs=0), "epochs"),
     (lambda w: write_teacher("t", w.teacher, w.tokens, w.pre, batch_size=-1), "batch_size"),
     (lambda w: write_teacher("t", w.teacher, w.tokens, w.pre, dtype="int8"), "dtype"),
+    (lambda w: write_teacher("t", w.teacher, w.tokens, w.pre, start_token="no"), "start_token"),
 ]
 GENERATION = [
     (lambda w, k=k, v=v: w.lm.generate(w.texts, **{k: v}), k)

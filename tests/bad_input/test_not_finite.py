@@ -14,7 +14,7 @@ from keras_encdec.integrity import is_finite
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.sharing import catalog
 from keras_encdec.spec import PairSpec
-from keras_encdec.testing.models import make_inputs, tiny_backbone, to_numpy
+from keras_encdec.testing.models import make_inputs, tiny_backbone, tiny_lm, to_numpy
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
 
 PATH = "decoder/block_0/feedforward/up/kernel"
@@ -68,6 +68,26 @@ def test_they_write_nothing(lm, sampler):
         lm.score({"encoder_text": ["Some text."], "decoder_text": ["Of it."]})
 
 
+@pytest.mark.parametrize(
+    "sampler", ["greedy", "contrastive", BeamSearch(2)], ids=lambda s: str(s)[:6]
+)
+def test_nor_where_it_begins_behind_the_prompt(sampler):
+    """Two tokens, one of which is always the likeliest, become Inf when they are read."""
+    lm = tiny_lm()
+    embeddings = lm.backbone.decoder.embedding.embeddings
+    rows = np.array(to_numpy(embeddings))
+    rows[[90, 91]] = 0
+    rows[[90, 91], 0] = 1e38, -1e38
+    embeddings.assign(rows)
+    x = make_inputs((9, 5), (3, 3))
+    x["decoder_token_ids"] %= 80
+    lm.compile(sampler=sampler)
+    found = lm.generate(x, 4, None)["decoder_token_ids"]  # which reads none of the two
+    assert np.isin(found[:, 3], [90, 91]).all()
+    with pytest.raises(FloatingPointError, match="Expected finite logits for a token"):
+        lm.generate(x, 8, None)
+
+
 def test_nor_do_streams(lm):
     spoil(lm)
     with pytest.raises(FloatingPointError):
@@ -99,8 +119,23 @@ def test_a_flipped_bit_is_named(lm, preset, loader):
         loader(str(preset))
 
 
+@pytest.mark.parametrize("max_shard_size", [None, 1e-3])
+def test_in_a_narrower_dtype_too(lm, tmp_path, max_shard_size):
+    """Where what was loaded says nothing of the last bits of the file."""
+    lm.save_to_preset(tmp_path / "model", max_shard_size)
+    keras_encdec.from_preset(str(tmp_path / "model"), dtype="bfloat16")
+    array = np.ascontiguousarray(to_numpy(lm.backbone.get_layer("decoder").embedding.embeddings))
+    for path in (tmp_path / "model").glob("*.weights.h5"):
+        data = bytearray(path.read_bytes())
+        if (at := data.find(array.tobytes())) >= 0:
+            data[at] ^= 1  # the last bit of the first number
+            path.write_bytes(data)
+    with pytest.raises(ValueError, match="another decoder/embedding/embeddings"):
+        keras_encdec.from_preset(str(tmp_path / "model"), dtype="bfloat16")
+
+
 def test_in_a_wider_dtype_too(preset, lm, tmp_path):
-    half = keras_encdec.from_preset(str(preset), dtype="bfloat16")  # narrower: not compared
+    half = keras_encdec.from_preset(str(preset), dtype="bfloat16")
     half.save_to_preset(tmp_path / "half")
     keras_encdec.from_preset(str(tmp_path / "half"), dtype="float32")
     digests = json.loads((tmp_path / "half" / "digests.json").read_text())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_encdec.data import tokenize
+from keras_encdec.data import read, tokenize
 
 ODD = {
     "NUL": "a\0b",
@@ -82,3 +82,53 @@ def test_the_characters_survive(world):
     tokens = tokenize(texts, world.tokenizer)
     assert len(tokens.lengths) == len(texts) - 1  # sentinels are left out, and said
     assert tokens.skipped == {"they hold a sentinel": 1}
+
+
+LATIN_1 = "Ein schöner Text.".encode("latin-1")
+# (name, what is in it, how it is read, what the message holds)
+FILES = [
+    ("a.txt", LATIN_1, {}, "UTF-8 in .*a.txt:1. Received: .*byte 0xf6 in position 7"),
+    ("a.txt", b"One.\nTwo.\n" + LATIN_1, {"lines": True}, "UTF-8 in .*a.txt:3. Received: .*0xf6"),
+    ("a.txt", b"One.\r\n" * 9000 + LATIN_1, {"lines": True}, "UTF-8 in .*a.txt:9001. Received: "),
+    (
+        "a.txt",
+        "Text.".encode("utf-16"),
+        {},
+        "UTF-8 in .*a.txt:1. Received: .*byte 0xff in position 0",
+    ),
+    ("a.txt", b"\x1f\x8b\x08 zipped", {}, "UTF-8 in .*a.txt:1. Received: "),
+    ("a.jsonl", b'{"text": "a"}\n\n{"text": "\xf6"}', {}, "UTF-8 in .*a.jsonl:3. Received: .*0xf6"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": "\\ud800"}', {}, "UTF-8 in .*a.jsonl:2. Received: "),
+    ("a.jsonl", b'{"text": "a"}\n{"text": "a', {}, "JSON in .*a.jsonl:2. Received: "),
+    ("a.jsonl", b'{"text": "a"}\n[]', {}, "'text' in .*a.jsonl:2. Received: "),
+    ("a.jsonl", b'{"text": 5}', {}, "str. in .*a.jsonl:1. Received: 5"),
+    ("a.jsonl", b"[" * 100_000, {}, "JSON in .*a.jsonl:1. Received: "),
+    ("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}", {}, "JSON in .*a.jsonl:1. Received: "),
+    ("a.csv", b"text\na\n", {}, "Received: .*a.csv"),
+    ("a.parquet", b"PAR1 and nothing else PAR1", {}, "Parquet in .*a.parquet. Received: "),
+    ("a.parquet", b"", {}, "Parquet in .*a.parquet. Received: "),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "how", "said"), FILES, ids=[str(f[:2])[:60] for f in FILES]
+)
+def test_a_file_that_is_no_text_is_named_with_its_record(tmp_path, name, content, how, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"(?s)Expected .*{said}") as error:
+        list(read(tmp_path / name, **how))
+    assert len(str(error.value)) < 500
+
+
+def test_so_is_a_row_of_a_column_that_is_no_text(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    texts = arrow.array([b"a", LATIN_1, b"c"], arrow.binary()).view(arrow.string())
+    parquet.write_table(arrow.table({"text": texts}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"Expected .*UTF-8 in .*a.parquet:2. Received: .*0xf6"):
+        list(read(tmp_path / "a.parquet"))
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(whole.replace(LATIN_1, b"x" * len(LATIN_1))[:-4] + b"PAR2")
+    with pytest.raises(ValueError, match=r"Expected Parquet in .*a.parquet. Received: "):
+        list(read(tmp_path / "a.parquet"))

@@ -81,7 +81,7 @@ def test_a_bad_record_is_named(folder, line, message):
 
 def test_bytes_that_are_no_text(folder):
     (folder / "a.txt").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(ValueError, match=r"Expected UTF-8 in .*a.txt"):
+    with pytest.raises(ValueError, match=r"Expected text in UTF-8 in .*a.txt"):
         list(read(folder / "a.txt"))
 
 

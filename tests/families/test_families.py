@@ -289,7 +289,7 @@ def test_a_tensor_that_the_index_lacks_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("llama", {"model_type": "lama"}, "The nearest is 'llama'"),
+        ("llama", {"model_type": "lama"}, "Did you mean 'llama'"),
         ("llama", {"model_type": "bert"}, "add a family"),
         ("llama", {"attention_bias": True}, "attention_bias=False"),
         ("llama", {"hidden_act": "relu"}, "hidden_act='silu'"),

@@ -9,8 +9,9 @@ from reference_folder import FAMILIES, facts_of, write_folder
 from safetensors.numpy import load_file, save_file
 
 import keras_encdec
+from keras_encdec.families import t5gemma2
 from keras_encdec.generation import BeamSearch
-from keras_encdec.spec import CrossAttentionSpec
+from keras_encdec.spec import CrossAttentionSpec, count_parameters
 from keras_encdec.testing.models import assert_close, to_numpy
 
 
@@ -106,6 +107,59 @@ def test_a_warm_up_has_nothing_to_warm_up(lm):
     warmup = keras_encdec.training.CrossAttentionWarmup(2)
     with pytest.raises(ValueError, match=r"Expected a pair with a cross-attention of its own"):
         lm.fit(inputs, inputs["decoder_token_ids"], callbacks=[warmup], verbose=0)
+
+
+def as_released():
+    """The fields of google/t5gemma-2-270m-270m, as transformers 5.0 prints its config."""
+    kinds = (["sliding_attention"] * 5 + ["full_attention"]) * 3
+    near = {"rope_theta": 10_000, "rope_type": "default"}
+    everywhere = {"factor": 8.0, "rope_theta": 1_000_000, "rope_type": "linear"}
+    decoder = {
+        **{"_sliding_window_pattern": 6, "attention_bias": False, "attention_dropout": 0.0},
+        **{"attn_logit_softcapping": None, "dropout_rate": 0.0, "dtype": "bfloat16"},
+        **{"final_logit_softcapping": None, "head_dim": 256, "hidden_size": 640},
+        **{"hidden_activation": "gelu_pytorch_tanh", "initializer_range": 0.02},
+        **{"intermediate_size": 2048, "layer_types": kinds, "max_position_embeddings": 32768},
+        **{"model_type": "t5gemma2_decoder", "num_attention_heads": 4, "num_hidden_layers": 18},
+        **{"num_key_value_heads": 1, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-6},
+        "rope_parameters": {"full_attention": everywhere, "sliding_attention": near},
+        **{"sliding_window": 512, "use_bidirectional_attention": False, "use_cache": True},
+        "vocab_size": 262144,
+    }
+    text = {**decoder, "model_type": "t5gemma2_text", "tie_word_embeddings": True}
+    text |= {"is_decoder": False, "cross_attention_hidden_size": None, "return_dict": True}
+    images = {"boi_token_index": 255999, "eoi_token_index": 256000, "image_token_index": 256001}
+    encoder = {
+        **{"attention_dropout": 0.0, "dropout_rate": 0.0, "dtype": "bfloat16", **images},
+        **{"initializer_range": 0.02, "mm_tokens_per_image": 256, "vocab_size": 262144},
+        **{"model_type": "t5gemma2_encoder", "text_config": text},
+        "vision_config": {"hidden_size": 1152, "image_size": 896},
+    }
+    return {
+        **{"attention_dropout": 0.0, "bos_token_id": 2, "classifier_dropout_rate": 0.0},
+        **{"decoder": decoder, "dropout_rate": 0.0, "dtype": "bfloat16", "encoder": encoder},
+        **{"eoi_token_index": 256000, "eos_token_id": 1, "image_token_index": 256001},
+        **{"initializer_range": 0.02, "is_encoder_decoder": True, "model_type": "t5gemma2"},
+        **{"pad_token_id": 0, "transformers_version": "5.0.0.dev0", "vocab_size": 262144},
+    }
+
+
+def test_the_released_config_is_taken():
+    """Whose decoder does not say that its embedding is tied."""
+    pair = t5gemma2.from_transformers(as_released())
+    assert (pair.encoder.num_layers, pair.decoder.num_layers) == (18, 18)
+    assert pair.decoder.windows[:6] == (512,) * 5 + (None,)
+    assert pair.encoder.windows[0] == (256, 257)
+    assert pair.tied_embeddings
+    assert pair.decoder.tied_output
+    # 640 * 262144, and per layer 640 * 256 * (4 + 1 + 1 + 4) + 3 * 640 * 2048 + 4 * 640 + 2 * 256
+    layer = 640 * 2560 + 3 * 640 * 2048 + 4 * 640 + 2 * 256
+    assert count_parameters(pair.weights()) == 640 * 262144 + 2 * (18 * layer + 640)
+
+
+def test_dropout_of_the_pair_is_that_of_its_sides():
+    pair = t5gemma2.from_transformers({**as_released(), "dropout_rate": 0.1})
+    assert (pair.encoder.dropout, pair.decoder.dropout) == (0.1, 0.1)
 
 
 def test_a_tensor_too_many_is_named(folder, tmp_path):

@@ -1,6 +1,7 @@
 """Many prompts: any collection of them, in their order, and files that outlive a kill."""
 
 import json
+import os
 
 import keras_hub
 import numpy as np
@@ -148,9 +149,81 @@ def test_resumed_after_a_kill(lm, outputs, tmp_path, monkeypatch, torn):
     assert len(written) == 1  # six of seven were there
 
 
-def test_other_weights_are_another_call(lm, tmp_path):
+def numbers(some):
+    return [i * i for i in some]
+
+
+@pytest.mark.parametrize("damage", [bytes(5), b"\xff\xfe\n", b"3\n", b'{"index": 1}\n', b"\n"])
+def test_a_line_that_was_lost_is_written_again(tmp_path, damage):
+    path, written = tmp_path / "outputs.jsonl", []
+
+    def stopped(some):
+        if len(written) == 4:
+            raise Killed
+        written.append(some)
+        return numbers(some)
+
+    with pytest.raises(Killed):
+        jobs.run(stopped, range(6), 1, path, "this")
+    partial = path.with_name("outputs.jsonl.partial")
+    head, *lines = partial.read_bytes().splitlines(keepends=True)
+    partial.write_bytes(head + lines[0] + damage + b"".join(lines[2:]))
+    again = []
+    found = jobs.run(lambda some: again.append(some) or numbers(some), range(6), 1, path, "this")
+    assert found == [0, 1, 4, 9, 16, 25]
+    assert again == [[4], [3], [2], [1], [0]]  # 5, the longest, was kept
+    assert [p.name for p in tmp_path.iterdir()] == ["outputs.jsonl"]
+
+
+def test_what_names_no_file(lm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (3, ".", tmp_path):
+        with pytest.raises(ValueError, match=r"Expected .* file.*Received: "):
+            lm.generate(TEXTS, 12, path=path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def second(path):
+    """What another process is told that makes the same call."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            jobs.run(numbers, range(6), 2, path, "this")
+        except BaseException as error:
+            os.write(write, f"{type(error).__name__}: {error}".encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as file:
+        return file.read()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_one_process_at_a_time(tmp_path):
+    path, said = tmp_path / "outputs.jsonl", []
+
+    def write(some):
+        said.append(second(path))
+        return numbers(some)
+
+    assert jobs.run(write, range(6), 2, path, "this") == [0, 1, 4, 9, 16, 25]
+    assert len(said) == 3
+    for message in said:
+        assert message.startswith(f"BlockingIOError: Expected {path} for this call alone.")
+        assert f"process {os.getpid()} on " in message
+    assert "Expected a new file" in second(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["outputs.jsonl"]
+
+
+def test_a_lock_of_a_process_that_is_gone_is_none(tmp_path):
     path = tmp_path / "outputs.jsonl"
-    jobs._Kept(path, lm._identity([], 2, {})).read()
+    (tmp_path / "outputs.jsonl.lock").write_text('{"process": 1, "host": "gone"}')
+    assert jobs.run(numbers, range(3), 2, path, "this") == [0, 1, 4]
+    assert [p.name for p in tmp_path.iterdir()] == ["outputs.jsonl"]
+
+
+def test_other_weights_are_another_call(lm):
     other = keras_encdec.from_preset("gemma2_tiny_mini")
     other.compile(sampler="greedy")
     assert other._identity([], 2, {}) != lm._identity([], 2, {})

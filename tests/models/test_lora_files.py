@@ -119,10 +119,49 @@ def test_a_file_of_another_pair_changes_nothing(make_pair, options, message, tmp
         np.testing.assert_array_equal(variable.numpy(), before[variable.path])
 
 
+@pytest.mark.parametrize("make_pair", [other_pair, tiny_pair])
+def test_nor_does_it_enable_lora_in_another_pair(make_pair, tmp_path):
+    wrong = tiny_pair if make_pair is other_pair else other_pair
+    trained({}, wrong).backbone.save_lora_weights(tmp_path / "run.lora.h5")
+    fresh = tiny_backbone(make_pair())
+    before = [(v.path, v.trainable) for v in fresh.weights]
+    with pytest.raises(ValueError, match=r"Expected LoRA of a pair like this one.*Received"):
+        fresh.load_lora_weights(tmp_path / "run.lora.h5")
+    assert [(v.path, v.trainable) for v in fresh.weights] == before
+    fresh.save_to_preset(tmp_path / "still whole")
+
+
+def test_a_flipped_bit_is_refused_or_was_of_no_use(tmp_path):
+    lm, path = trained({}, tiny_pair), tmp_path / "run.lora.h5"
+    lm.backbone.save_lora_weights(path)
+    data, values = path.read_bytes(), {v.path: v.numpy() for v in lm.trainable_variables}
+    rng, refused = np.random.default_rng(0), 0
+    for place in (*rng.integers(0, 8000, 30), *rng.integers(0, len(data), 30)):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            lm.backbone.load_lora_weights(path)
+        except ValueError as error:
+            assert "Expected" in str(error)  # noqa: PT017
+            refused += 1
+        for variable in lm.trainable_variables:
+            np.testing.assert_array_equal(variable.numpy(), values[variable.path])
+    assert refused > 20
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    lm = trained({}, tiny_pair)
+    lm.trainable_variables[3].assign(np.full(lm.trainable_variables[3].shape, np.nan))
+    with pytest.raises(ValueError, match=r"NaN or Inf in .*block_0"):
+        lm.backbone.save_lora_weights(tmp_path / "run.lora.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_no_such_file(tmp_path):
     lm, path = trained({}, tiny_pair), tmp_path / "run.lora.h5"
     path.write_bytes(b"something else")
-    with pytest.raises(ValueError, match=r"Expected a file of save_lora_weights.*Received"):
+    with pytest.raises(ValueError, match=r"Expected a whole file of save_lora_weights.*Received"):
         lm.backbone.load_lora_weights(path)
     with pytest.raises(ValueError, match=r"ends in \.lora\.h5"):
         lm.backbone.save_lora_weights(tmp_path / "run.h5")
@@ -140,10 +179,10 @@ def test_a_full_disk_leaves_the_file_of_before(tmp_path, monkeypatch):
     lm.backbone.save_lora_weights(path)
     before = path.read_bytes()
 
-    def full(variable):
+    def full(*args):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("keras_encdec.models.lora._array", full)
+    monkeypatch.setattr("keras_encdec.models.lora._keep", full)
     with pytest.raises(OSError, match="No space left"):
         lm.backbone.save_lora_weights(path)
     assert path.read_bytes() == before

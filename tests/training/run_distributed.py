@@ -13,13 +13,13 @@ import math
 import sys
 from pathlib import Path
 
+import compiled_step
 import jax
 import keras
 import keras_hub
 import numpy as np
 from jax.experimental import multihost_utils
 from keras.src.backend.jax.core import JaxVariable
-from keras.src.backend.jax.trainer import _distribute_data
 
 import keras_encdec
 from keras_encdec.data import batches, tokenize
@@ -36,6 +36,7 @@ from keras_encdec.training.estimate import estimate
 from keras_encdec.training.warmup import pretrained
 
 STEPS, ROWS = 5, 8
+EMBEDDED = catalog.embedded("gemma2_tiny_docs")
 T5GEMMA = Path(__file__).parents[1] / "parity" / "hf_t5gemma"
 
 
@@ -152,7 +153,7 @@ def presets(folder):
 def train_on_text():
     """Loss and weights after a pass over some texts, of which this process reads its share."""
     keras.utils.set_random_seed(0)
-    tokenizer = keras_hub.models.Tokenizer.from_preset(catalog.embedded("gemma2_tiny_docs"))
+    tokenizer = keras_hub.models.Tokenizer.from_preset(EMBEDDED)
     preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 24, 20)
     lm = EncDecSeq2SeqLM(tiny_backbone(pair(vocabulary_size=4096)), preprocessor)
     lm.compile()
@@ -270,33 +271,125 @@ def held_by(case, mesh, spec, sizes):
     }
 
 
-def step(meshes):
-    """Temporary memory of a compiled training step on each device, by mesh; and estimated."""
+STEPS = {
+    "in one": {"batch_size": ROWS},
+    "in four parts": {"batch_size": 4 * ROWS, "gradient_accumulation_steps": 4},
+    "with a teacher": {"batch_size": ROWS, "teacher": True},
+}
+
+
+def step(*meshes):
+    """Bytes of a compiled training step on each device, and as estimated, by mesh and case.
+
+    A part of a batch has 2048 tokens.
+    """
     attention = AttentionSpec(8, 8, 32, 16.0, 5.0)
     stack = StackSpec(8192, 192, 768, attention, (None,) * 2, final_logit_soft_cap=30.0)
     spec, found = PairSpec(stack, stack), {}
-    sizes = {"batch_size": ROWS, "source_length": 128, "target_length": 128}
     for mesh in meshes:
-        run = estimate(spec, mesh=tuple(mesh), attention="plain", **sizes)
-        expected = run.gradients + run.activations + run.output_loss
-        with distribution(mesh, spec).scope():
-            found[str(mesh)] = [compiled_bytes(spec), expected]
+        for name, case in STEPS.items():
+            run = {**case, "source_length": 128, "target_length": 128}
+            run["teacher"] = stack if "teacher" in case else None
+            with distribution(mesh, spec).scope():
+                needed = compiled_step.needed(spec, **run)
+            planned = {"mesh": tuple(mesh), "attention": "plain", "teacher_dtype": "float32"}
+            found[f"{mesh} {name}"] = [needed, estimate(spec, **planned, **run).total]
     return found
 
 
-def compiled_bytes(spec):
-    lm = EncDecSeq2SeqLM(EncDecBackbone(spec.encoder, spec.decoder))
-    lm.compile(attention="plain")
-    x = make_inputs((128,) * ROWS, (128,) * ROWS)
-    data = _distribute_data((x, x["decoder_token_ids"], x["decoder_padding_mask"] * 1.0))
-    lm._symbolic_build(data_batch=data)
-    lm.optimizer.build(lm.trainable_variables)
-    state = lm._get_jax_state(True, True, True, True)
-    train = jax.jit(lm.train_step, out_shardings=(None, lm._get_state_sharding_spec()))
-    return train.lower(state, data).compile().memory_analysis().temp_size_in_bytes
+PAIRS = [f"The mean of {i} numbers." for i in range(5)], [f"Mean of {i}" for i in range(5)]
+TEXTS = [f"Returns the mean of {i} numbers along an axis." * (1 + i % 3) for i in range(7)]
+UNEVEN = {
+    "pairs packed": {"packing": True, "x": PAIRS[0], "y": PAIRS[1]},
+    "pairs in batches of 3": {"x": PAIRS[0], "y": PAIRS[1], "batch_size": 3},
+    "texts": {"x": TEXTS},
+    "texts packed": {"packing": True, "x": TEXTS, "batch_size": 5},
+    "in parts": {"x": TEXTS, "gradient_accumulation_steps": 2, "batch_size": 6},
+}
 
 
-COMMANDS = {f.__name__: f for f in (step, fit, fit_other, write, load, held, hosts, read)}
+def uneven(meshes):
+    """The largest difference of losses of data that devices do not divide, by mesh."""
+    spec = pair(vocabulary_size=4096)
+    expected, found = losses(spec), {}
+    for mesh in meshes:
+        with distribution(mesh, spec).scope():
+            some = losses(spec)
+        found[str(mesh)] = {k: abs(some[k] - v) for k, v in expected.items()}
+    return found
+
+
+def losses(spec):
+    """The loss, and that of a validation, of each kind of data."""
+    tokenizer, found = keras_hub.models.Tokenizer.from_preset(EMBEDDED), {}
+    for name, given in UNEVEN.items():
+        keras.utils.set_random_seed(0)
+        given = dict(given)
+        preprocessor = EncDecSeq2SeqLMPreprocessor(
+            tokenizer, 24, 20, packing=given.pop("packing", False)
+        )
+        lm = EncDecSeq2SeqLM(tiny_backbone(spec), preprocessor)
+        lm.compile(gradient_accumulation_steps=given.pop("gradient_accumulation_steps", 1))
+        history = lm.fit(**given, validation_data=TEXTS[:3], verbose=0).history
+        found |= {f"{name}, {log}": history[log][0] for log in ("loss", "val_loss")}
+    return found
+
+
+def order(mesh):
+    """What is said of what was made before the distribution, and of what it cannot cut."""
+    x = make_inputs((20, 13, 1, 7), (16, 9, 1, 4))
+    y = np.roll(x["decoder_token_ids"], -1, axis=1)
+    early = EncDecSeq2SeqLM(tiny_backbone(pair()))
+    early.compile()
+    optimizer = keras.optimizers.AdamW()
+    with distribution(mesh, pair()).scope():
+        lm = EncDecSeq2SeqLM(tiny_backbone(pair()))
+        lm.compile(optimizer=optimizer)
+        whole = EncDecSeq2SeqLM(tiny_backbone(pair()))
+        found = {
+            "model, fit": said(early.fit, x, y),
+            "model, generate": said(early.generate, x, 20),
+            "optimizer": said(lm.fit, x, y),
+            "int4": said(whole.quantize, "int4"),
+        }
+        whole.generate(x, 20, stop_token_ids=None)  # nothing of it was quantised
+    return found
+
+
+def said(call, *arguments):
+    try:
+        call(*arguments)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def teacher(meshes):
+    """By mesh: whether a teacher trains alike, and its bytes on a device beside those of all."""
+    spec = pair(vocabulary_size=4096)
+    (expected, _), found = asked(spec), {}
+    for mesh in meshes:
+        with distribution(mesh, spec).scope():
+            loss, lm = asked(spec)
+            weights = [v.value for v in lm._distillation.teacher.backbone.weights]
+        share = sum(map(shard_bytes, weights)) / sum(w.nbytes for w in weights)
+        found[str(mesh)] = [abs(loss - expected), share]
+    return found
+
+
+def asked(spec):
+    """The loss of an epoch with a teacher that is asked, and the task."""
+    keras.utils.set_random_seed(0)
+    teacher = keras_hub.models.CausalLM.from_preset(EMBEDDED)
+    tokenizer = teacher.preprocessor.tokenizer
+    preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 24, 20)
+    lm = EncDecSeq2SeqLM(tiny_backbone(spec), preprocessor)
+    lm.compile(distillation=keras_encdec.training.Distillation(teacher))
+    return lm.fit(TEXTS, batch_size=8, verbose=0).history["loss"][0], lm
+
+
+COMMANDS = (step, fit, fit_other, write, load, held, hosts, read, uneven, order, teacher)
+COMMANDS = {f.__name__: f for f in COMMANDS}
 
 if __name__ == "__main__":
     calls = json.loads(sys.argv[1])

@@ -65,6 +65,34 @@ def test_evaluates_as_with_logits_and_still_gives_logits():
     assert set(ours) == {"loss", "accuracy", "perplexity"}
 
 
+def logs_of(lm, **options):
+    """Of `fit` and `evaluate`, where nothing moves."""
+    x, y, weight = batch()
+    lm.compile(optimizer=keras.optimizers.SGD(0.0), **options)
+    given = {"sample_weight": weight, "batch_size": 4, "verbose": 0}
+    history = lm.fit(x, y, **given).history
+    evaluated = lm.evaluate(x, y, **given, return_dict=True)
+    return history, evaluated, lm.evaluate(x, y, **given)
+
+
+def on_logits():
+    return {
+        "loss": plain_loss(),
+        "metrics": [keras.metrics.SparseCategoricalAccuracy(name="one")],
+        "weighted_metrics": [keras.metrics.SparseTopKCategoricalAccuracy(5, name="two")],
+    }
+
+
+def test_a_loss_after_another_is_as_if_it_were_the_first():
+    small = PairSpec(tiny_encoder(windows=(8,)), tiny_decoder(windows=(8,)))
+    lm, other = tiny_lm(pair=small), tiny_lm(pair=small)
+    first, then, last = (logs_of(lm, **options) for options in (on_logits(), {}, on_logits()))
+    for found, expected in ((then, logs_of(other)), (last, first)):
+        for some, others in zip(found, expected, strict=True):
+            keras.tree.assert_same_structure(some, others)
+            keras.tree.map_structure(np.testing.assert_allclose, some, others)
+
+
 @pytest.mark.slow
 @ON_JAX
 def test_a_batch_in_parts_is_the_batch():
