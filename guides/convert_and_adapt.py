@@ -209,23 +209,24 @@ for prompt, text in zip(prompts, before, strict=True):
 """
 ## Adapt
 
-The paper trains all weights. That takes 16 bytes a parameter with Adam, before anything
-else: `training.estimate` says what a step needs, without allocating it.
+The paper trains all weights. With Adam that takes 16 bytes a parameter before anything
+else. `training.estimate` says what a step needs, without allocating it, and looks for
+runs that would fit where this one does not:
 """
 
 sizes = {"batch_size": BATCH_SIZE, "source_length": HALF, "target_length": HALF}
 sizes |= {"dtype": "mixed_bfloat16", "remat": True}
-print(training.estimate(lm.backbone.spec, **sizes))
+print(training.estimate(lm.backbone, fits=40e9, **sizes))
 
 """
 For 2B-2B these are 94 GB, more than one GPU has. With LoRA the pretrained weights stay
 as they are and small factors are trained beside them, while the cross-attention, which
-is new, trains whole. That makes 33 GB. `remat` computes each block a second time in the
+is new, trains whole. That makes 32 GB. `remat` computes each block a second time in the
 backward pass rather than keep what it computed.
 """
 
 lm.backbone.enable_lora(8)
-print(training.estimate(lm.backbone.spec, lora_rank=8, **sizes))
+print(training.estimate(lm.backbone, fits=40e9, lora_rank=8, **sizes))
 
 """
 The optimizer is AdamW with clipped gradients, and its learning rate rises for some steps

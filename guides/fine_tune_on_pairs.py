@@ -76,10 +76,9 @@ small factors beside the query and value projections, in float32. What a step th
 needs can be asked before anything is loaded:
 """
 
-spec = keras_encdec.presets["gemma2_2b_2b"].spec  # the shape of T5Gemma 2B-2B, too
 print(
     training.estimate(
-        spec,
+        keras_encdec.presets["gemma2_2b_2b"],  # T5Gemma 2B-2B has its shape
         batch_size=8,
         source_length=512,
         target_length=64,
@@ -88,6 +87,7 @@ print(
         lora_rank=8,
         train_cross_attention=False,
         remat=True,
+        fits=16e9,
     )
 )
 
@@ -99,7 +99,7 @@ float32: there, take a smaller model.
 
 `train_cross_attention=False` treats the cross-attention like every other layer: it was
 trained when the model was adapted. For a pair that was only just converted leave it at
-`True`, quantise with `filters=training.pretrained`, and expect 6 GB more.
+`True`, quantise with `filters=training.pretrained`, and expect 5 GB more.
 """
 
 lm = keras_encdec.from_preset(START, dtype="bfloat16")
@@ -196,9 +196,10 @@ print({name: round(value, 3) for name, value in rouge.items()})
 """
 ## Fine-tune
 
-Validation data are two lists as well. `EarlyStopping` ends the run once the held-out
-loss has not fallen for two epochs and puts the best weights back. The loss counts the
-tokens of the line and its end, never those that are read.
+Validation data are two lists as well. Callbacks of Keras work as on any model:
+`EarlyStopping` ends the run once the held-out loss has not fallen for two epochs, and
+puts the best weights back. The loss counts the tokens of the line and its end, never
+those that are read.
 """
 
 lm.compile(

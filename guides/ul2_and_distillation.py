@@ -23,7 +23,8 @@ to read, something for the decoder to write. That rule is an objective.
 This guide shows what each of them asks for, how they are mixed, and two ways to learn
 from a teacher: its answers kept on disk, or asked in each step.
 
-It is written for one GPU of 80 GB. With `KERAS_ENCDEC_SMALL=1` the same code runs on any
+It is written for one GPU of 80 GB (by `training.estimate`, 55 are needed where the
+teacher is asked in each step). With `KERAS_ENCDEC_SMALL=1` the same code runs on any
 CPU in about a minute, without network: the student is a pair of 3.4 million parameters,
 the teacher has 5.8 million; both sources ship with the package. Texts are cut after 64
 tokens instead of 512, and each run takes 10 steps instead of 1,000.

@@ -94,18 +94,17 @@ its turn comes. Along `model`, devices see the same rows and each computes a par
 every layer. `estimate` needs no device to tell what a step takes on each of them:
 """
 
-spec = keras_encdec.presets["gemma2_9b_2b"].spec
 sizes = {"batch_size": 32, "source_length": 1024, "target_length": 1024}
-for mesh in [(8, 1), (4, 2), (1, 8)]:
-    found = training.estimate(
-        spec, mesh=mesh, dtype="mixed_bfloat16", remat=True, **sizes
-    )
-    print(mesh, found)
+sizes |= {"dtype": "mixed_bfloat16", "remat": True}
+for shape in [(8, 1), (1, 8)]:
+    pair = keras_encdec.presets["gemma2_9b_2b"]
+    print(shape, training.estimate(pair, mesh=shape, fits=40e9, **sizes))
 
 """
 (8, 1) is the mesh to begin with. A model axis cuts activations, too, for rows so long
-that one of them does not fit. Parameters, gradients and optimizer are exact; the rest
-was within 22% of what XLA reports where it was compared (LOG.md).
+that one of them does not fit; it cannot cut what it does not divide, such as 4
+key/value heads. Where a run does not fit, the nearest that do are listed. Parameters,
+gradients and optimizer are exact; the rest is by formula (LOG.md compares it with XLA).
 
 What the optimizer keeps is cut like its weights for AdamW, Lion and SGD. Keras' Adafactor
 keeps a full second moment beside its rows and columns, and these two whole on each
@@ -146,8 +145,10 @@ print(devices)
 """
 ## Tokens, once
 
-Text is tokenised once and kept in a folder, for all epochs and all runs. Batches of it
-can be found by their number, which is what lets a run go on in the middle of an epoch.
+Text is tokenised once and kept in a folder, for all epochs and all runs. The folder is
+checksummed, and after a kill the same call goes on behind the last whole shard. Batches
+of it can be found by their number, which is what lets a run go on in the middle of an
+epoch.
 """
 
 train_docs, held_out_docs = docstrings.load(PACKAGES)
