@@ -30,7 +30,7 @@ The guide is written for one GPU of 40 GB, such as Colab's A100. With the enviro
 variable `KERAS_ENCDEC_SMALL=1` the same code runs on any CPU in about a minute, without
 network: Gemma 2 2B becomes a model of 1.5 million parameters that ships with the
 package and was trained on docstrings, texts are cut after 64 tokens instead of 512, and
-training takes 32 steps instead of 2,000. Such a run shows how things are done and where
+training takes 40 steps instead of 2,000. Such a run shows how things are done and where
 a loss goes; what it writes has the form of a docstring and little sense.
 """
 
@@ -64,7 +64,7 @@ SMALL = os.environ.get("KERAS_ENCDEC_SMALL") == "1"
 if SMALL:
     SOURCE, PAIR = catalog.embedded("gemma2_mini_docs"), "gemma2_mini_docs"
     HALF, BATCH_SIZE, LEARNING_RATE = 64, 8, 3e-3
-    EPOCHS, STEPS_PER_EPOCH, HELD_OUT = 4, 8, 16
+    EPOCHS, STEPS_PER_EPOCH, HELD_OUT = 4, 10, 16
     PACKAGES = ["keras"]
 else:
     SOURCE, PAIR = "gemma2_2b_en", "gemma2_2b_2b"
@@ -214,19 +214,20 @@ else. `training.estimate` says what a step needs, without allocating it, and loo
 runs that would fit where this one does not:
 """
 
-sizes = {"batch_size": BATCH_SIZE, "source_length": HALF, "target_length": HALF}
+pair = keras_encdec.presets["gemma2_2b_2b"]
+sizes = {"batch_size": 8, "source_length": 512, "target_length": 512}
 sizes |= {"dtype": "mixed_bfloat16", "remat": True}
-print(training.estimate(lm.backbone, fits=40e9, **sizes))
+print(training.estimate(pair, fits=40e9, **sizes))
 
 """
-For 2B-2B these are 94 GB, more than one GPU has. With LoRA the pretrained weights stay
+These are 94 GB, more than one GPU has. With LoRA the pretrained weights stay
 as they are and small factors are trained beside them, while the cross-attention, which
 is new, trains whole. That makes 32 GB. `remat` computes each block a second time in the
 backward pass rather than keep what it computed.
 """
 
 lm.backbone.enable_lora(8)
-print(training.estimate(lm.backbone, fits=40e9, lora_rank=8, **sizes))
+print(training.estimate(pair, fits=40e9, lora_rank=8, **sizes))
 
 """
 The optimizer is AdamW with clipped gradients, and its learning rate rises for some steps
@@ -305,8 +306,8 @@ print(states.shape, states.dtype)
 """
 ## Save, and load back
 
-A preset holds weights, configuration, tokenizer and objective, and the LoRA factors
-beside the weights that they adapt.
+A preset holds weights, configuration, tokenizer and objective. LoRA is merged into the
+weights in it, so it loads as a pair of the usual kind.
 """
 
 lm.save_to_preset("./adapted")
