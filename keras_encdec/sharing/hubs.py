@@ -20,6 +20,7 @@ from kagglehub.handle import ModelHandle, parse_model_handle
 from keras_encdec.files import KEPT, OWN
 
 _FETCHED = [*OWN, *KEPT]
+_WHOLE = "[0-9]*.complete"  # what kagglehub puts beside a version that it fetched whole
 
 
 class Hub(abc.ABC):
@@ -128,13 +129,13 @@ class Kaggle(Hub):
     def cached(self) -> str:
         unversioned = self.parsed.with_version(0)
         folder = Path(get_cached_path(unversioned)).parent
-        whole = sorted(mark.stem for mark in folder.glob("*.complete"))
+        whole = [int(mark.stem) for mark in folder.glob(_WHOLE)]
         if whole:
             return (
-                f"On this machine is {self.scheme}{unversioned}/{whole[-1]}: load it by that name."
+                f"On this machine is {self.scheme}{unversioned}/{max(whole)}: load it by that name."
             )
         models = Path(get_cache_folder()) / "models"
-        marks = models.glob("*/*/*/*/*.complete")
+        marks = models.glob(f"*/*/*/*/{_WHOLE}")
         found = {f"kaggle://{m.relative_to(models).with_suffix('').as_posix()}": 0 for m in marks}
         return _told_others(found)
 

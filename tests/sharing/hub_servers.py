@@ -38,8 +38,8 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, status, data=b"", **headers):
         data = data if isinstance(data, bytes) else json.dumps(data).encode()
         self.send_response(status)
-        headers.setdefault("Content-Type", "application/json")
-        headers.setdefault("Content-Length", str(len(data)))
+        headers.setdefault("Content_Type", "application/json")
+        headers.setdefault("Content_Length", str(len(data)))
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
@@ -127,7 +127,8 @@ class HuggingFaceHandler(Handler):
     def fails_at_create(self, name):
         match = re.search(r"create-(\d+)", name)
         if match:
-            self.answer(int(match[1]), {"error": "no"}, **self.of_fault(match[1]))
+            said = {"error": "no", "url": f"{self.server.url}/{name}"}
+            self.answer(int(match[1]), said, **self.of_fault(match[1]))
         return bool(match)
 
     def preupload(self, repo):
@@ -141,7 +142,7 @@ class HuggingFaceHandler(Handler):
     def batch(self, name):
         asked, objects = json.loads(self.body()), []
         for one in asked["objects"]:
-            known = one["oid"] in self.server.objects
+            known = one["oid"] in self.server.repos[name]["lfs"]
             url = f"{self.server.url}/upload/{name}/{one['oid']}"
             actions = {} if known else {"actions": {"upload": {"href": url}}}
             objects.append({**one, **actions})
@@ -155,7 +156,7 @@ class HuggingFaceHandler(Handler):
         data = self.body()
         assert hashlib.sha256(data).hexdigest() == oid
         self.server.puts.append(f"{owner}/{name}")
-        self.server.objects[oid] = data
+        self.server.repos[f"{owner}/{name}"]["lfs"][oid] = data
         self.answer(200)
 
     def commit(self, repo):
@@ -169,7 +170,7 @@ class HuggingFaceHandler(Handler):
             elif item["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif item["key"] == "lfsFile":
-                files[value["path"]] = self.server.objects[value["oid"]]
+                files[value["path"]] = repo["lfs"][value["oid"]]
             elif item["key"] == "deletedFile":
                 files.pop(value["path"], None)
         repo["files"] = files
@@ -228,12 +229,12 @@ class HuggingFaceHandler(Handler):
             return self.answer(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound")
         data = repo["files"][path]
         headers = {"X_Repo_Commit": self.sha(repo), "ETag": f'"{git(data)}"'}
-        headers |= {"Accept_Ranges": "bytes", "Content_Type": "application/octet-stream"}
         send(self, data, headers, cut=path.endswith(".h5") and re.search(r"file-(\w+)", name))
 
 
 def send(handler, data, headers, cut):
     """A file, from where it is asked for; cut in the middle where that is the fault."""
+    headers |= {"Accept_Ranges": "bytes", "Content_Type": "application/octet-stream"}
     start = int(re.match(r"bytes=(\d+)-", handler.headers.get("Range", "bytes=0-"))[1])
     part = data[start:]
     status = 206 if start else 200
@@ -243,7 +244,7 @@ def send(handler, data, headers, cut):
         handler.server.cuts += 1
         if cut[1] == "gone" or handler.server.cuts == 1:
             handler.send_response(status)
-            for name, value in {**headers, "Content-Length": len(part)}.items():
+            for name, value in {**headers, "Content_Length": len(part)}.items():
                 handler.send_header(name.replace("_", "-"), str(value))
             handler.end_headers()
             handler.wfile.write(part[: len(part) // 2])
@@ -357,7 +358,7 @@ class KaggleHandler(Handler):
             int(number) - 1
         ][path]
         md5 = base64.b64encode(hashlib.md5(data).digest()).decode()
-        headers = {"Accept_Ranges": "bytes", "X_Goog_Hash": f"md5={md5}"}
+        headers = {"X_Goog_Hash": f"md5={md5}"}
         cut = path.endswith(".h5") and re.search(r"file-(\w+)", f"{owner}/{model}")
         send(self, data, headers, cut)
 
@@ -384,7 +385,7 @@ class _Server(ThreadingHTTPServer):
 
 
 def hugging_face():
-    return _Server(HuggingFaceHandler, repos={}, objects={}, puts=[])
+    return _Server(HuggingFaceHandler, repos={}, puts=[])
 
 
 def kaggle():
