@@ -6,6 +6,11 @@ lm.generate("...")
 lm.save_to_preset("./my_model")
 """
 
+from keras_encdec import quiet
+
+with quiet.imports():
+    import keras_hub  # noqa: F401  imports TensorFlow
+
 from keras_encdec import data, generation, models, objectives, training
 from keras_encdec.sharing.catalog import presets
 from keras_encdec.sharing.load import adapt, from_preset

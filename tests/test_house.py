@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "provenance": {"files", "formats"},
     "integrity": {"files", "hosts", "provenance"},
     "progress": set(),
+    "quiet": set(),
     "private": set(),
     "accelerators": {"warn"},
     "hosts": {"spec", "private"},
@@ -58,7 +59,7 @@ MAY_IMPORT = {
     },
     "testing": {"spec", "models"},
     "cli": {"", "spec", "files", "progress", "data", "models", "sharing"},
-    "": {"data", "generation", "models", "objectives", "sharing", "training"},
+    "": {"quiet", "data", "generation", "models", "objectives", "sharing", "training"},
 }
 # One method hands over to a later room: `lm.export_to_transformers` is a name of the door.
 LATE = {("models", "sharing")}
