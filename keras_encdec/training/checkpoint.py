@@ -149,7 +149,7 @@ class Checkpoint(keras.callbacks.Callback):
         model, args = self.model, orbax().args
         if hasattr(model, "jax_state_sync"):
             model.jax_state_sync()
-        step = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+        step = int(keras.ops.convert_to_numpy(model.optimizer.iterations.value))
         if model.recording is not None:
             model.recording.note()
         about = {**model_facts(model), "run": self._run, "epoch": epoch, "batch": batch}
