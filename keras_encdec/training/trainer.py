@@ -60,7 +60,7 @@ class TokenCount(keras.metrics.Metric):
 
     def counts(self) -> dict[str, int]:
         """The counts of both sides, exactly."""
-        high, low = (ops.convert_to_numpy(v).tolist() for v in (self.high, self.low))
+        high, low = (ops.convert_to_numpy(v.value).tolist() for v in (self.high, self.low))
         sides = zip(("encoder", "decoder"), high, low, strict=True)
         return {side: many * 2**24 + few for side, many, few in sides}
 
