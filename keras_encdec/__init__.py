@@ -6,9 +6,15 @@ lm.generate("...")
 lm.save_to_preset("./my_model")
 """
 
+from keras_encdec import quiet
+
+with quiet.imports():
+    import keras_hub  # noqa: F401  imports TensorFlow
+
 from keras_encdec import data, generation, models, objectives, training
 from keras_encdec.sharing.catalog import presets
 from keras_encdec.sharing.load import adapt, from_preset
+from keras_encdec.sharing.upload import upload_preset
 
 __version__ = "0.1.0"
 
@@ -21,4 +27,5 @@ __all__ = [
     "objectives",
     "presets",
     "training",
+    "upload_preset",
 ]

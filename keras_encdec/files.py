@@ -19,15 +19,17 @@ from typing import Any
 from keras_encdec import disk
 from keras_encdec.warn import warn
 
-_INCOMPLETE, _README = ".incomplete-", "README.md"
+_INCOMPLETE = ".incomplete-"
+KEPT = "README.md", "LICENSE", "NOTICE"  # the user's too, which a save keeps
 _NAMED = 5  # files that an error names
 
 # What KerasHub's `save_to_preset` and the layout of transformers write.
-_OWN = (
+OWN = (
     *(
         "config.json",
         "metadata.json",
         "digests.json",
+        "provenance.json",
         "task.json",
         "preprocessor.json",
         "tokenizer.json",
@@ -47,8 +49,8 @@ def atomic_folder(
     """Yields a new folder that takes the name `path` when the block ends well.
 
     On an error it is removed, and what stood at `path` before is still there. A block
-    inside the block for the same folder writes into it directly. A README.md of the folder
-    that is replaced stays.
+    inside the block for the same folder writes into it directly. README.md, LICENSE and NOTICE
+    of the folder that is replaced stay, unless the block wrote new ones.
 
     Args:
         path: the final name: new, an empty folder, or a preset to replace.
@@ -73,8 +75,9 @@ def atomic_folder(
         with disk.held(folder):
             yield folder
             folder.chmod(0o755)
-            if (final / _README).exists() and not (folder / _README).exists():
-                shutil.copy2(final / _README, folder / _README)
+            for name in KEPT:
+                if (final / name).exists() and not (folder / name).exists():
+                    shutil.copy2(final / name, folder / name)
             _check_replaceable(final, also)  # what came while the block ran
             _replace(folder, final)
     except BaseException:
@@ -106,24 +109,34 @@ def atomic_file(path: str | os.PathLike, size: int = 0) -> Iterator[Path]:
         raise
 
 
+def final_of(path: str | os.PathLike) -> Path:
+    """The name that the folder of a block of `atomic_folder` takes; of any other path its own."""
+    whole = Path(path).resolve()
+    of_block = re.fullmatch(re.escape(_INCOMPLETE) + "(.*)-[a-z0-9_]{8}", whole.name)
+    return whole.with_name(of_block[1]) if of_block else whole
+
+
 def _check_replaceable(final: Path, also: Sequence[str]) -> None:
     """Raises ValueError unless everything at `final` is a preset's own, or nothing is there."""
     if not final.exists():
         return
     if not final.is_dir():
         raise ValueError(f"Expected the name of a folder. Received: {final}, a file.")
-    foreign = list(itertools.islice(_foreign(final, also), _NAMED + 1))
-    if foreign:
-        names = ", ".join(foreign[:_NAMED]) + (" and more" if len(foreign) > _NAMED else "")
+    if names := foreign_names(final, also):
         raise ValueError(
             f"Expected a new folder, an empty one or a preset to replace. Received: {final}, "
             f"which holds something else: {names}. Choose another name, or move these files."
         )
 
 
+def foreign_names(folder: Path, also: Sequence[str] = ()) -> str:
+    """The first files in a folder that no preset has, for a message; all where it is no preset."""
+    foreign = list(itertools.islice(_foreign(folder, also), _NAMED + 1))
+    return ", ".join(foreign[:_NAMED]) + (" and more" if len(foreign) > _NAMED else "")
+
+
 def _foreign(folder: Path, also: Sequence[str]) -> Iterator[str]:
-    """Files in a folder that no preset has; all of them where it is no preset."""
-    own = (*_OWN, _README, *also) if _is_preset(folder) else (_README,)
+    own = (*OWN, *KEPT, *also) if _is_preset(folder) else KEPT
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         known = path.is_file() and any(_matches(name, pattern) for pattern in own)

@@ -40,13 +40,13 @@ def is_first() -> bool:
 
 
 def whole(value: Tensor) -> np.ndarray:
-    """All of a tensor, also where other processes hold parts of it; all of them make the call."""
+    """All of a tensor, also where other processes hold parts of it; all of them make the call.
+
+    With JAX on a CPU it is a view: Keras' own conversion copies bfloat16.
+    """
     if count() == 1 or _is_here(value):
-        return (
-            np.asarray(value)
-            if isinstance(value, np.ndarray)
-            else keras.ops.convert_to_numpy(value)
-        )
+        as_it_lies = keras.backend.backend() == "jax" or isinstance(value, np.ndarray)
+        return np.asarray(value) if as_it_lies else keras.ops.convert_to_numpy(value)
     return np.asarray(_multihost().process_allgather(value, tiled=True))
 
 

@@ -1,8 +1,8 @@
 """Whether weights are numbers at all, and still those that were saved.
 
 Knows checksums and what NaN and Inf look like in memory. A preset of ours holds
-`digests.json`: the checksum of each tensor, so that a flipped bit is found by name, and of each
-file of the tokenizers, so that no other tokenizer takes their place.
+`digests.json`: the checksum of each tensor, so that a flipped bit is found by name, and of the
+record and each file of the tokenizers, so that nothing else takes their place.
 """
 
 import json
@@ -16,7 +16,8 @@ import keras
 import numpy as np
 
 from keras_encdec import hosts
-from keras_encdec.files import read_json
+from keras_encdec.files import read_json, shard_names
+from keras_encdec.provenance import FILE as _RECORD
 
 FILE = "digests.json"
 _ASSETS = "assets"
@@ -68,7 +69,7 @@ def check_finite(name: str, array: np.ndarray, where: str) -> np.ndarray:
 
 
 def write(folder: Path, model: keras.Model) -> None:
-    """Writes the checksums of a model's weights, and of the files of tokenizers beside them.
+    """Writes the checksums of a model's weights, and of tokenizers and record beside them.
 
     Raises:
         ValueError: if a weight is not finite.
@@ -80,7 +81,7 @@ def write(folder: Path, model: keras.Model) -> None:
         },
         _ASSETS: {
             path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes())
-            for path in sorted((folder / _ASSETS).rglob("*"))
+            for path in [folder / _RECORD, *sorted((folder / _ASSETS).rglob("*"))]
             if path.is_file()
         },
     }
@@ -103,7 +104,7 @@ def check_weights(folder: Path, model: keras.Model) -> None:
             narrowed.append((variable.path, expected))
         elif expected is not None and checksum(same) != expected:
             raise _another(variable.path, folder)
-    found = _in_files(folder) if narrowed else set()
+    found = set(in_files(folder)) if narrowed else set()
     for name, expected in narrowed:
         if expected not in found:
             raise _another(name, folder)
@@ -117,22 +118,35 @@ def _another(name: str, folder: Path) -> ValueError:
     )
 
 
-def _in_files(folder: Path) -> set[int]:
-    """Checksums of all arrays as the files hold them, for weights that lost bits on their way."""
-    found = set()
+def in_files(folder: Path) -> Iterator[int]:
+    """Checksums of all arrays of a preset as its files hold them, one in memory at a time.
 
-    def look(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            found.add(checksum(item[()]))
+    Raises:
+        ValueError: naming the file that is missing or cannot be read.
+    """
+    index = folder / "model.weights.json"
+    names = shard_names(index) if index.exists() else ["model.weights.h5"]
+    for name in names:
+        try:
+            with h5py.File(folder / name, "r") as file:
+                yield from _of_group(file)
+        except OSError as error:
+            raise ValueError(
+                f"Expected a whole weights file. Received: {folder / name}, which cannot be read "
+                f"({error}). Save it again."
+            ) from error
 
-    for path in folder.glob("model*.weights.h5"):
-        with h5py.File(path) as file:
-            file.visititems(look)
-    return found
+
+def _of_group(group: h5py.Group) -> Iterator[int]:
+    for item in group.values():
+        if isinstance(item, h5py.Group):
+            yield from _of_group(item)
+        else:
+            yield checksum(item[()])
 
 
 def check_assets(folder: Path) -> None:
-    """Compares the files of tokenizers with their checksums, where there are some.
+    """Compares tokenizers and record with their checksums, where there are some.
 
     Raises:
         ValueError: naming the file that is another.
@@ -142,7 +156,7 @@ def check_assets(folder: Path) -> None:
         asset = folder / name
         if asset.is_file() and zlib.crc32(asset.read_bytes()) != checksum:
             raise ValueError(
-                f"Expected the tokenizer that was saved in {folder}. Received: another {name}. "
+                f"Expected the files that were saved in {folder}. Received: another {name}. "
                 f"Download or save it again, or delete {FILE} if you meant it."
             )
 

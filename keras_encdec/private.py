@@ -9,6 +9,14 @@ from typing import Any
 
 import keras
 
+# What Kaggle lists of a model, which kagglehub has no public call for.
+from kagglehub.clients import build_kaggle_client
+from kagglehub.handle import ModelHandle
+from kagglesdk.models.types.model_api_service import (
+    ApiGetModelInstanceRequest,
+    ApiListModelInstanceVersionFilesRequest,
+)
+
 # The value of a variable as it is kept, which `keras.Variable.value` casts inside a layer.
 from keras.src.backend import AutocastScope
 
@@ -30,6 +38,7 @@ __all__ = [
     "deferred_variables",
     "get_file",
     "get_stateless_scope",
+    "kaggle_files",
     "tokamax_attention",
 ]
 
@@ -59,3 +68,27 @@ def tokamax_attention() -> tuple[Mapping[str, Callable[..., Any]], Callable[...,
     if not flags.FLAGS.is_parsed():
         flags.FLAGS([""])
     return api.IMPLEMENTATIONS, base.Mask
+
+
+def kaggle_files(handle: ModelHandle) -> dict[str, int]:
+    """Bytes of the files, by name, of a model's newest version on Kaggle, as far as it lists them.
+
+    Raises:
+        requests.HTTPError: if Kaggle says no.
+    """
+    found: dict[str, int] = {}
+    with build_kaggle_client() as client:
+        asked: Any = ApiGetModelInstanceRequest()
+        listed: Any = ApiListModelInstanceVersionFilesRequest()
+        for request in (asked, listed):
+            request.owner_slug, request.model_slug = handle.owner, handle.model
+            request.framework, request.instance_slug = handle.framework_enum(), handle.variation
+        api = client.models.model_api_client
+        listed.version_number = api.get_model_instance(asked).version_number
+        listed.page_size = 100
+        while True:
+            page = api.list_model_instance_version_files(listed)
+            found |= {file.name: file.size for file in page.files}
+            if not page.next_page_token:
+                return found
+            listed.page_token = page.next_page_token

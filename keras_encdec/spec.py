@@ -371,6 +371,23 @@ def stack_from_json(data: "StackSpec | dict[str, Any]") -> StackSpec:
     return StackSpec(**{**data, **read})
 
 
+def pair_from_json(
+    encoder: "StackSpec | dict[str, Any]",
+    decoder: "StackSpec | dict[str, Any]",
+    encoder_attention: EncoderAttention = "bidirectional",
+    cross_attention: "CrossAttentionSpec | dict[str, Any] | None" = None,
+    tied_embeddings: bool = False,
+) -> PairSpec:
+    """A pair from the fields that `dataclasses.asdict` gives."""
+    return PairSpec(
+        stack_from_json(encoder),
+        stack_from_json(decoder),
+        encoder_attention,
+        cross_attention_from_json(cross_attention),
+        tied_embeddings,
+    )
+
+
 def attention_from_json(data: AttentionSpec | dict[str, Any]) -> AttentionSpec:
     """As `stack_from_json`, of an `AttentionSpec`."""
     if isinstance(data, AttentionSpec):

@@ -1,4 +1,7 @@
-"""What data is, where text comes from, how it is kept as tokens, and in what order it is learnt."""
+"""What data is, where text comes from, how it is kept as tokens, and in what order it is learnt.
+
+`guides/fine_tune_on_pairs.py` has the table of what `fit` and the others take.
+"""
 
 from keras_encdec.data.pipeline import batches
 from keras_encdec.data.read import read

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from keras_encdec.data.batching import Batching
-from keras_encdec.data.kinds import Documents, ModelInputs, Pairs, Source, as_dict
+from keras_encdec.data.kinds import (
+    Documents,
+    ModelInputs,
+    Pairs,
+    Source,
+    Stream,
+    as_dict,
+    kind_of,
+)
 from keras_encdec.data.tokens import Tokens, vocabulary_digest
 from keras_encdec.objectives import Objective, Stages
 from keras_encdec.objectives.config import to_config
@@ -32,17 +40,24 @@ def made_of(
     Returns:
         JSON types by name, such as `{"data": "...", "batch_size": 8, "packing": False}`.
     """
-    facts: dict[str, Any] = {
-        "data": digest(source),
-        "batch_size": batching.batch_size,
-        "shuffle": batching.shuffle,
-        "steps_per_epoch": batching.steps,
-    }
-    if converter is None:
-        return facts
-    for field in dataclasses.fields(converter):
-        facts[field.name] = _of_field(getattr(converter, field.name))
-    return facts
+    facts = {"data": digest(source), **_settings(converter, batching)}
+    vocabularies = {k: vocabulary_digest(v) for k, v in facts.items() if _is_tokenizer(v)}
+    return facts | vocabularies
+
+
+def described(
+    source: Source, converter: FeatureConverter | None, batching: Batching
+) -> dict[str, Any]:
+    """The same for a person: what kind the data is of, and no digest, which takes a while.
+
+    Returns:
+        JSON types by name, such as `{"kind": "pairs", "batch_size": 8, "objective": None}`.
+    """
+    kind = kind_of(source.first() if isinstance(source, Stream) else source)
+    facts = {"kind": kind, **_settings(converter, batching)}
+    if kind not in ("texts", "tokens"):
+        facts["objective"] = None
+    return {name: value for name, value in facts.items() if not name.endswith("tokenizer")}
 
 
 def digest(source: Source) -> str:
@@ -54,13 +69,29 @@ def digest(source: Source) -> str:
     return found.hexdigest()
 
 
+def _settings(converter: FeatureConverter | None, batching: Batching) -> dict[str, Any]:
+    """Of both; tokenizers as they are."""
+    facts: dict[str, Any] = {
+        "batch_size": batching.batch_size,
+        "shuffle": batching.shuffle,
+        "steps_per_epoch": batching.steps,
+    }
+    for field in () if converter is None else dataclasses.fields(converter):
+        facts[field.name] = _of_field(getattr(converter, field.name))
+    return facts
+
+
 def _of_field(value: Any) -> Any:
     if isinstance(value, (Objective, Stages)):
         try:
             return to_config(value)
         except ValueError:  # one of the user's
             return repr(value)
-    return vocabulary_digest(value) if hasattr(value, "get_vocabulary") else value
+    return value
+
+
+def _is_tokenizer(value: Any) -> bool:
+    return hasattr(value, "get_vocabulary")
 
 
 def _parts(source: Source) -> Iterable[bytes]:

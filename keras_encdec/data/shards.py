@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from keras_encdec import disk
+from keras_encdec import disk, formats
 from keras_encdec.files import check_inside, read_json, readable
 from keras_encdec.warn import warn
 
@@ -47,7 +47,8 @@ class ShardWriter:
 
     def __init__(self, folder: str | os.PathLike, kind: str, about: dict):
         self.folder = Path(folder)
-        self.index: dict[str, Any] = {"kind": kind, "about": about, "shards": [], "finished": None}
+        self.index: dict[str, Any] = {**formats.mark(kind), "kind": kind, "about": about}
+        self.index |= {"shards": [], "finished": None}
         _check_own(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = contextlib.ExitStack()
@@ -73,6 +74,7 @@ class ShardWriter:
                 f"Expected {self.folder} to be begun with {kind} {about}. "
                 f"Received: {begun.get('kind')} {begun.get('about')}. Choose another name."
             )
+        formats.check_known(kind, begun, self.folder / _INDEX)
         with readable(f"index of {kind}", self.folder / _INDEX):
             whole = list(itertools.takewhile(self._is_whole, begun["shards"]))
         lost = len(begun["shards"]) - len(whole)
@@ -145,6 +147,7 @@ class Shards:
                 f"Expected a finished folder of {kind}. Received: {self.folder}, {state}, of "
                 f"{index.get('kind')}. Write it to its end first."
             )
+        formats.check_known(kind, index, self.folder / _INDEX)
         shards = [
             {
                 "files": {n: {k: str(f[k]) for k in _OF_A_FILE} for n, f in s["files"].items()},

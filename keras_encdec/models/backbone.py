@@ -16,17 +16,17 @@ import h5py
 import keras
 import keras_hub
 
-from keras_encdec import check, hosts, integrity, layout
-from keras_encdec.files import atomic_folder, shard_names
+from keras_encdec import check, formats, hosts, integrity, layout
+from keras_encdec.files import atomic_folder, final_of, shard_names
 from keras_encdec.layers.stack import Decoder, Encoder
 from keras_encdec.models import lora, policies
+from keras_encdec.provenance import Provenance
 from keras_encdec.spec import (
     CrossAttentionSpec,
     EncoderAttention,
     PairSpec,
     StackSpec,
-    cross_attention_from_json,
-    stack_from_json,
+    pair_from_json,
 )
 from keras_encdec.training.held import quantized
 from keras_encdec.training.warmup import is_new, pretrained
@@ -87,13 +87,8 @@ class EncDecBackbone(keras_hub.models.Backbone):
         dtype: Any = None,
         **kwargs: Any,
     ):
-        spec = PairSpec(
-            stack_from_json(encoder),
-            stack_from_json(decoder),
-            encoder_attention,
-            cross_attention_from_json(cross_attention),
-            tied_embeddings,
-        )
+        given = encoder, decoder, encoder_attention, cross_attention, tied_embeddings
+        spec = pair_from_json(*given)
         layout.check(spec.weights())
         policy = {"dtype": dtype}
         self.decoder = Decoder(
@@ -125,7 +120,7 @@ class EncDecBackbone(keras_hub.models.Backbone):
             **kwargs,
         )
         policies.settle(self)
-        self.spec = spec
+        self.spec, self.record = spec, Provenance()
 
     @classmethod
     def of(cls, spec: PairSpec, **kwargs: Any) -> "EncDecBackbone":
@@ -188,6 +183,9 @@ class EncDecBackbone(keras_hub.models.Backbone):
                 "train_cross_attention=False."
             )
         numbers = self._lora_targets(names, train_cross_attention)
+        self.record.add(
+            "lora", rank=rank, layers=names, whole_cross_attention=train_cross_attention
+        )
         self._lora_rank, self._lora_enabled_layers = rank, numbers
         self._trains_cross_attention = train_cross_attention
         self.trainable = True
@@ -272,6 +270,7 @@ class EncDecBackbone(keras_hub.models.Backbone):
             self.enable_lora(found.rank, names, whole)
         with layout.placing(self.weights):
             lora.assign(self, found)
+        self.record.add("lora loaded", name=Path(filepath).name)
 
     @property
     def _lora_numbers(self) -> list[int]:
@@ -296,6 +295,7 @@ class EncDecBackbone(keras_hub.models.Backbone):
                 super().quantize(mode, **kwargs)
         finally:
             gc.unfreeze()
+        self.record.add("quantised", mode=str(mode or kwargs.get("config")))
 
     @hosts.by_first
     def save_to_preset(
@@ -305,7 +305,24 @@ class EncDecBackbone(keras_hub.models.Backbone):
         size, largest = policies.bytes_in_files(self.weights, max_shard_size)
         with atomic_folder(preset_dir, size, largest=largest) as folder:
             super().save_to_preset(str(folder), max_shard_size)
-            integrity.write(folder, self)
+            self.describe(folder, preset_dir)
+
+    def merged_in_files(self) -> list[dict[str, Any]]:
+        """What the record of files says beside the model's: they hold LoRA merged."""
+        return [{"what": "lora merged", "rank": self._lora_rank}] if self._lora_numbers else []
+
+    def describe(self, folder: Path, name: str | os.PathLike) -> None:
+        """Writes what a preset holds beside KerasHub's files: record, card and checksums.
+
+        Args:
+            folder: the preset that is being written.
+            name: what it will be called; a card that is there is the user's, who keeps it.
+        """
+        from keras_encdec.sharing.card import write_card
+
+        self.record.write(folder, *self.merged_in_files())
+        write_card(folder, final_of(name))
+        integrity.write(folder, self)
 
     def load_weights(self, filepath: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As in Keras, but refuses damaged files, of which Keras skips what it cannot read.
@@ -320,6 +337,17 @@ class EncDecBackbone(keras_hub.models.Backbone):
             super().load_weights(filepath, *args, **kwargs)
         if path.name in ("model.weights.h5", "model.weights.json"):  # a preset's
             integrity.check_weights(path.parent, self)
+            self.record.read(path.parent)
+        else:
+            self.record.add("weights loaded", name=path.name)
+
+    def save_assets(self, folder: str) -> None:
+        """Keeps the record in a .keras file."""
+        self.record.write(Path(folder))
+
+    def load_assets(self, folder: str) -> None:
+        """Reads the record of a .keras file."""
+        self.record.read(Path(folder))
 
     @staticmethod
     def get_layout_map(
@@ -339,12 +367,14 @@ class EncDecBackbone(keras_hub.models.Backbone):
         return layout.layout_map(device_mesh, spec, model_parallel_dim_name, data_parallel_dim_name)
 
     def get_config(self) -> dict[str, Any]:
-        own = {"name": self.name, "trainable": self.trainable}
+        own = {"name": self.name, "trainable": self.trainable, **formats.mark("preset")}
         return {**own, **policies.config_of(self), **dataclasses.asdict(self.spec)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "EncDecBackbone":
         config = dict(config)
+        formats.check_known("preset", config, config.get("name", "a config"))
+        config.pop(formats.KEY, None)
         dtype, quantization = policies.taken_from(config)
         backbone = cls(**config, dtype=dtype)
         policies.restore(backbone, quantization)

@@ -5,8 +5,9 @@ batches are `keras_encdec.data.batching`'s, epochs `keras_encdec.training.run`'s
 `keras_encdec.training.step`'s.
 """
 
-import functools
+import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ import numpy as np
 from keras_encdec import check, hosts, layout
 from keras_encdec.accelerators import check_seen
 from keras_encdec.data.batching import Batching, BatchSource, batch_source, split, tokens_of
-from keras_encdec.data.facts import made_of
+from keras_encdec.data.facts import described, made_of
 from keras_encdec.data.kinds import Documents, Source, Stream, Tokens
 from keras_encdec.data.ready import Labels
 from keras_encdec.data.recognize import as_source, unpacked
@@ -25,6 +26,8 @@ from keras_encdec.models.compiling import Compiled
 from keras_encdec.objectives import PrefixLM
 from keras_encdec.objectives.converter import FeatureConverter
 from keras_encdec.training import run
+from keras_encdec.training.checkpoint_about import run_facts
+from keras_encdec.training.recording import Recording
 
 
 class Learner(Compiled):
@@ -89,10 +92,10 @@ class Learner(Compiled):
         held: BatchSource | None = None
         if held_out is not None:
             held = self._evaluated(held_out, size, validation_steps)
+        made = source, self._converter, batching
         options = {"epochs": epochs, "verbose": verbose, "initial_epoch": initial_epoch}
-        facts = functools.partial(made_of, source, self._converter, batching)
-        options |= {"validation_freq": validation_freq, "made_of": facts}
-        return self._run(batches, held, callbacks, **options)
+        options |= {"validation_freq": validation_freq, "made_of": partial(made_of, *made)}
+        return self._run(batches, held, callbacks, described(*made), **options)
 
     def evaluate(
         self,
@@ -169,7 +172,9 @@ class Learner(Compiled):
         source = as_source(x, y, sample_weight)
         batch = self._one_batch(source, self._labels(class_weight))
         with run.protected(self):
-            return keras.Model.train_on_batch(self, *batch, return_dict=return_dict)
+            found = keras.Model.train_on_batch(self, *batch, return_dict=return_dict)
+        self.backbone.record.count("train_on_batch")
+        return found
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
@@ -265,8 +270,21 @@ class Learner(Compiled):
         )
         return batch_source(source, self._converter, batching)
 
+    def _facts(self, data: dict[str, Any]) -> dict[str, Any]:
+        """What a record says of a run."""
+        facts = run_facts(self, data)
+        trained = sum(math.prod(v.shape) for v in self.trainable_variables)
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        facts |= {"optimizer": type(optimizer).__name__, "trained_parameters": trained}
+        return {"data": facts.pop("batches"), **facts}
+
     def _run(
-        self, batches: BatchSource, validation: BatchSource | None, callbacks: Any, **options: Any
+        self,
+        batches: BatchSource,
+        validation: BatchSource | None,
+        callbacks: Any,
+        data: dict[str, Any],
+        **options: Any,
     ) -> Any:
         """Trains, from where a Checkpoint among the callbacks stands."""
         check_seen()
@@ -277,7 +295,8 @@ class Learner(Compiled):
                 "Expected data whose batches can be found again, with a Checkpoint: texts, pairs, "
                 f"arrays, a tf.data or a Grain dataset. Received: {batches.name}."
             )
-        every = [run.TokensPerSecond(self._logs), *given, run.StopAtNaN(checkpoint)]
+        own = Recording(self._facts(data)), run.TokensPerSecond(self._logs)
+        every = [*own, *given, run.StopAtNaN(checkpoint)]
         with run.guarded(every):
             return run.run(self, batches, callbacks=every, validation=validation, **options)
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import keras_hub
 
-from keras_encdec import check, hosts, integrity
+from keras_encdec import check, hosts
 from keras_encdec.files import atomic_folder
 from keras_encdec.generation.generator import Generator
 from keras_encdec.models.backbone import EncDecBackbone
@@ -57,6 +57,13 @@ class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
         logits = backbone.decoder.embedding(states, reverse=True)
         super().__init__(inputs=backbone.input, outputs=logits, **kwargs)
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How the model was made, as JSON types: see `keras_encdec.provenance`; a copy."""
+        if self.recording is not None:
+            self.recording.note()
+        return self.backbone.record.to_json()
+
     # Files.
 
     def quantize(self, mode: Any = None, **kwargs: Any) -> None:
@@ -81,10 +88,58 @@ class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
         size, largest = bytes_in_files(self.weights, max_shard_size)
         with atomic_folder(preset_dir, size, largest=largest) as folder:
             super().save_to_preset(str(folder), max_shard_size)
-            integrity.write(folder, self.backbone)
+            self.backbone.describe(folder, preset_dir)
 
-    def export_to_transformers(self, path: Any, max_shard_size: float = 5.0) -> None:
-        """See `keras_encdec.sharing.export.export_to_transformers`."""
+    def export_to_transformers(
+        self, path: Any, max_shard_size: float = 5.0, **options: Any
+    ) -> None:
+        """Writes the T5Gemma layout to a folder, or uploads it to a hub.
+
+        Args:
+            path: a folder, as of `keras_encdec.sharing.export.export_to_transformers`, or a
+                handle, `"hf://owner/model"` or `"kaggle://owner/model/transformers/variation"`.
+            max_shard_size: of one file, in GiB.
+            **options: with a handle, `license`, `private` and `message` of
+                `keras_encdec.upload_preset`.
+
+        Raises:
+            ValueError: naming what the layout cannot hold, or as `keras_encdec.upload_preset`.
+        """
         from keras_encdec.sharing.export import export_to_transformers
+        from keras_encdec.sharing.upload import folder_for, upload_preset
 
-        export_to_transformers(self, path, max_shard_size)
+        check.keywords("a keyword of export_to_transformers()", options, _OF_UPLOADS)
+        if "://" not in str(path):
+            if options:
+                raise ValueError(f"Expected a handle with {sorted(options)}. Received: {path}.")
+            return export_to_transformers(self, path, max_shard_size)
+        with folder_for(path) as folder:
+            export_to_transformers(self, folder, max_shard_size)
+            upload_preset(folder, path, **options)
+
+    def upload(
+        self,
+        handle: str,
+        *,
+        license: str | None = None,
+        private: bool | None = None,
+        message: str | None = None,
+        max_shard_size: float | None = 10,
+    ) -> None:
+        """Saves and uploads it: see `keras_encdec.upload_preset`.
+
+        Where disk or connection are narrow, call `save_to_preset` and
+        `keras_encdec.upload_preset`: after a kill the folder is still there.
+
+        Example:
+            >>> lm.upload("hf://me/my_model", license="gemma", private=True)
+        """
+        from keras_encdec.sharing.upload import folder_for, upload_preset
+
+        options: Any = {"license": license, "private": private, "message": message}
+        with folder_for(handle) as folder:
+            self.save_to_preset(folder, max_shard_size)
+            upload_preset(folder, handle, **options)
+
+
+_OF_UPLOADS = "license", "private", "message"

@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_encdec import check
 from keras_encdec.files import read_json
-from keras_encdec.private import get_file
+from keras_encdec.sharing.fetch import file_of
 
 _SAYS = "module", "class_name", "registered_name", "config"
 
@@ -59,5 +59,5 @@ def _compare(preset: str, name: str, said: dict[str, Any]) -> None:
 
 def _read(preset: str, name: str) -> dict[str, Any] | None:
     with contextlib.suppress(FileNotFoundError):
-        return read_json(get_file(preset, name))
+        return read_json(file_of(preset, name))
     return None

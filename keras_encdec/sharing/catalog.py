@@ -8,16 +8,17 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras_hub
-from kagglehub.cache import Cache
-from kagglehub.handle import parse_model_handle
 from rich.console import Console
 from rich.table import Table
 
 from keras_encdec import check
 from keras_encdec.families.known import FAMILIES, spec_of
 from keras_encdec.files import read_json
+from keras_encdec.sharing import licenses
+from keras_encdec.sharing.hubs import Kaggle, hub_of
 from keras_encdec.spec import PairSpec, StackSpec, count_parameters, stack_from_json
 
 
@@ -95,18 +96,46 @@ def embedded(name: str) -> str | None:
 
 
 def on_this_machine(preset: str) -> str:
-    """The local folder of an embedded model or of a finished Kaggle download, or `preset`.
+    """Where a preset is: a folder, or the handle of a hub that has to be asked.
 
     KerasHub asks Kaggle for each optional file even where a whole version lies in the
     cache; a folder needs no network.
+
+    Raises:
+        ValueError: if it is a handle, and has not the form of one.
     """
     if path := embedded(preset):
         return path
     handle = _of_keras_hub().get(preset, {}).get("kaggle_handle", preset)
-    if not handle.startswith("kaggle://"):
-        return preset
-    parsed = parse_model_handle(handle.removeprefix("kaggle://"))
-    return (Cache().load_from_cache(parsed) if parsed.is_versioned() else None) or preset
+    hub = hub_of(handle)
+    return (hub.here() if isinstance(hub, Kaggle) else None) or handle
+
+
+def nearest_handle(handle: str) -> str:
+    """`" Did you mean 'hf://...'?"`, or nothing where no known handle is near."""
+    whole = [facts["kaggle_handle"] for facts in _of_keras_hub().values()]
+    sides = "s-s", "b-b", "l-l", "ml-ml", "xl-xl", "2b-2b", "9b-2b", "9b-9b"
+    kinds = "ul2", "prefixlm", "ul2-it", "prefixlm-it"
+    released = [f"hf://google/t5gemma-{side}-{kind}" for side in sides for kind in kinds]
+    known = [*whole, *(name.rpartition("/")[0] for name in whole), *released]
+    return check.nearest(handle, [one for one in known if one != handle], cutoff=0.8)
+
+
+def license_of(name: str) -> dict[str, Any]:
+    """What is known of a preset's licence by its name or Kaggle handle; see `licenses`.
+
+    The embedded models came with this package, under its licence.
+    """
+    if embedded(name):
+        return {"license": "apache-2.0", "language": ["en"]}
+    handles = {
+        facts["kaggle_handle"].rpartition("/")[0]: known for known, facts in _of_keras_hub().items()
+    }
+    unversioned = name.rpartition("/")[0] if name.count("/") == 6 else name
+    name = handles.get(unversioned, name)
+    language = {"language": ["en"]} if name.endswith("_en") else {}
+    known = licenses.of_keras_hub(name)
+    return {**known, **language} if known else {}
 
 
 @functools.cache

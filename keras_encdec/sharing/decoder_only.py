@@ -4,6 +4,7 @@ So that a conversion is planned and refused before anything large is read. Leave
 config means to `keras_encdec.families`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -17,10 +18,12 @@ from keras_encdec import layout
 from keras_encdec.conversion.sources import ModelSource, SafetensorsSource, Source
 from keras_encdec.families import known
 from keras_encdec.files import read_json, readable
-from keras_encdec.private import get_file
-from keras_encdec.sharing import catalog
+from keras_encdec.sharing import card, catalog
+from keras_encdec.sharing.fetch import file_of, folder_of
+from keras_encdec.sharing.hub_errors import explanation
+from keras_encdec.sharing.hubs import Kaggle, hub_of
 from keras_encdec.sharing.tokenizers import tokenizer_of_files
-from keras_encdec.spec import StackSpec
+from keras_encdec.spec import StackSpec, count_parameters
 
 
 class DecoderOnly(Protocol):
@@ -36,6 +39,9 @@ class DecoderOnly(Protocol):
     def source(self, dtype: Any) -> Source:
         """Its weights, loaded in `dtype` where loading decides it."""
 
+    def about(self) -> dict[str, Any]:
+        """What a record says of it: `name`, `parameters`, `license` and others."""
+
 
 def find(model: Any) -> DecoderOnly:
     """What is to be converted.
@@ -49,10 +55,11 @@ def find(model: Any) -> DecoderOnly:
     """
     if not isinstance(model, (str, Path)):
         return InMemory(model)
-    catalog.check_known(str(model))
-    preset = catalog.on_this_machine(str(model))
+    name = str(model)
+    catalog.check_known(name)
+    preset = catalog.on_this_machine(name)
     config = config_of(preset)
-    return (Folder if "model_type" in config else Preset)(preset, config)
+    return (Folder if "model_type" in config else Preset)(preset, config, name)
 
 
 def config_of(preset: str) -> dict[str, Any]:
@@ -62,8 +69,11 @@ def config_of(preset: str) -> dict[str, Any]:
         ValueError: if it has none.
     """
     try:
-        return read_json(get_file(preset, "config.json"))
+        return read_json(file_of(preset, "config.json"))
     except FileNotFoundError as error:
+        hub = hub_of(preset)
+        if isinstance(hub, Kaggle) and (unknown := explanation(error, hub, "load")):
+            raise unknown from error
         raise ValueError(
             f"Expected a preset with a config.json. Received: {preset!r}, which has none."
         ) from error
@@ -97,6 +107,10 @@ class InMemory:
         weights = ModelSource(backbone, consume)
         return Source(self.spec, weights, family.keras_hub, family.dropped)
 
+    def about(self) -> dict[str, Any]:
+        kind = type(self.model).__name__
+        return {"name": f"a {kind} in memory", "kind": kind, **_sizes(self.spec)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
@@ -104,6 +118,7 @@ class Preset:
 
     preset: str
     config: Mapping[str, Any]
+    name: str
 
     @functools.cached_property
     def spec(self) -> StackSpec:
@@ -112,17 +127,26 @@ class Preset:
         fields = {**_defaults(getattr(keras_hub.models, name)), **self.config["config"]}
         return family.read_keras_hub(fields)
 
+    @functools.cached_property
+    def folder(self) -> str:
+        """All of it on this machine, fetched if need be."""
+        return folder_of(self.preset)
+
     def tokenizer(self) -> Any:
         with readable("tokenizer", self.preset):
-            return keras_hub.models.Tokenizer.from_preset(self.preset)
+            return keras_hub.models.Tokenizer.from_preset(self.folder)
 
     def source(self, dtype: Any) -> Source:
         saved = self.config["config"].get("dtype")
         if isinstance(saved, dict) and saved["class_name"] == "DTypePolicyMap":
             dtype = saved  # of a quantised preset, which has no other; KerasHub would drop it
         with layout.on_host(), readable("preset", self.preset):
-            backbone = keras_hub.models.Backbone.from_preset(self.preset, dtype=dtype)
+            backbone = keras_hub.models.Backbone.from_preset(self.folder, dtype=dtype)
         return InMemory(backbone).source(dtype, consume=True)
+
+    def about(self) -> dict[str, Any]:
+        kind = self.config.get("class_name")
+        return {**described(self.name, self.folder), "kind": kind, **_sizes(self.spec)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,18 +155,59 @@ class Folder:
 
     preset: str
     config: Mapping[str, Any]
+    name: str
 
     @functools.cached_property
     def spec(self) -> StackSpec:
         return known.spec_of(self.config)
 
+    @functools.cached_property
+    def folder(self) -> str:
+        """All of it on this machine, fetched if need be."""
+        return folder_of(self.preset)
+
     def tokenizer(self) -> Any:
-        return tokenizer_of_files(self.preset)
+        return tokenizer_of_files(self.folder)
 
     def source(self, dtype: Any) -> Source:
         family = known.of_model_type(self.config["model_type"])
-        weights = SafetensorsSource(lambda name: get_file(self.preset, name), self.preset)
+        weights = SafetensorsSource(lambda name: file_of(self.folder, name), self.preset)
         return Source(self.spec, weights, family.transformers, family.dropped)
+
+    def about(self) -> dict[str, Any]:
+        kind = self.config["model_type"]
+        return {**described(self.name, self.folder), "kind": kind, **_sizes(self.spec)}
+
+
+def described(name: str, folder: str) -> dict[str, Any]:
+    """What is known of a preset by its name and by its card, which need not be there.
+
+    Args:
+        name: as the user gave it; of a folder on this machine only its last part is kept.
+        folder: where its files are.
+
+    Returns:
+        `name` and, where known, `license`, `language` and `hugging_face`, its name there.
+    """
+    known = catalog.license_of(name)
+    with contextlib.suppress(OSError, ValueError):
+        text = (Path(folder) / card.FILE).read_text()
+        fields = card.front_matter(text, name)
+        known |= {key: fields[key] for key in ("license", "license_name") if key in fields}
+        languages = fields.get("language", [])
+        known |= {"language": languages if isinstance(languages, list) else [languages]}
+    if name.startswith("hf://"):
+        known["hugging_face"] = name.removeprefix("hf://")
+    return {"name": name if "://" in name else Path(name).name, **known}
+
+
+def _sizes(spec: StackSpec) -> dict[str, int]:
+    return {
+        "parameters": count_parameters(spec.weights()),
+        "layers": spec.num_layers,
+        "width": spec.width,
+        "vocabulary_size": spec.vocabulary_size,
+    }
 
 
 def _defaults(backbone_class: type) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from safetensors.numpy import save_file
 from keras_encdec import check, hosts
 from keras_encdec.conversion.execute import export
 from keras_encdec.families import t5gemma
-from keras_encdec.files import atomic_folder
+from keras_encdec.files import atomic_folder, final_of
 from keras_encdec.models import EncDecSeq2SeqLM
+from keras_encdec.sharing.card import write_card
 
 _GB = 1024**3
 _NAME = 4096  # bytes of a file that name and describe a tensor, at most
@@ -66,6 +67,8 @@ def export_to_transformers(
         shards.close()
         if lm.preprocessor is not None:
             _write_tokenizer(folder, lm.preprocessor.tokenizer)
+        backbone.record.write(folder, *backbone.merged_in_files(), {"what": "exported"})
+        write_card(folder, final_of(path))
 
 
 class Shards:

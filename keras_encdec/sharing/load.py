@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import keras_hub
 
-from keras_encdec import check, integrity
+from keras_encdec import check, formats, integrity, provenance
 from keras_encdec.accelerators import check_seen
 from keras_encdec.conversion.execute import convert, load
 from keras_encdec.conversion.options import ConversionOptions, takes_conversion_options
@@ -22,10 +22,18 @@ from keras_encdec.families import t5gemma, t5gemma2
 from keras_encdec.files import read_json, readable, shard_names
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.models.preprocessor import check_preprocessor, check_rows
-from keras_encdec.private import get_file
 from keras_encdec.sharing import catalog
 from keras_encdec.sharing.agreement import check_agreement
-from keras_encdec.sharing.decoder_only import DecoderOnly, backbone_of, config_of, find
+from keras_encdec.sharing.decoder_only import (
+    DecoderOnly,
+    backbone_of,
+    config_of,
+    described,
+    find,
+)
+from keras_encdec.sharing.fetch import file_of, folder_of
+from keras_encdec.sharing.hub_errors import explained
+from keras_encdec.sharing.hubs import hub_of
 from keras_encdec.sharing.tokenizers import tokenizer_of_files
 from keras_encdec.spec import PairSpec
 
@@ -78,20 +86,20 @@ def from_preset(
     catalog.check_known(preset)
     if preset in catalog.presets:
         return _from_recipe(catalog.presets[preset], dtype, chat, preprocessor, options)
-    preset = catalog.on_this_machine(preset)
+    name, preset = preset, catalog.on_this_machine(preset)
     config = config_of(preset)
     if config.get("registered_name") == "keras_encdec>EncDecBackbone":
         _check_no_options(options, chat)
-        return _load_ours(preset, dtype, preprocessor)
+        return _load_ours(folder_of(preset), dtype, preprocessor)
     if config.get("model_type") in tuple(_RELEASED):  # whatever type it has
         _check_no_options(options, chat)
-        return _load_released(preset, config, dtype, preprocessor)
+        return _load_released(folder_of(preset), config, dtype, preprocessor, name)
     if not {"registered_name", "model_type"} & set(config):
         raise ValueError(
             "Expected a config.json of KerasHub (registered_name) or of transformers "
             f"(model_type). Received: {preset!r}, whose config has neither."
         )
-    return _convert([find(preset)], dtype, bool(chat), preprocessor, options)
+    return _convert([find(name)], dtype, bool(chat), preprocessor, options)
 
 
 @takes_conversion_options
@@ -142,7 +150,9 @@ def adapt(
                 f"Expected no decoder beside a whole pair. Received: {type(backbone).__name__} "
                 f"and {decoder!r}."
             )
-        return _task(_take_over(backbone, dtype), find(encoder).tokenizer(), chat, preprocessor)
+        pair, model = _take_over(backbone, dtype), find(encoder)
+        pair.record.sources = {"pair": {"name": f"a {type(encoder).__name__} in memory"}}
+        return _task(pair, model.tokenizer(), chat, preprocessor)
     sources = [find(encoder)] if decoder is None else [find(encoder), find(decoder)]
     return _convert(sources, dtype, chat, preprocessor, options)
 
@@ -184,10 +194,18 @@ def _from_recipe(
         backbone = EncDecBackbone.of(_random_pair(recipe, options), dtype=dtype)
         tokenizer = None
         if preprocessor == _AUTO:
-            tokenizer = keras_hub.models.Tokenizer.from_preset(recipe.tokenizer)
+            tokenizer = _tokenizer_alone(recipe.tokenizer)
         return _task(backbone, tokenizer, chat, preprocessor)
     names = [recipe.encoder] + ([recipe.decoder] if recipe.decoder != recipe.encoder else [])
     return _convert([find(name) for name in names], dtype, chat, preprocessor, options)
+
+
+def _tokenizer_alone(preset: str | None) -> Any:
+    """That of a preset whose weights are not wanted."""
+    preset = catalog.on_this_machine(str(preset))
+    hub = hub_of(preset)
+    with contextlib.nullcontext() if hub is None else explained(hub):
+        return keras_hub.models.Tokenizer.from_preset(preset)
 
 
 def _random_pair(recipe: catalog.Recipe, options: ConversionOptions) -> PairSpec:
@@ -206,7 +224,21 @@ def _convert(
     tokenizer, encoder_tokenizer = _tokenizers(models) if preprocessor == _AUTO else (None, None)
     sources = {side: model.source(dtype) for side, model in zip(plan.sources, models, strict=True)}
     backbone = convert(plan, sources, dtype)
+    _record(backbone, models, plan, options)
     return _task(backbone, tokenizer, chat, preprocessor, encoder_tokenizer)
+
+
+def _record(
+    backbone: EncDecBackbone,
+    models: Sequence[DecoderOnly],
+    plan: Plan,
+    options: ConversionOptions,
+) -> None:
+    about = [model.about() for model in models]
+    backbone.record.sources = {"encoder": about[0], "decoder": about[-1]}
+    asked = {name: getattr(options, name) for name in options.asked}
+    made_by = formats.versions(keras.backend.backend())
+    backbone.record.add("converted", plan=plan.summary(), options=asked, versions=made_by)
 
 
 def _task(
@@ -254,10 +286,9 @@ def _take_over(backbone: Any, dtype: Any) -> EncDecBackbone:
 def _load_ours(preset: str, dtype: Any, preprocessor: Any) -> EncDecSeq2SeqLM:
     kwargs = {} if preprocessor == _AUTO else {"preprocessor": preprocessor}
     with contextlib.suppress(FileNotFoundError):  # not sharded
-        shard_names(get_file(preset, "model.weights.json"))
+        shard_names(file_of(preset, "model.weights.json"))
     check_agreement(preset)
-    with contextlib.suppress(FileNotFoundError):  # of an earlier version
-        integrity.check_assets(Path(get_file(preset, integrity.FILE)).parent)
+    integrity.check_assets(Path(preset))
     with readable("preset", preset):
         lm = EncDecSeq2SeqLM.from_preset(preset, dtype=dtype, **kwargs)
     check_preprocessor(lm.preprocessor, lm.backbone.spec)
@@ -265,20 +296,29 @@ def _load_ours(preset: str, dtype: Any, preprocessor: Any) -> EncDecSeq2SeqLM:
 
 
 def _load_released(
-    preset: str, config: dict[str, Any], dtype: Any, preprocessor: Any
+    preset: str, config: dict[str, Any], dtype: Any, preprocessor: Any, name: str
 ) -> EncDecSeq2SeqLM:
     release = _RELEASED[config["model_type"]]
-    source = SafetensorsSource(lambda name: get_file(preset, name), preset)
+    source = SafetensorsSource(lambda name: file_of(preset, name), preset)
     pair = release.from_transformers(config)
     backbone = load(pair, source, release.TRANSFORMERS, release.TRANSFORMERS_DROPPED, dtype)
+    _read_record(backbone, preset, name)
     tokenizer = tokenizer_of_files(preset) if preprocessor == _AUTO else None
     return _task(backbone, tokenizer, _chats(preset), preprocessor)
+
+
+def _read_record(backbone: EncDecBackbone, preset: str, name: str) -> None:
+    """That of an export of ours; other releases are sources themselves."""
+    if (Path(preset) / provenance.FILE).exists():
+        backbone.record.read(Path(preset))
+    else:
+        backbone.record.sources = {"pair": described(name, preset)}
 
 
 def _chats(preset: str) -> bool:
     """Whether a release is instruction-tuned: it then stops at a list of ids."""
     try:
-        config = read_json(get_file(preset, "generation_config.json"))
+        config = read_json(file_of(preset, "generation_config.json"))
     except FileNotFoundError:
         return False
     return isinstance(config.get("eos_token_id"), list)

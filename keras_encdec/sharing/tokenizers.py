@@ -7,7 +7,7 @@ import keras_hub
 
 from keras_encdec.files import read_json, readable
 from keras_encdec.models.json_tokenizer import JsonTokenizer
-from keras_encdec.private import get_file
+from keras_encdec.sharing.fetch import file_of
 
 
 def tokenizer_of_files(preset: str) -> Any:
@@ -48,6 +48,6 @@ def _special_tokens(preset: str) -> dict[str, str | None]:
 
 def _file(preset: str, name: str) -> str | None:
     try:
-        return get_file(preset, name)
+        return file_of(preset, name)
     except FileNotFoundError:
         return None

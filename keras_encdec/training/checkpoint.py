@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_encdec import check
+from keras_encdec import check, formats
 from keras_encdec.spec import Tensor
 from keras_encdec.training.calls import batches_behind
 from keras_encdec.training.checkpoint_about import (
@@ -115,6 +115,7 @@ class Checkpoint(keras.callbacks.Callback):
             )
         args = orbax().args
         about = self._read(step, about=args.JsonRestore()).about
+        formats.check_known("checkpoint", about, folder)
         check_same(about, model_facts(model), str(folder))
         made = about.get("run") or {}  # none in those of earlier versions
         if run and made:
@@ -122,6 +123,8 @@ class Checkpoint(keras.callbacks.Callback):
         state = self._read(step, state=args.StandardRestore(_abstract(_values(model)))).state
         _assign(model, state)
         self._metrics = state["metrics"]
+        if "provenance" in about:  # of a version that kept one
+            model.backbone.record.take(about["provenance"], folder, goes_on=run is not None)
         rate = (run or {}).get("learning_rate")
         if made and isinstance(rate, float) and rate != made["learning_rate"]:
             model.optimizer.learning_rate = rate  # a schedule is not saved
@@ -146,8 +149,11 @@ class Checkpoint(keras.callbacks.Callback):
         model, args = self.model, orbax().args
         if hasattr(model, "jax_state_sync"):
             model.jax_state_sync()
-        step = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+        step = int(keras.ops.convert_to_numpy(model.optimizer.iterations.value))
+        if model.recording is not None:
+            model.recording.note()
         about = {**model_facts(model), "run": self._run, "epoch": epoch, "batch": batch}
+        about |= {**formats.mark("checkpoint"), "provenance": model.backbone.record.to_json()}
         with self._writing() as manager:
             if step in manager.all_steps():
                 manager.wait_until_finished()

@@ -43,7 +43,7 @@ class Distillation:
 
     Example:
         >>> teacher = keras_hub.models.CausalLM.from_preset("gemma2_9b_en", dtype="bfloat16")
-        >>> teacher.quantize("int8")
+        >>> teacher.backbone.quantize("int8")  # not the task: its tokenizer would refuse
         >>> lm.compile(distillation=keras_encdec.training.Distillation(teacher))
     """
 

@@ -32,24 +32,24 @@ class Perplexity(keras.metrics.Mean):
 class TokenCount(keras.metrics.Metric):
     """Tokens that were read and written in training, padding left out; it goes on over epochs.
 
-    Two int32, as float32 stops counting ones at 2**24 and JAX has no int64.
+    Two int32 for each side, as float32 stops counting ones at 2**24 and JAX has no int64.
     """
 
     def __init__(self) -> None:
         super().__init__(name="tokens")
         self.low, self.high = (
-            self.add_variable((), "zeros", "int32", name=name) for name in ("low", "high")
+            self.add_variable((2,), "zeros", "int32", name=name) for name in ("low", "high")
         )
 
-    def update_state(self, *masks: Tensor) -> None:
-        some = sum(ops.sum(ops.cast(mask != 0, "int32")) for mask in masks)
-        low = self.low + some
+    def update_state(self, encoder_mask: Tensor, decoder_mask: Tensor) -> None:
+        masks = encoder_mask, decoder_mask
+        low = self.low + ops.stack([ops.sum(ops.cast(mask != 0, "int32")) for mask in masks])
         self.high.assign(self.high + low // 2**24)
         self.low.assign(low % 2**24)
 
     def result(self) -> Tensor:
-        high = ops.cast(self.high, "float32")
-        return high * 2.0**24 + ops.cast(self.low, "float32")
+        high, low = (ops.cast(ops.sum(v), "float32") for v in (self.high, self.low))
+        return high * 2.0**24 + low
 
     def reset_state(self) -> None:
         """Leaves the count: a validation between two steps resets the others."""
@@ -58,10 +58,15 @@ class TokenCount(keras.metrics.Metric):
         """Counts from 0 on."""
         super().reset_state()
 
+    def counts(self) -> dict[str, int]:
+        """The counts of both sides, exactly."""
+        high, low = (ops.convert_to_numpy(v.value).tolist() for v in (self.high, self.low))
+        sides = zip(("encoder", "decoder"), high, low, strict=True)
+        return {side: many * 2**24 + few for side, many, few in sides}
+
     def count(self) -> int:
-        """The count, exactly."""
-        high, low = (int(ops.convert_to_numpy(v)) for v in (self.high, self.low))
-        return high * 2**24 + low
+        """Those of both sides together, exactly."""
+        return sum(self.counts().values())
 
 
 class _Metrics:
@@ -90,6 +95,7 @@ class Trainer(_Mixin):
     _gradient_accumulation_steps = 1
     _reported: _Metrics | None = None
     _logs: tuple[str, ...] = LOGS
+    recording: Any = None  # of the run that goes on: `keras_encdec.training.recording`
 
     def compile_training(
         self,

@@ -76,7 +76,7 @@ class CrossAttentionWarmup(keras.callbacks.Callback):
         """Steps of the optimizer so far."""
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
-        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        return int(ops.convert_to_numpy(self.model.optimizer.iterations.value))
 
     def _check_calls(self, epoch: int | None) -> None:
         """Raises ValueError if the phase would end inside a call.

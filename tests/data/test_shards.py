@@ -13,7 +13,7 @@ PARTS = [{"a": np.arange(i + 1), "b": np.full(3, i)} for i in range(4)]
 
 def write(folder, until=4, about=None):
     """The same call each time: what is there is not written again."""
-    with ShardWriter(folder, "numbers", about or {"k": 1}) as writer:
+    with ShardWriter(folder, "tokens", about or {"k": 1}) as writer:
         done = len(writer.shards)
         for part in PARTS[done:until]:
             writer.write(part, {"n": len(part["a"])})
@@ -53,7 +53,7 @@ def test_after_a_kill(tmp_path, whole, stopped):
     done = stopped(folder)
     assert write(folder) == done
     assert files(folder) == whole
-    assert len(Shards(folder, "numbers")) == len(PARTS)
+    assert len(Shards(folder, "tokens")) == len(PARTS)
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -82,7 +82,7 @@ def test_a_finished_one_is_let_be(tmp_path, whole):
 
 def test_other_settings_and_other_files_are_refused(tmp_path):
     write(tmp_path / "run", until=1)
-    with pytest.raises(ValueError, match=r"begun with numbers \{'k': 2\}"):
+    with pytest.raises(ValueError, match=r"begun with tokens \{'k': 2\}"):
         write(tmp_path / "run", about={"k": 2})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()
@@ -104,7 +104,7 @@ def test_an_index_that_leads_out_is_refused(tmp_path):
 
 def test_two_at_once(tmp_path):
     with (
-        ShardWriter(tmp_path / "run", "numbers", {"k": 1}),
+        ShardWriter(tmp_path / "run", "tokens", {"k": 1}),
         pytest.raises(BlockingIOError, match=r"one that process \d+ on .* writes to"),
     ):
         write(tmp_path / "run")

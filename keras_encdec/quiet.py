@@ -1,0 +1,52 @@
+"""An import that writes nothing of TensorFlow's and leaves the user's logging alone.
+
+KerasHub imports TensorFlow on every backend, whose native code tells of GPUs and oneDNN whatever
+TF_CPP_MIN_LOG_LEVEL is, and Keras imports Orbax, by which the root logger gets a handler: the
+user's own `logging.basicConfig` would do nothing from then on. Standard library only.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+
+# A line of absl's, by its level and date, and what absl says before the first of them.
+_NATIVE = re.compile(rb"[IWE]\d{4} |WARNING: All log messages before absl::InitializeLog")
+
+
+@contextlib.contextmanager
+def imports() -> Iterator[None]:
+    """For the imports in the block; what else they write to standard error comes at its end."""
+    handlers = list(logging.root.handlers)
+    with _native_lines_aside():
+        yield
+    logging.root.handlers[:] = handlers
+
+
+@contextlib.contextmanager
+def _native_lines_aside() -> Iterator[None]:
+    """Shows what the block wrote to file descriptor 2 at its end, without absl's lines.
+
+    All of it if the block fails. Does nothing where TF_CPP_MIN_LOG_LEVEL is 0, as for somebody
+    who wants to read them, and where there is no standard error.
+    """
+    try:
+        terminal = None if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0" else os.dup(2)
+    except OSError:
+        terminal = None
+    if terminal is None:
+        yield
+        return
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            kept.seek(0)
+            os.write(2, b"".join(line for line in kept if failed or not _NATIVE.match(line)))
