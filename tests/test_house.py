@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "hosts": {"spec", "private"},
     "warn": set(),
     "layout": {"spec"},
-    "layers": {"spec", "layout", "private"},
+    "layers": {"spec", "layout", "private", "warn"},
     "objectives": {"warn"},
     "data": {"objectives", "disk", "files", "formats", "progress", "warn"},
     "training": {"spec", "layout", "private", "warn", "formats", "provenance"},

@@ -6,9 +6,11 @@ keeps a (B, 1, T, S) mask; TensorFlow has none. Leaves when to use them, and the
 to `keras_encdec.layers.attention`.
 """
 
+import contextlib
 import functools
 import importlib.util
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -18,6 +20,7 @@ from keras_encdec.layers import masks
 from keras_encdec.layers.masks import KeyRange
 from keras_encdec.private import tokamax_attention
 from keras_encdec.spec import Tensor
+from keras_encdec.warn import warn
 
 # Queries at a time; at 8192 x 8192 on two CPU cores faster than 128, 512 and 1024. Also the
 # largest tile of queries in Tokamax's Hopper and Blackwell kernels.
@@ -92,13 +95,16 @@ def _kernel(names: tuple[str, ...], shapes: tuple[Any, ...], **spec: Any) -> Ker
     """The first of `names` that takes inputs of these shapes, else the chunked XLA code."""
     for name in names:
         kernel = _tokamax(name, **spec)
-        if _has_gradient(kernel, shapes):
+        if _has_gradient(name, kernel, shapes):
             return kernel
     return _tokamax("xla_chunked", **spec)
 
 
-def _has_gradient(kernel: Kernel, shapes: tuple[Any, ...]) -> bool:
-    """Tokamax refuses what it has not got when it is traced, some of it only backward."""
+def _has_gradient(name: str, kernel: Kernel, shapes: tuple[Any, ...]) -> bool:
+    """Tokamax refuses what it has not got when it is traced, some of it only backward.
+
+    A version that is not for this JAX fails there, too: 0.0.12 of all kernels on JAX 0.11.
+    """
     import jax
 
     def gradient(query: Tensor, key: Tensor, value: Tensor, *visible: Tensor) -> Any:
@@ -109,6 +115,13 @@ def _has_gradient(kernel: Kernel, shapes: tuple[Any, ...]) -> bool:
         jax.eval_shape(gradient, *shapes)
     except NotImplementedError:
         return False
+    except Exception as error:
+        warn(
+            f"Tokamax's attention {name!r} does not work with JAX {jax.__version__} "
+            f"({type(error).__name__}: {str(error)[:100]}): slower code takes its place. Install "
+            'versions that fit each other: pip install --upgrade "keras-encdec[jax]".'
+        )
+        return False
     return True
 
 
@@ -118,16 +131,32 @@ def _tokamax(name: str, *, scale: float, soft_cap: float | None) -> Kernel:
         implementations, make_mask = tokamax_attention()
     except ImportError as error:
         raise ImportError(
-            "Expected Tokamax for fused attention on JAX. Received: no such package. "
-            'Install it: pip install "keras-encdec[jax]", or set attention to "plain".'
+            f"Expected Tokamax for fused attention on JAX. Received: {error}. Install it: "
+            'pip install "keras-encdec[jax]", or set attention to "plain".'
         ) from error
 
     def kernel(query: Tensor, key: Tensor, value: Tensor, start: Tensor, end: Tensor) -> Tensor:
         mask = make_mask(k_start=start[:, None], k_end=end[:, None])
         spec = {"mask": mask, "logits_scale": scale, "logits_soft_cap": soft_cap}
-        return implementations[name](query, key, value, **spec)
+        with _no_word_of_tuning():
+            return implementations[name](query, key, value, **spec)
 
     return _aligned(kernel) if name.startswith("mosaic") else _by_blocks(kernel)
+
+
+@contextlib.contextmanager
+def _no_word_of_tuning() -> Iterator[None]:
+    """Tokamax tells all there is to a shape that it has no tuned tiles for, at each trace."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Autotuning cache miss")
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(others)
 
 
 def _aligned(kernel: Kernel) -> Kernel:

@@ -224,6 +224,32 @@ def test_a_kernel_without_a_gradient_gives_way(monkeypatch):
     assert choose(("refuses", "takes"), shapes) is kernels["takes"]
     assert choose(("refuses",), shapes) is kernels["xla_chunked"]
 
+    def broken(*args):
+        raise TypeError("Mesh.__init__() got an unexpected keyword argument 'out_shape'")
+
+    kernels["breaks"] = broken  # as those of a Tokamax that is older than JAX
+    with pytest.warns(UserWarning, match="'breaks' does not work with JAX .*out_shape"):
+        assert choose(("breaks", "takes"), shapes) is kernels["takes"]
+
+
+@on_jax
+def test_tokamax_says_nothing_of_its_tuning(monkeypatch, caplog):
+    from absl import logging
+
+    def implementation(query, key, value, **spec):
+        logging.warning("Autotuning cache miss for %s on %s with key %s", "a", "b", "c")
+        logging.warning("Something else.")
+        return query
+
+    found = {"triton": implementation}, lambda **spec: None
+    monkeypatch.setattr(fused, "tokamax_attention", lambda: found)
+    tensors = [ops.convert_to_tensor(v) for v in qkv(4, 4, (1, 1), rows=1)]
+    fused._tokamax("triton", scale=1.0, soft_cap=None)(*tensors, *np.zeros((2, 1, 4), "int32"))
+    logging.warning("Autotuning cache miss of somebody else's")
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "Something else."
+    assert said[-1] == "Autotuning cache miss of somebody else's"
+
 
 @on_jax
 def test_tokamax_kernels_fill_up_tiles():
