@@ -6,11 +6,10 @@ keeps a (B, 1, T, S) mask; TensorFlow has none. Leaves when to use them, and the
 to `keras_encdec.layers.attention`.
 """
 
-import contextlib
 import functools
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -129,6 +128,7 @@ def _tokamax(name: str, *, scale: float, soft_cap: float | None) -> Kernel:
     """A Tokamax implementation as a function of query, key, value, start and end."""
     try:
         implementations, make_mask = tokamax_attention()
+        logging.getLogger("absl").addFilter(_says_more_than_tuning)
     except ImportError as error:
         raise ImportError(
             f"Expected Tokamax for fused attention on JAX. Received: {error}. Install it: "
@@ -138,25 +138,14 @@ def _tokamax(name: str, *, scale: float, soft_cap: float | None) -> Kernel:
     def kernel(query: Tensor, key: Tensor, value: Tensor, start: Tensor, end: Tensor) -> Tensor:
         mask = make_mask(k_start=start[:, None], k_end=end[:, None])
         spec = {"mask": mask, "logits_scale": scale, "logits_soft_cap": soft_cap}
-        with _no_word_of_tuning():
-            return implementations[name](query, key, value, **spec)
+        return implementations[name](query, key, value, **spec)
 
     return _aligned(kernel) if name.startswith("mosaic") else _by_blocks(kernel)
 
 
-@contextlib.contextmanager
-def _no_word_of_tuning() -> Iterator[None]:
+def _says_more_than_tuning(record: logging.LogRecord) -> bool:
     """Tokamax tells all there is to a shape that it has no tuned tiles for, at each trace."""
-
-    def others(record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith("Autotuning cache miss")
-
-    logger = logging.getLogger("absl")
-    logger.addFilter(others)
-    try:
-        yield
-    finally:
-        logger.removeFilter(others)
+    return not str(record.msg).startswith("Autotuning cache miss")
 
 
 def _aligned(kernel: Kernel) -> Kernel:
