@@ -1,8 +1,9 @@
-"""An import that writes nothing of TensorFlow's and leaves the user's logging alone.
+"""An import after which TensorFlow's native code is silent, and the user's logging as it was.
 
-KerasHub imports TensorFlow on every backend, whose native code tells of GPUs and oneDNN whatever
-TF_CPP_MIN_LOG_LEVEL is, and Keras imports Orbax, by which the root logger gets a handler: the
-user's own `logging.basicConfig` would do nothing from then on. Standard library only.
+KerasHub imports TensorFlow on every backend. At its import that tells of GPUs and oneDNN,
+whatever TF_CPP_MIN_LOG_LEVEL is, and at its first operation of a GPU that it cannot find. Keras
+imports Orbax, by which the root logger gets a handler: the user's own `logging.basicConfig`
+would do nothing from then on. Standard library only.
 """
 
 import contextlib
@@ -18,7 +19,11 @@ _NATIVE = re.compile(rb"[IWE]\d{4} |WARNING: All log messages before absl::Initi
 
 @contextlib.contextmanager
 def imports() -> Iterator[None]:
-    """For the imports in the block; what else they write to standard error comes at its end."""
+    """For the imports in the block; what else they write to standard error comes at its end.
+
+    TF_CPP_MIN_LOG_LEVEL is 3 from then on, unless it is set; with 0 nothing is left out.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     handlers = list(logging.root.handlers)
     with _native_lines_aside():
         yield
@@ -29,8 +34,8 @@ def imports() -> Iterator[None]:
 def _native_lines_aside() -> Iterator[None]:
     """Shows what the block wrote to file descriptor 2 at its end, without absl's lines.
 
-    All of it if the block fails. Does nothing where TF_CPP_MIN_LOG_LEVEL is 0, as for somebody
-    who wants to read them, and where there is no standard error.
+    All of it if the block fails. Does nothing where TF_CPP_MIN_LOG_LEVEL is 0, or where there is
+    no standard error.
     """
     try:
         terminal = None if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0" else os.dup(2)
