@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 
+_LEVEL_OF_JAX = "1"  # which its import sets where there is none
 # A line of absl's, by its level and date, and what absl says before the first of them.
 _NATIVE = re.compile(rb"[IWE]\d{4} |WARNING: All log messages before absl::InitializeLog")
 
@@ -23,7 +24,8 @@ def imports() -> Iterator[None]:
 
     TF_CPP_MIN_LOG_LEVEL is 3 from then on, unless it is set; with 0 nothing is left out.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", _LEVEL_OF_JAX) == _LEVEL_OF_JAX:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     handlers = list(logging.root.handlers)
     with _native_lines_aside():
         yield

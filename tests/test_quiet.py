@@ -12,6 +12,7 @@ from keras_encdec import quiet
 ABSL = "I0000 00:00:1795651962.971132   26191 port.cc:153] oneDNN custom operations are on.\n"
 SCRIPT = """
 import logging, sys
+import keras  # as most people do first
 before = logging.root.level, list(logging.root.handlers)
 import keras_encdec
 assert (logging.root.level, list(logging.root.handlers)) == before
@@ -21,6 +22,8 @@ lm = keras_encdec.from_preset("gemma2_mini_docs")
 lm.preprocessor.encoder_sequence_length = lm.preprocessor.decoder_sequence_length = 16
 lm.fit(["a few words " * 20] * 4, verbose=0)
 lm.generate("a few", max_length=4)
+import tensorflow as tf
+tf.constant(1)
 assert logging.root.level == before[0]
 """
 
