@@ -4,6 +4,8 @@ import hub_servers
 import pytest
 from hub_process import run
 
+pytestmark = pytest.mark.slow  # processes of their own, a dozen models
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):

@@ -8,6 +8,8 @@ from hub_process import contents, run
 
 from keras_encdec.sharing import card
 
+pytestmark = pytest.mark.slow  # processes of their own, a dozen models
+
 FAULTS = ["create-401", "create-403", "create-404", "create-409", "create-429", "create-500"]
 FAULTS += ["preupload-500", "lfs-gone", "lfs-500", "commit-409", "commit-500", "commit-429"]
 FAULTS += ["commit-gone", "commit-403"]

@@ -4,6 +4,8 @@ import hub_servers
 import pytest
 from hub_process import contents, run
 
+pytestmark = pytest.mark.slow  # processes of their own, a dozen models
+
 TO = "keras/v1"
 
 
