@@ -4,6 +4,7 @@ Knows front matter, the two marks that our part stands between, and that nothing
 them is ever written over. Leaves what is said to `keras_encdec.sharing.card_text`.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -227,8 +228,8 @@ def _record(folder: Path) -> dict[str, Any]:
 def _spec_of(config: Mapping[str, Any]) -> PairSpec:
     if "model_type" in config:
         return t5gemma.from_transformers(dict(config))
-    names = "encoder", "decoder", "encoder_attention", "cross_attention", "tied_embeddings"
-    return pair_from_json(**{name: config["config"][name] for name in names})
+    fields = [field.name for field in dataclasses.fields(PairSpec)]
+    return pair_from_json(**{name: config["config"][name] for name in fields})
 
 
 def _broken(where: Any, line: int, problem: str) -> ValueError:

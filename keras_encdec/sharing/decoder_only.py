@@ -113,12 +113,21 @@ class InMemory:
 
 
 @dataclasses.dataclass(frozen=True)
-class Preset:
-    """A preset of KerasHub."""
+class _Stored:
+    """By name: where it is, its config, and the name that the user gave."""
 
     preset: str
     config: Mapping[str, Any]
     name: str
+
+    @functools.cached_property
+    def folder(self) -> str:
+        """All of it on this machine, fetched if need be."""
+        return folder_of(self.preset)
+
+
+class Preset(_Stored):
+    """A preset of KerasHub."""
 
     @functools.cached_property
     def spec(self) -> StackSpec:
@@ -126,11 +135,6 @@ class Preset:
         family = known.of_backbone(name)  # first, as other classes may not be KerasHub's
         fields = {**_defaults(getattr(keras_hub.models, name)), **self.config["config"]}
         return family.read_keras_hub(fields)
-
-    @functools.cached_property
-    def folder(self) -> str:
-        """All of it on this machine, fetched if need be."""
-        return folder_of(self.preset)
 
     def tokenizer(self) -> Any:
         with readable("tokenizer", self.preset):
@@ -149,22 +153,12 @@ class Preset:
         return {**described(self.name, self.folder), "kind": kind, **_sizes(self.spec)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Folder:
+class Folder(_Stored):
     """A checkpoint of transformers: `config.json` with safetensors."""
-
-    preset: str
-    config: Mapping[str, Any]
-    name: str
 
     @functools.cached_property
     def spec(self) -> StackSpec:
         return known.spec_of(self.config)
-
-    @functools.cached_property
-    def folder(self) -> str:
-        """All of it on this machine, fetched if need be."""
-        return folder_of(self.preset)
 
     def tokenizer(self) -> Any:
         return tokenizer_of_files(self.folder)

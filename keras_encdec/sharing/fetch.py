@@ -18,10 +18,7 @@ def file_of(preset: str, name: str) -> str:
         ConnectionError: where it does not answer.
         ValueError: where it knows no such model.
     """
-    hub = hub_of(preset)
-    if hub is None:
-        return get_file(preset, name)
-    with explained(hub):
+    with explained(hub_of(preset)):
         return get_file(preset, name)
 
 
@@ -34,7 +31,5 @@ def folder_of(preset: str) -> str:
         ValueError: as `file_of`.
     """
     hub = hub_of(preset)
-    if hub is None:
-        return preset
     with explained(hub):
-        return hub.fetch()
+        return preset if hub is None else hub.fetch()

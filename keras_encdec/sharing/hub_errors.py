@@ -18,11 +18,11 @@ _LONGEST = 200  # characters of a hub's own words
 
 
 @contextlib.contextmanager
-def explained(hub: Hub, doing: str = "load", state: str = "") -> Iterator[None]:
+def explained(hub: Hub | None, doing: str = "load", state: str = "") -> Iterator[None]:
     """Makes an error of a hub's client say what happened and what to do.
 
     Args:
-        hub: `keras_encdec.sharing.hubs.Hub`.
+        hub: `keras_encdec.sharing.hubs.Hub`; with None, of a folder, errors are left alone.
         doing: `"load"` or `"upload"`.
         state: a sentence on what is published, for uploads.
 
@@ -36,7 +36,7 @@ def explained(hub: Hub, doing: str = "load", state: str = "") -> Iterator[None]:
     except Exception as error:
         if isinstance(error, FileNotFoundError) and status_of(error) == 404:
             raise  # a file that the model need not have
-        found = explanation(error, hub, doing, state)
+        found = None if hub is None else explanation(error, hub, doing, state)
         if found is None:
             raise
         raise found from error

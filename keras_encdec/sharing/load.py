@@ -203,8 +203,7 @@ def _from_recipe(
 def _tokenizer_alone(preset: str | None) -> Any:
     """That of a preset whose weights are not wanted."""
     preset = catalog.on_this_machine(str(preset))
-    hub = hub_of(preset)
-    with contextlib.nullcontext() if hub is None else explained(hub):
+    with explained(hub_of(preset)):
         return keras_hub.models.Tokenizer.from_preset(preset)
 
 

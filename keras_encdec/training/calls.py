@@ -1,4 +1,13 @@
-"""What Keras counts in calls of the training function, counted in batches."""
+"""What Keras counts: steps of the optimizer, and calls of the training function in batches."""
+
+from typing import Any
+
+from keras import ops
+
+
+def steps_done(model: Any) -> int:
+    """Steps that the optimizer of a compiled model took so far."""
+    return int(ops.convert_to_numpy(model.optimizer.iterations.value))
 
 
 def batches_behind(batch: int, steps: int | None) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_encdec import check, formats
 from keras_encdec.spec import Tensor
-from keras_encdec.training.calls import batches_behind
+from keras_encdec.training.calls import batches_behind, steps_done
 from keras_encdec.training.checkpoint_about import (
     Facts,
     check_goes_on,
@@ -149,7 +149,7 @@ class Checkpoint(keras.callbacks.Callback):
         model, args = self.model, orbax().args
         if hasattr(model, "jax_state_sync"):
             model.jax_state_sync()
-        step = int(keras.ops.convert_to_numpy(model.optimizer.iterations.value))
+        step = steps_done(model)
         if model.recording is not None:
             model.recording.note()
         about = {**model_facts(model), "run": self._run, "epoch": epoch, "batch": batch}

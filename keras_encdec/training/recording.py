@@ -13,7 +13,7 @@ import keras
 
 from keras_encdec import formats
 from keras_encdec.provenance import FINISHED, RUNNING, STOPPED, now
-from keras_encdec.training.calls import batches_behind
+from keras_encdec.training.calls import batches_behind, steps_done
 
 _OF_THE_MOMENT = ("tokens", "tokens_per_second", "learning_rate", "gradient_norm")
 
@@ -47,7 +47,7 @@ class Recording(keras.callbacks.Callback):
             record.goes_on, self._entry = False, last
             last.update(state=RUNNING, resumed=[*last.get("resumed", []), now()])
         else:
-            begun = int(keras.ops.convert_to_numpy(model.optimizer.iterations.value))
+            begun = steps_done(model)
             own = {"state": RUNNING, "first_step": begun, "batches": 0, "epochs": 0}
             made_by = formats.versions(keras.backend.backend())
             self._entry = record.add("fit", **self._facts, **own, versions=made_by)
@@ -73,7 +73,7 @@ class Recording(keras.callbacks.Callback):
     def note(self) -> None:
         """Makes the entry say what is true now."""
         model, entry = self.model, self._entry
-        done = int(keras.ops.convert_to_numpy(model.optimizer.iterations.value))
+        done = steps_done(model)
         entry["steps"] = done - entry["first_step"]
         entry["batches"] = self._batches + self._of_epoch
         entry["tokens"] = model.token_counter.counts()

@@ -7,10 +7,9 @@ some of the weights to `keras_encdec.training.jax_step`.
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_encdec import check
-from keras_encdec.training.calls import batches_behind
+from keras_encdec.training.calls import batches_behind, steps_done
 
 
 class CrossAttentionWarmup(keras.callbacks.Callback):
@@ -76,7 +75,7 @@ class CrossAttentionWarmup(keras.callbacks.Callback):
         """Steps of the optimizer so far."""
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
-        return int(ops.convert_to_numpy(self.model.optimizer.iterations.value))
+        return steps_done(self.model)
 
     def _check_calls(self, epoch: int | None) -> None:
         """Raises ValueError if the phase would end inside a call.

@@ -21,6 +21,7 @@ from keras_encdec import training
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.sharing import catalog
 from keras_encdec.testing.specs import tiny_pair
+from keras_encdec.testing.stops import StopAfter, Stopped
 
 TABLE: dict[tuple[str, str], dict[str, str]] = {}
 LEGEND = "= as the first row, o as it without shuffling, x refused with what to do instead"
@@ -72,27 +73,10 @@ def lab(tokenizer):
     return Lab(tokenizer)
 
 
-class Killed(Exception):
-    pass
-
-
-class Kill(keras.callbacks.Callback):
-    """Stops a run after some steps, as a kill would."""
-
-    def __init__(self, steps):
-        super().__init__()
-        self.steps = steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.steps -= 1
-        if not self.steps:
-            raise Killed
-
-
 def resumed(lab, make, folder):
-    """Killed in the second epoch, and the same call again."""
-    callbacks = [training.Checkpoint(folder / "run", every=1), Kill(2)]
-    with pytest.raises(Killed):
+    """Stopped in the second epoch, and the same call again."""
+    callbacks = [training.Checkpoint(folder / "run", every=1), StopAfter(2)]
+    with pytest.raises(Stopped):
         lab.fit(make(), callbacks=callbacks)
     return lab.fit(make(), callbacks=[training.Checkpoint(folder / "run")])
 

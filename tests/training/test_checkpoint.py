@@ -16,6 +16,7 @@ import pytest
 from keras_encdec.spec import PairSpec
 from keras_encdec.testing.models import make_inputs, tiny_lm, to_numpy
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
+from keras_encdec.testing.stops import StopAfter, Stopped
 from keras_encdec.training import Checkpoint, CrossAttentionWarmup
 
 # Threads of Orbax outlive the loop that they report to.
@@ -42,28 +43,13 @@ def model(optimizer=None, dropout=0.1, **changes):
     return lm
 
 
-class Killed(Exception):
-    pass
-
-
-class Kill(keras.callbacks.Callback):
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.step -= 1
-        if self.step < 0:
-            raise Killed
-
-
 def fit(lm, folder=None, kill=None, epochs=3, warmup=None, checkpoint=None, **kwargs):
     x, y, weight = kwargs.pop("data", data())
     folder = folder and Checkpoint(folder, **{"every": 2, **(checkpoint or {})})
     callbacks = [
         *([folder] if folder else []),
         *([CrossAttentionWarmup(warmup)] if warmup else []),
-        *([Kill(kill)] if kill is not None else []),
+        *([StopAfter(kill + 1)] if kill is not None else []),
     ]
     kwargs = {"verbose": 0, "batch_size": 2, "callbacks": callbacks, **kwargs}
     return lm.fit(x, y, sample_weight=weight, epochs=epochs, **kwargs).history
@@ -91,7 +77,7 @@ SLOW = pytest.mark.slow
 def test_resumed_in_any_phase(whole, tmp_path, kill):
     """In warm-up, at an epoch's end, past the switch: with dropout, warm-up and metrics."""
     lm, history = whole
-    with pytest.raises(Killed):
+    with pytest.raises(Stopped):
         fit(model(), tmp_path / "run", kill=kill, warmup=7)
     again = model()
     rest = fit(again, tmp_path / "run", warmup=7)
@@ -445,7 +431,7 @@ def test_resumed_by_several_steps_a_call(tmp_path):
 
     plain, again = by_twos(), by_twos()
     fit(plain, tmp_path / "whole", epochs=2)
-    with pytest.raises(Killed):
+    with pytest.raises(Stopped):
         fit(by_twos(), tmp_path / "run", kill=4, epochs=2)
     assert Checkpoint(tmp_path / "run").saved_steps()[-1] == 9
     fit(again, tmp_path / "run", epochs=2)

@@ -10,6 +10,7 @@ from keras_encdec.sharing import catalog
 from keras_encdec.spec import PairSpec
 from keras_encdec.testing.models import make_inputs, pad, tiny_backbone, tiny_lm
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
+from keras_encdec.testing.stops import StopAfter, Stopped
 from keras_encdec.training import Checkpoint
 from keras_encdec.training.trainer import TokenCount
 
@@ -19,21 +20,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 SOURCE, TARGET = range(1, 11), (5, 1, 4, 2, 2, 9, 3, 3, 6, 7)
 READ, WRITTEN = 55, 42  # 1 + 2 + ... + 10, and the sum of TARGET
 ONE_LAYER = {"windows": (8,)}
-
-
-class Failed(Exception):
-    pass
-
-
-class FailAt(keras.callbacks.Callback):
-    def __init__(self, step):
-        super().__init__()
-        self.left = step
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if not self.left:
-            raise Failed
 
 
 def model(**options):
@@ -52,7 +38,7 @@ def data(padding=0):
 
 def fit(lm, folder=None, fail_at=None, epochs=1, padding=0, **options):
     callbacks = [Checkpoint(folder, every=1)] if folder else []
-    callbacks += [FailAt(fail_at)] if fail_at else []
+    callbacks += [StopAfter(fail_at)] if fail_at else []
     options = {"batch_size": 2, "verbose": 0, "shuffle": False, **options}
     return lm.fit(**data(padding), epochs=epochs, callbacks=callbacks, **options)
 
@@ -119,7 +105,7 @@ def test_losses_are_of_the_first_batch_and_of_the_last_epoch():
 
 def test_a_run_that_fails_says_how_far_it_came():
     lm = model()
-    with pytest.raises(Failed):
+    with pytest.raises(Stopped):
         fit(lm, fail_at=3)
     (run,) = runs(lm)
     assert (run["state"], run["steps"], run["batches"]) == ("stopped", 3, 3)
@@ -147,7 +133,7 @@ def without_dates(run):
 def test_a_run_that_goes_on_in_another_process_is_one_run(tmp_path):
     whole = model()
     fit(whole, epochs=2)
-    with pytest.raises(Failed):
+    with pytest.raises(Stopped):
         fit(model(), tmp_path / "run", fail_at=7, epochs=2)
     resumed = model()
     fit(resumed, tmp_path / "run", epochs=2)

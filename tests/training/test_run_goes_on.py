@@ -15,25 +15,11 @@ from keras_encdec.sharing import catalog
 from keras_encdec.spec import PairSpec
 from keras_encdec.testing.models import tiny_backbone, to_numpy
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
+from keras_encdec.testing.stops import StopAfter, Stopped
 from keras_encdec.training import Checkpoint, FusedCrossEntropy
 
 TEXTS = [f"Text {i} of some words, and of {i} more of them." for i in range(10)]
 PAIRS = {"encoder_text": TEXTS, "decoder_text": [text[:9] for text in TEXTS]}
-
-
-class Killed(Exception):
-    pass
-
-
-class Kill(keras.callbacks.Callback):
-    def __init__(self, step):
-        super().__init__()
-        self.left = step
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if not self.left:
-            raise Killed
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +37,8 @@ def make_lm(tokenizer, rate=1e-2, **compiled):
 
 
 def fit(lm, folder, x=TEXTS, kill=None, epochs=1, **kwargs):
-    callbacks = [Checkpoint(folder, every=1), *([Kill(kill)] if kill else [])]
-    with contextlib.suppress(Killed):
+    callbacks = [Checkpoint(folder, every=1), *([StopAfter(kill)] if kill else [])]
+    with contextlib.suppress(Stopped):
         return lm.fit(
             x, epochs=epochs, callbacks=callbacks, verbose=0, **{"batch_size": 2, **kwargs}
         ).history
