@@ -11,7 +11,7 @@ import keras_hub
 from keras import ops
 
 from keras_encdec import check
-from keras_encdec.generation.loop import NO_TOKEN, is_finite
+from keras_encdec.generation.choosing import NO_TOKEN, is_finite
 from keras_encdec.spec import Tensor
 
 _NEVER = -1e9
@@ -65,7 +65,13 @@ class Beams(NamedTuple):
 
 
 def search(
-    decoder: Any, sampler: BeamSearch, context: Any, until: Tensor, stop_ids: Tensor, state: Any
+    decoder: Any,
+    sampler: BeamSearch,
+    context: Any,
+    until: Tensor,
+    stop_ids: Tensor,
+    given: Tensor,
+    state: Any,
 ) -> Beams:
     """Generates the best hypotheses of each row, from its prompt to its end.
 
@@ -75,10 +81,11 @@ def search(
         context: of the decoder, B rows.
         until: int32, tokens of a row at most.
         stop_ids: (m,) int32.
-        state: `keras_encdec.generation.loop.State` of B rows.
+        given: (B, T) bool, the tokens of the prompts.
+        state: `keras_encdec.generation.loop.State` of B rows, all of them at one place.
     """
     width, rows = sampler.num_beams, state.token_ids.shape[0]
-    prompts = ops.sum(ops.cast(state.given, "int32"), axis=-1, keepdims=True)
+    prompts = ops.sum(ops.cast(given, "int32"), axis=-1, keepdims=True)
 
     def rank(scores: Tensor, length: Tensor) -> Tensor:
         written = ops.cast(length - prompts, "float32")
@@ -92,9 +99,10 @@ def search(
 
     def body(index: Tensor, cache: Any, live: Beams, ended: Beams) -> tuple:
         last = ops.reshape(ops.slice(live.token_ids, [0, 0, index - 1], [rows, width, 1]), (-1, 1))
-        states, cache = decoder.step(last, index - 1, cache, context)
+        states, new = decoder.step(last, index - 1, cache, context)
+        cache = decoder.keep(cache, new, index - 1, ops.ones(rows * width, "int32"))
         logits = ops.cast(ops.squeeze(decoder.logits(states), 1), "float32")
-        is_given = ops.slice(state.given, [0, index], [rows, 1])
+        is_given = ops.slice(given, [0, index], [rows, 1])
         given_ids = ops.slice(state.token_ids, [0, index], [rows, 1])
         parents, tokens, scores = _candidates(
             live.scores, logits, is_given, given_ids, stop_ids.shape[0]
@@ -120,7 +128,7 @@ def search(
     nothing = ops.full((rows, width), _NEVER, "float32")
     first = ops.where(ops.arange(width) == 0, 0.0, nothing)
     cache = [tuple(ops.repeat(x, width, axis=0) for x in layer) for layer in state.cache]
-    start = state.index, cache, Beams(ids, first, first), Beams(ids, nothing, nothing)
+    start = state.index[0], cache, Beams(ids, first, first), Beams(ids, nothing, nothing)
     _, _, live, ended = ops.while_loop(goes_on, body, start)
     ranks = ops.where(is_done(ended)[:, None], _NEVER, rank(live.scores, until))
     return _best(width, ended, live._replace(ranks=ranks))[0]

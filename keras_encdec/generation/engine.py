@@ -16,12 +16,13 @@ from keras import ops
 from keras_hub.samplers import SpeculativeSampler
 
 from keras_encdec import hosts
-from keras_encdec.generation import buckets, loop
+from keras_encdec.generation import buckets, choosing, drafts, loop
 from keras_encdec.generation.beams import search
 from keras_encdec.generation.compiled import Compiled
 from keras_encdec.generation.likelihood import log_likelihoods
 from keras_encdec.generation.memory import require_room
 from keras_encdec.generation.options import DecodingOptions
+from keras_encdec.generation.results import Source
 from keras_encdec.generation.session import (
     DecodingSession,
     check_finite,
@@ -60,6 +61,7 @@ class Engine:
         self._score = compiled(self._run_score)
         self._begin = compiled(self._run_begin)
         self._advance = compiled(self._run_advance, donate=True)
+        self._verify = compiled(self._run_verify, donate=True)
         self._beams = compiled(self._run_beams)
         self._search = compiled(self._run_sampler)
 
@@ -73,7 +75,12 @@ class Engine:
     def compile_counts(self) -> dict[str, int]:
         """Programs compiled so far, of each kind."""
         kinds = {"encode": self._encode, "begin": self._begin, "advance": self._advance}
-        kinds |= {"beams": self._beams, "search": self._search, "score": self._score}
+        kinds |= {
+            "verify": self._verify,
+            "beams": self._beams,
+            "search": self._search,
+            "score": self._score,
+        }
         return {kind: compiled.count for kind, compiled in kinds.items()}
 
     def check(self, options: DecodingOptions) -> None:
@@ -93,21 +100,19 @@ class Engine:
         room = session_type(self.sampler).room(length)
         require_room(spec, _rows(rows) * copies, room, dtype)
 
-    def draw_seeds(self) -> list[np.ndarray]:
-        """A random state for one session, derived from the sampler's own, which is advanced.
+    def draw_seed(self) -> tuple[int, ...]:
+        """A seed for one call, derived from the sampler's own state, which is advanced.
 
-        Sessions that begin at the same time get different ones; those that begin one after
+        Calls that begin at the same time get different ones; those that begin one after
         another in one thread get the same ones in each run of a seeded program.
         """
-        drawn = []
+        words: list[int] = []
         with _SAMPLERS:
             for variable in self.sampler.variables:
                 own = np.array(ops.convert_to_numpy(variable.value))
-                words = [int(x) % 2**64 for x in own]  # seeds may be below 0
-                seed = np.random.SeedSequence(words).generate_state(own.size)
-                drawn.append((seed >> 1).astype(own.dtype))  # PyTorch's have 31 bits
+                words += [int(x) % 2**64 for x in own]  # seeds may be below 0
                 variable.assign(own + np.eye(1, own.size, own.size - 1, dtype=own.dtype)[0])
-        return drawn
+        return tuple(words)
 
     def begin(self, *tensors: Any, **static: Any) -> loop.State:
         """The state after the prompts; see `keras_encdec.generation.loop.begin`."""
@@ -117,9 +122,13 @@ class Engine:
         """The best hypotheses; see `keras_encdec.generation.beams.search`."""
         return self._beams(*tensors)
 
-    def advance(self, *tensors: Any) -> loop.State:
+    def advance(self, *tensors: Any, **static: Any) -> loop.State:
         """The state some tokens later; see `keras_encdec.generation.loop.advance`."""
-        return self._advance(*tensors)
+        return self._advance(*tensors, **static)
+
+    def verify(self, *tensors: Any) -> loop.State:
+        """The state some drafts later; see `keras_encdec.generation.drafts.verify`."""
+        return self._verify(*tensors)
 
     def search(self, *tensors: Any, **static: Any) -> Any:
         """What a search of KerasHub generates.
@@ -130,13 +139,13 @@ class Engine:
         if not self.sampler.variables:
             return self._search(*tensors, **static)
         with _SAMPLERS:
-            own = loop.seeds_of(self.sampler)
+            own = choosing.seeds_of(self.sampler)
             try:
                 return self._search(*tensors, **static)
             finally:
-                loop.set_seeds(self.sampler, own)
+                choosing.set_seeds(self.sampler, own)
 
-    def encode(self, token_ids: Any, mask: Any, largest: int | None = None) -> Any:
+    def encode(self, token_ids: Any, mask: Any, largest: int | None = None) -> Source:
         """What a decoder reads of inputs, computed once.
 
         Args:
@@ -149,10 +158,10 @@ class Engine:
         return self._encode(*map(distributed, sides))
 
     def decode(
-        self, context: Any, token_ids: np.ndarray, given: np.ndarray, **options: Any
+        self, source: Source, token_ids: np.ndarray, given: np.ndarray, **options: Any
     ) -> DecodingSession:
         """Begins a session; see `DecodingSession` for the arguments."""
-        return session_type(self.sampler)(self, context, token_ids, given, **options)
+        return session_type(self.sampler)(self, source, token_ids, given, **options)
 
     def score(self, inputs: dict[str, Any], labels: Any, weights: Any) -> np.ndarray:
         """(B, T) log-probabilities of labels, 0 where they do not count.
@@ -173,15 +182,25 @@ class Engine:
         check_finite(np.isfinite(found), "a log-probability")
         return np.pad(found, [(0, 0), (0, length - found.shape[1])])
 
-    def _run_encoder(self, token_ids: Tensor, mask: Tensor) -> Any:
+    def _run_encoder(self, token_ids: Tensor, mask: Tensor) -> Source:
         states = self.backbone.encoder(token_ids, mask)
-        return self.backbone.decoder.context(states, mask)
+        ids = ops.where(mask > 0, token_ids, drafts.NOTHING)
+        return Source(self.backbone.decoder.context(states, mask), ids)
 
     def _run_begin(self, *tensors: Any, **static: Any) -> loop.State:
         return loop.begin(self.backbone.decoder, *tensors, **static)
 
-    def _run_advance(self, *tensors: Any) -> loop.State:
-        return loop.advance(self.backbone.decoder, self.sampler, *tensors)
+    def _run_advance(
+        self, source: Source, least: Tensor, numbers: Any, state: loop.State, *, copies: bool
+    ) -> loop.State:
+        pause = drafts.pause(source.token_ids, numbers.until, least) if copies else None
+        arguments = self.backbone.decoder, self.sampler, source.context, numbers, state
+        return loop.advance(*arguments, pause)
+
+    def _run_verify(
+        self, source: Source, least: Tensor, numbers: Any, state: loop.State
+    ) -> loop.State:
+        return drafts.verify(self.backbone.decoder, self.sampler, source, least, numbers, state)
 
     def _run_beams(self, *tensors: Any) -> Any:
         return search(self.backbone.decoder, self.sampler, *tensors)
@@ -202,16 +221,17 @@ class Engine:
 
     def _run_sampler(
         self, token_ids: Tensor, given: Tensor, context: Any, seeds: Any, *, stop_token_ids: Any
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> Tensor:
         """As `keras_hub.samplers.Sampler.__call__` wants it: beams, contrastive search."""
         decoder, rows = self.backbone.decoder, token_ids.shape[0]
-        loop.set_seeds(self.sampler, seeds)
+        choosing.set_seeds(self.sampler, seeds)
         index = ops.min(ops.sum(ops.cast(given, "int32"), axis=-1))
         states, cache = decoder.prefill(token_ids, index - 1, context, token_ids.shape[1])
 
         def next_token(prompt: Tensor, cache: Any, index: Tensor) -> tuple:
             last = ops.slice(prompt, [0, index - 1], [ops.shape(prompt)[0], 1])
-            states, cache = decoder.step(last, index - 1, cache, context)
+            states, new = decoder.step(last, index - 1, cache, context)
+            cache = decoder.keep(cache, new, index - 1, ops.ones(last.shape[0], "int32"))
             logits = ops.squeeze(decoder.logits(states), axis=1)
             return logits, ops.squeeze(states, axis=1), cache
 
@@ -228,8 +248,8 @@ class Engine:
         token_ids = ops.reshape(token_ids, (rows, -1))
         # A search does not say what it saw on its way: its output is read once more.
         states, _ = decoder.prefill(token_ids[:, :-1], 0, context, 1)
-        finite = loop.is_finite(ops.cast(states, "float32"))[:, None]
-        return ops.where(finite, token_ids, loop.NO_TOKEN), loop.seeds_of(self.sampler)
+        finite = choosing.is_finite(ops.cast(states, "float32"))[:, None]
+        return ops.where(finite, token_ids, choosing.NO_TOKEN)
 
 
 def _check_sampler(sampler: Any, vocabulary_size: int) -> None:

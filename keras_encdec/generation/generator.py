@@ -78,11 +78,11 @@ class Generator:
     ) -> Any:
         """Generates an output for each input.
 
-        What a row gets does not depend on the other rows nor on padding; drawing at
-        random, it depends on the row's place in its batch. More inputs than `batch_size`
-        are sorted by length and gone through with a progress bar; outputs come back in
-        the order of the inputs. Threads may share a task: without a `seed` each call
-        draws for itself, with one it gives what it gives alone.
+        What a row gets depends neither on the other rows nor on padding; what it draws, on
+        `seed` and on its number among the inputs. More inputs than `batch_size` are sorted
+        by length and gone through with a progress bar; outputs come back in the order of
+        the inputs. Threads may share a task: without a `seed` each call draws for itself,
+        with one it gives what it gives alone.
 
         Args:
             inputs: a text or texts, of any kind that `fit` takes; with `decoder_text` beside
@@ -123,17 +123,16 @@ class Generator:
         options: DecodingOptions,
     ) -> Any:
         scored, of_tokens = options.return_scores, prompts.width is not None
+        seed = self._seed(options)
 
         def write(numbers: list[int]) -> list:
-            some = dataclasses.replace(options, seed=_seed_of_batch(options.seed, numbers))
-            found = self._decode(self._encode(prompts.some(numbers)), some)
+            found = self._decode(self._encode(prompts.some(numbers)), options, seed, numbers)
             parts = list(found) if scored else [found]
             if of_tokens:
                 parts = [apart(part, options.samples) for part in parts]
             return list(zip(*parts, strict=True)) if scored else parts[0]
 
-        asked = dataclasses.asdict(options)
-        identity = "" if path is None else self._identity(prompts.ids(), asked)
+        identity = "" if path is None else self._identity(prompts.ids(), options.identity())
         outputs = jobs.run(write, prompts.lengths, batch_size, path, identity)
         parts = list(map(list, zip(*outputs, strict=True))) if scored else [outputs]
         if of_tokens:
@@ -231,10 +230,10 @@ class Generator:
         hosts.check_same("prompts", prompts.ids)
         arrays = prompts.arrays()
         sides = arrays["encoder_token_ids"], arrays["encoder_padding_mask"]
-        context = self.make_generate_function().encode(*sides, prompts.longest)
+        source = self.make_generate_function().encode(*sides, prompts.longest)
         given = arrays["decoder_padding_mask"].astype(bool)
         ids = arrays["decoder_token_ids"]
-        return Encoding(context, ids, given, prompts.single, prompts.width is not None)
+        return Encoding(source, ids, given, prompts.single, prompts.width is not None)
 
     def decode(
         self,
@@ -293,8 +292,20 @@ class Generator:
         )
         return self._decode(encoding, self._resolved(options, encoding))
 
-    def _decode(self, encoding: Encoding, options: DecodingOptions) -> Any:
-        session = self._session(encoding, options)
+    def _seed(self, options: DecodingOptions) -> tuple[int, ...]:
+        """What a call draws with."""
+        if options.seed is not None:
+            return (options.seed,)
+        return self.make_generate_function().draw_seed()
+
+    def _decode(
+        self,
+        encoding: Encoding,
+        options: DecodingOptions,
+        seed: tuple[int, ...] | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> Any:
+        session = self._session(encoding, options, seed, numbers)
         if encoding.tokens:
             outputs: Any = self._tokens(session, options)
             return (outputs, session.scores) if options.return_scores else outputs
@@ -368,19 +379,27 @@ class Generator:
             if any(new):
                 yield new[0] if encoding.single else new
 
-    def _session(self, encoding: Encoding, options: DecodingOptions) -> DecodingSession:
-        hosts.check_same("options", dataclasses.asdict(options))
+    def _session(
+        self,
+        encoding: Encoding,
+        options: DecodingOptions,
+        seed: tuple[int, ...] | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> DecodingSession:
+        hosts.check_same("options", options.identity())
         length = options.max_length
         arrays = encoding.token_ids, encoding.given
         ids, given = (pad(x[:, :length], length, len(x)) for x in arrays)
         return self.make_generate_function().decode(
-            encoding.context,
+            encoding.source,
             ids,
             given,
             samples=options.samples,
             stop_token_ids=options.stop_token_ids,
             temperature=options.temperature,
-            seed=options.seed,
+            seed=self._seed(options) if seed is None else seed,
+            numbers=numbers,
+            draft=options.draft,
         )
 
     def _resolved(
@@ -430,11 +449,3 @@ class Generator:
                 "one. Pass model inputs, and stop_token_ids=None or a tuple of ids."
             )
         return self.preprocessor.converter
-
-
-def _seed_of_batch(seed: int | None, numbers: Sequence[int]) -> int | None:
-    """What a batch draws with: batches of the same inputs would draw alike from one seed."""
-    if seed is None:
-        return None
-    drawn = np.random.SeedSequence([seed, numbers[0]]).generate_state(1)
-    return int(drawn[0]) >> 1  # PyTorch's have 31 bits

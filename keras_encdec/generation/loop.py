@@ -1,17 +1,33 @@
 """The decode loop: one token after another, until all rows ended.
 
-Knows the loop's state and how a sampler is asked for a token. Leaves the model's numbers
-to the decoder that it is given and compiling to `keras_encdec.generation.engine`.
+Knows the loop's state, in which each row is at a place of its own. Leaves the model's numbers
+to the decoder that it is given, the choice of a token to `keras_encdec.generation.choosing`,
+and compiling to `keras_encdec.generation.engine`.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import keras
 from keras import ops, tree
 
+from keras_encdec.generation.choosing import NO_TOKEN, choose
 from keras_encdec.spec import Tensor
 
-NO_TOKEN = -1  # in place of one, where logits are NaN or Inf; the row ends there
+
+class Numbers(NamedTuple):
+    """What a call asks of the loop; no program is compiled anew for other ones.
+
+    Args:
+        until: (R,) int32, tokens of each row at most.
+        temperature: float32, in place of the sampler's own.
+        stop_ids: (k,) int32; a row ends with the first of them that is generated.
+        spare: int32; the loop ends when so many rows rest.
+    """
+
+    until: Any
+    temperature: Any
+    stop_ids: Any
+    spare: Any
 
 
 class State(NamedTuple):
@@ -19,19 +35,19 @@ class State(NamedTuple):
 
     Args:
         token_ids: (R, T) int32, prompts and generated tokens; R = B * n rows.
-        given: (R, T) bool, the tokens of the prompts.
+        index: (R,) int32, the place of each row's next token.
         done: (R,) bool, the rows that ended.
-        index: int32, the place of the next token.
-        cache: the decoder's keys and values.
-        seeds: the random state that the next token is drawn with.
+        cache: the decoder's keys and values of all but each row's last token.
+        seeds: what the rows draw with, from `choosing.row_seeds`.
+        rate: (R,) float32, tokens that a draft of each row lately gave.
     """
 
     token_ids: Any
-    given: Any
-    done: Any
     index: Any
+    done: Any
     cache: list
     seeds: list
+    rate: Any
 
 
 def begin(
@@ -44,12 +60,9 @@ def begin(
     *,
     prompt: int,
     samples: int = 1,
+    together: bool = False,
 ) -> State:
-    """Fills the decoder's cache from the prompts, all rows up to one and the same place.
-
-    That place is the last token of the shortest prompt. `advance` goes on from there: its
-    first step feeds that token to the decoder and the sampler chooses the next; where a
-    longer prompt already has a token, the loop keeps the prompt's.
+    """Fills the decoder's cache from the prompts, each row up to its last token but one.
 
     Args:
         decoder: `keras_encdec.layers.Decoder`.
@@ -57,96 +70,100 @@ def begin(
         given: (B, T) bool, the first ones of each row.
         done: (B,) bool, the rows that are there to fill the batch.
         context: of the decoder.
-        seeds: the random state to begin with.
+        seeds: of the B * n rows.
         prompt: P, tokens that the decoder reads at once: at least all but the last of the
-            shortest prompt; 0 if that has one token.
+            longest prompt; 0 if that has one token.
         samples: n, rows to make of each.
+        together: leave all rows at the place of the shortest prompt's end, for a search that
+            keeps them in step.
     """
     length = token_ids.shape[1]
-    index = ops.min(ops.sum(ops.cast(given, "int32"), axis=-1))
+    index = ops.sum(ops.cast(given, "int32"), axis=-1)
+    index = ops.broadcast_to(ops.min(index), index.shape) if together else index
     if prompt:
         _, cache = decoder.prefill(token_ids[:, :prompt], index - 1, context, length)
     else:
         cache = decoder.empty_cache(*token_ids.shape)
-    rows = token_ids, given, done, cache
+    rows = token_ids, index, done, cache
     if samples > 1:
         rows = tree.map_structure(lambda x: ops.repeat(x, samples, axis=0), rows)
-    token_ids, given, done, cache = rows
-    return State(token_ids, given, done, index, cache, seeds)
+    return State(*rows, seeds, ops.ones(rows[1].shape, "float32"))
+
+
+def resting(state: State, until: Tensor) -> Tensor:
+    """(R,) bool, the rows that ended or are `until` (R,) tokens long."""
+    return ops.logical_or(state.done, state.index >= until)
+
+
+def is_going(state: State, numbers: Numbers) -> Tensor:
+    """Whether the rows that rest are too few for the loop to end; bool."""
+    return ops.sum(ops.cast(resting(state, numbers.until), "int32")) < numbers.spare
 
 
 def advance(
     decoder: Any,
     sampler: Any,
     context: Any,
-    until: Tensor,
-    temperature: Tensor,
-    stop_ids: Tensor,
+    numbers: Numbers,
     state: State,
+    pause: Callable[[State], tuple[Tensor, State]] | None = None,
 ) -> State:
-    """Generates tokens until rows are `until` tokens long, or all have ended.
+    """Generates tokens until enough rows have ended or are full.
 
     Args:
         decoder: `keras_encdec.layers.Decoder`.
         sampler: `keras_hub.samplers.Sampler` that chooses each token by its probability.
         context: of the decoder, for B of the B * n rows.
-        until: int32.
-        temperature: float32, in place of the sampler's own.
-        stop_ids: (k,) int32; a row ends with the first of them that is generated.
+        numbers: `Numbers`.
         state: `State`.
+        pause: called after each token, whether to stop there, and the state again.
 
     Returns:
         `State`. Behind its end, a row keeps the ids that `token_ids` came with.
     """
-    given, rows = state.given, state.token_ids.shape[0]
 
-    def goes_on(token_ids: Tensor, done: Tensor, index: Tensor, cache: Any, seeds: Any) -> Tensor:
-        return ops.logical_and(index < until, ops.logical_not(ops.all(done)))
+    def goes_on(paused: Tensor, *state: Any) -> Tensor:
+        return ops.logical_and(is_going(State(*state), numbers), ops.logical_not(paused))
 
-    def body(token_ids: Tensor, done: Tensor, index: Tensor, cache: Any, seeds: Any) -> tuple:
-        last = ops.slice(token_ids, [0, index - 1], [rows, 1])
-        states, cache = decoder.step(last, index - 1, cache, context)
-        logits = ops.cast(ops.squeeze(decoder.logits(states), 1), "float32")
-        new, seeds = sample(sampler, logits, temperature, seeds)
-        old = ops.squeeze(ops.slice(token_ids, [0, index], [rows, 1]), 1)
-        fixed = ops.squeeze(ops.slice(given, [0, index], [rows, 1]), 1)
-        new = ops.where(is_finite(logits), ops.cast(new, old.dtype), NO_TOKEN)
-        new = ops.where(ops.logical_or(fixed, done), old, new)
-        stops = ops.any(new[:, None] == stop_ids[None], axis=-1)
-        stops = ops.logical_or(stops, new == NO_TOKEN)
-        done = ops.logical_or(done, ops.logical_and(stops, ops.logical_not(fixed)))
-        token_ids = ops.slice_update(token_ids, [0, index], new[:, None])
-        return token_ids, done, index + 1, cache, seeds
+    def body(paused: Tensor, *state: Any) -> tuple:
+        now = State(*state)
+        last = ops.take_along_axis(now.token_ids, now.index[:, None] - 1, axis=1)
+        states, new = decoder.step(last, now.index - 1, now.cache, context)
+        ids = choose(decoder, sampler, states, now.index, numbers.temperature, now.seeds)
+        now = take(decoder, numbers, now, new, ids, ops.ones_like(now.index))
+        if pause is not None:
+            paused, now = pause(now)
+        return paused, *now
 
-    start = (state.token_ids, state.done, state.index, state.cache, state.seeds)
-    token_ids, done, index, cache, seeds = ops.while_loop(goes_on, body, start)
-    return State(token_ids, given, done, index, cache, seeds)
+    start = (ops.zeros((), "bool"), state) if pause is None else pause(state)
+    return State(*ops.while_loop(goes_on, body, (start[0], *start[1]))[1:])
 
 
-def is_finite(x: Tensor) -> Tensor:
-    """(R,) bool for (R, ..., V), whether a row of numbers holds neither NaN nor Inf."""
-    return ops.isfinite(ops.sum(x, axis=tuple(range(1, len(x.shape)))))
+def take(
+    decoder: Any, numbers: Numbers, state: State, new: list, ids: Tensor, count: Tensor
+) -> State:
+    """The state with the tokens of a step.
 
-
-def sample(sampler: Any, logits: Tensor, temperature: Tensor, seeds: list) -> tuple[Tensor, list]:
-    """(R,) ids for (R, V) logits, and the next seeds.
-
-    The sampler draws from `seeds`; its own random state, which all threads share, is
-    neither read nor moved.
+    Args:
+        decoder: `keras_encdec.layers.Decoder`.
+        numbers: `Numbers`.
+        state: `State` before the step.
+        new: keys and values of the T tokens that the decoder read, from each row's last on.
+        ids: (R, T) int32, what follows each of them.
+        count: (R,) int32, how many of `ids` are right.
     """
-    mapping = list(zip(sampler.variables, seeds, strict=True))
-    with keras.StatelessScope(mapping, initialize_variables=False) as scope:
-        probabilities = sampler.compute_probabilities(logits * (sampler.temperature / temperature))
-        ids = sampler.get_next_token(probabilities)
-    return ids, [scope.get_current_value(variable) for variable in sampler.variables]
-
-
-def set_seeds(sampler: Any, seeds: list) -> None:
-    """Makes `seeds` a sampler's own random state."""
-    for variable, value in zip(sampler.variables, seeds, strict=True):
-        variable.assign(value)
-
-
-def seeds_of(sampler: Any) -> list[Tensor]:
-    """A sampler's own random state, as tensors that stay when it draws."""
-    return [ops.copy(variable.value) for variable in sampler.variables]
+    step = ops.arange(ids.shape[1], dtype="int32")
+    count = ops.minimum(count, numbers.until - state.index)
+    count = ops.where(resting(state, numbers.until), 0, count)
+    stops = ops.any(ids[..., None] == numbers.stop_ids, axis=-1)
+    stops = ops.logical_and(ops.logical_or(stops, ids == NO_TOKEN), step < count[:, None])
+    stopped = ops.any(stops, axis=-1)
+    count = ops.where(stopped, ops.cast(ops.argmax(stops, axis=-1), "int32") + 1, count)
+    cache = decoder.keep(state.cache, new, state.index - 1, count)
+    at = ops.arange(state.token_ids.shape[1], dtype="int32") - state.index[:, None]
+    written = ops.take_along_axis(ids, ops.clip(at, 0, ids.shape[1] - 1), axis=1)
+    is_new = ops.logical_and(at >= 0, at < count[:, None])
+    token_ids = ops.where(is_new, written, state.token_ids)
+    done = ops.logical_or(state.done, stopped)
+    index = state.index + count
+    return state._replace(token_ids=token_ids, index=index, done=done, cache=cache)

@@ -29,6 +29,7 @@ class DecodingOptions:
     temperature: Any = None
     seed: Any = None
     return_scores: bool = False
+    draft: Any = "auto"
 
     def __post_init__(self) -> None:
         normal: dict[str, Any] = {"stop_strings": _texts("stop_strings", self.stop_strings)}
@@ -42,6 +43,8 @@ class DecodingOptions:
             normal["seed"] = check.whole("seed", self.seed, least=0)
         if self.temperature is not None:
             normal["temperature"] = _temperature(self.temperature)
+        if self.draft not in ("auto", None):
+            raise ValueError(f'Expected draft as "auto" or None. Received: {self.draft!r}.')
         if not self.is_auto:
             normal["stop_token_ids"] = _ids("stop_token_ids", self.stop_token_ids)
         for name, value in normal.items():
@@ -57,6 +60,12 @@ class DecodingOptions:
         known = [field.name for field in dataclasses.fields(cls)]
         check.keywords("an option of generation", kwargs, known)
         return cls(**kwargs)
+
+    def identity(self) -> dict[str, Any]:
+        """What outputs depend on, by name."""
+        asked = dataclasses.asdict(self)
+        del asked["draft"]
+        return asked
 
     @property
     def is_auto(self) -> bool:

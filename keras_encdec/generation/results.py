@@ -6,18 +6,30 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
+class Source(NamedTuple):
+    """What decoding needs of the inputs.
+
+    Args:
+        context: what the decoder's cross-attention reads.
+        token_ids: (B, S) int32 that the encoder read, -1 for padding.
+    """
+
+    context: Any
+    token_ids: Any
+
+
 class Encoding(NamedTuple):
     """Inputs that were encoded, from `lm.encode`, for `lm.decode`.
 
     Args:
-        context: what the decoder's cross-attention reads.
+        source: `Source`.
         token_ids: (B, T) int array, what each output begins with.
         given: (B, T) bool array, where that is.
         single: whether it was one text rather than a batch.
         tokens: whether it was model inputs rather than text.
     """
 
-    context: Any
+    source: Source
     token_ids: np.ndarray
     given: np.ndarray
     single: bool

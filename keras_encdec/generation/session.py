@@ -14,9 +14,11 @@ from keras import ops
 from keras_hub.samplers import Sampler
 
 from keras_encdec import hosts, layout
-from keras_encdec.generation import buckets, loop
+from keras_encdec.generation import buckets, drafts, loop
 from keras_encdec.generation.beams import BeamSearch
+from keras_encdec.generation.choosing import NO_TOKEN, row_seeds
 from keras_encdec.generation.options import DecodingOptions
+from keras_encdec.generation.results import Source
 from keras_encdec.spec import Tensor
 
 
@@ -25,14 +27,15 @@ class DecodingSession:
 
     Args:
         engine: `Engine`.
-        context: from `Engine.encode`, for the B rows and those that fill the batch.
+        source: `Source`, from `Engine.encode`, for the B rows and those that fill the batch.
         token_ids: (B, T) int array, of prompts and room for generated tokens.
         given: (B, T) bool array, the first tokens of each row.
         samples: n, rows to generate for each; they stand one after another.
         stop_token_ids: ids that end a row.
         temperature: in place of the sampler's, or None.
-        seed: of these rows alone; None to derive one from the sampler's own state, see
-            `Engine.draw_seeds`.
+        seed: what the call draws with, one number or several.
+        numbers: of the B inputs in that call.
+        draft: "auto" for drafts copied from the input where they pay, None for none.
     """
 
     scores: np.ndarray | None = None
@@ -40,25 +43,29 @@ class DecodingSession:
     def __init__(
         self,
         engine: Any,
-        context: Any,
+        source: Source,
         token_ids: np.ndarray,
         given: np.ndarray,
         samples: int = 1,
         stop_token_ids: tuple[int, ...] = (),
         temperature: float | None = None,
-        seed: int | None = None,
+        seed: Sequence[int] = (0,),
+        numbers: Sequence[int] | None = None,
+        draft: str | None = "auto",
     ):
-        self.engine, self.context, self.seed, self.samples = engine, context, seed, samples
+        self.engine, self.source, self.seed, self.samples = engine, source, seed, samples
+        self.numbers = range(len(token_ids)) if numbers is None else numbers
         self.ids, self.given = (np.repeat(x, samples, axis=0) for x in (token_ids, given))
         self.rows, self.length = len(token_ids) * samples, token_ids.shape[1]
         self.temperature = engine.sampler.temperature if temperature is None else temperature
         self.stops = stop_token_ids
-        rows, room = ops.shape(context.visible.end)[0], self.room(self.length)
+        self.copies = draft is not None and self._can_copy()
+        rows, room = source.token_ids.shape[0], self.room(self.length)
         ids, given = (pad(np.asarray(x), room, rows, first_row=True) for x in (token_ids, given))
         done = np.arange(rows) >= len(token_ids)
-        shortest = int(np.sum(given, axis=1).min())
+        longest = int(np.sum(given, axis=1).max())
         ids, given, done = map(distributed, (ids.astype("int32"), given.astype(bool), done))
-        self.state = self._begin(ids, given, done, shortest)
+        self.state = self._begin(ids, given, done, longest)
 
     @classmethod
     def check(cls, sampler: Any, options: DecodingOptions) -> None:
@@ -74,31 +81,47 @@ class DecodingSession:
         """Tokens that arrays have room for, where rows have `length`."""
         return buckets.length(length)
 
-    def _rows_each(self) -> int:
-        """Rows of the state for each input."""
-        return self.samples
+    def _can_copy(self) -> bool:
+        """Whether a step has so few rows, and each cache so many places, that drafts may pay."""
+        spec, rows = self.engine.backbone.spec.decoder, self.source.token_ids.shape[0]
+        return drafts.fit(spec, self.room(self.length), rows * self.samples)
 
-    def _begin(self, ids: Tensor, given: Tensor, done: Tensor, shortest: int) -> loop.State:
-        prompt = min(buckets.length(shortest - 1), self.room(self.length)) if shortest > 1 else 0
-        sizes = {"prompt": prompt, "samples": self._rows_each()}
-        return self.engine.begin(ids, given, done, self.context, self._seeds(), **sizes)
+    def _begin(self, ids: Tensor, given: Tensor, done: Tensor, longest: int) -> loop.State:
+        seeds = row_seeds(self.engine.sampler, self.seed, self.numbers, self.samples)
+        rows = ids.shape[0] * self.samples
+        seeds = [distributed(pad(seed, 2, rows)) for seed in seeds]
+        sizes = {"prompt": self._prompt(longest), "samples": self.samples}
+        return self.engine.begin(ids, given, done, self.source.context, seeds, **sizes)
 
-    def _seeds(self) -> list[np.ndarray]:
-        """The random state to begin with."""
-        if self.seed is None:
-            return self.engine.draw_seeds()
-        start = [self.seed, 0]  # as keras.random.SeedGenerator(seed) begins
-        return [np.array(start, state.dtype) for state in self.engine.sampler.variables]
+    def _prompt(self, longest: int) -> int:
+        """Tokens that the decoder reads at once."""
+        return min(buckets.length(longest - 1), self.room(self.length)) if longest > 1 else 0
 
-    def advance(self, until: int | None = None) -> "DecodingSession":
-        """Generates until rows are `until` tokens long, by default to the end; `self`."""
-        until = self.length if until is None else min(until, self.length)
-        numbers = np.int32(until), np.float32(self.temperature), self._stop_ids()
-        self.state = self.engine.advance(self.context, *numbers, self.state)
-        return self
+    def advance(self, tokens: int | None = None, spare: int | None = None) -> "DecodingSession":
+        """Generates; `self`.
 
-    def _stop_ids(self) -> np.ndarray:
-        return np.array(self.stops or (-1,), "int32")
+        Args:
+            tokens: for each row that has not ended, at most; by default to the end.
+            spare: rows of the session that have ended or got their tokens when it returns, at
+                least; all by default.
+        """
+        numbers = self._numbers(tokens, self.rows if spare is None else spare)
+        least = np.float32(drafts.LEAST)
+        while True:
+            call = self.source, least, numbers, self.state
+            self.state = self.engine.advance(*call, copies=self.copies)
+            if not self.copies or not self._goes_on(numbers):
+                return self
+            self.state = self.engine.verify(self.source, least, numbers, self.state)
+
+    def _numbers(self, tokens: int | None, spare: int) -> loop.Numbers:
+        index, filling = self.state.index, self.state.index.shape[0] - self.rows
+        until = ops.minimum(index + (self.length if tokens is None else tokens), self.length)
+        stops = np.array(self.stops or (-1,), "int32")
+        return loop.Numbers(until, np.float32(self.temperature), stops, np.int32(spare + filling))
+
+    def _goes_on(self, numbers: loop.Numbers) -> bool:
+        return bool(hosts.whole(loop.is_going(self.state, numbers)))
 
     def tokens(self) -> tuple[np.ndarray, np.ndarray]:
         """(B * n, T) ids, and (B * n, T) bool of those in the prompt or generated, on the host.
@@ -107,22 +130,27 @@ class DecodingSession:
             FloatingPointError: if logits were NaN or Inf.
         """
         ids = hosts.whole(self.state.token_ids)[: self.rows, : self.length]
-        check_finite(ids != loop.NO_TOKEN, "a token")
+        check_finite(ids != NO_TOKEN, "a token")
         return ids, until_stop(ids, self.given, self.stops, self.index)
 
     @property
-    def index(self) -> int:
-        """Tokens of each row so far, prompts and generated."""
-        return int(hosts.whole(self.state.index))
+    def index(self) -> np.ndarray:
+        """(B * n,) int, tokens of each row so far, prompts and generated."""
+        return hosts.whole(self.state.index)[: self.rows]
+
+    @property
+    def ended(self) -> np.ndarray:
+        """(B * n,) bool, the rows that are full or have ended."""
+        return (self.index >= self.length) | hosts.whole(self.state.done)[: self.rows]
 
     @property
     def finished(self) -> bool:
         """Whether all rows are full or have ended."""
-        return self.index >= self.length or bool(hosts.whole(ops.all(self.state.done)))
+        return bool(self.ended.all())
 
     def end(self, rows: Sequence[bool]) -> None:
         """Ends those of the B * n rows that are True in `rows`."""
-        if any(rows) and not self.finished:
+        if any(rows):
             ended = np.pad(rows, (0, self.state.done.shape[0] - self.rows))
             self.state = self.state._replace(done=ops.logical_or(self.state.done, ended))
 
@@ -143,19 +171,27 @@ class BeamSession(DecodingSession):
             )
         _refuse_temperature(sampler, options)
 
-    def _rows_each(self) -> int:
-        return 1
+    def _begin(self, ids: Tensor, given: Tensor, done: Tensor, longest: int) -> loop.State:
+        self._given = given
+        prompt = self._prompt(longest)
+        context = self.source.context
+        return self.engine.begin(ids, given, done, context, [], prompt=prompt, together=True)
 
-    def advance(self, until: int | None = None) -> DecodingSession:
+    @property
+    def ended(self) -> np.ndarray:
+        return np.full(self.rows, self.scores is not None)
+
+    def advance(self, tokens: int | None = None, spare: int | None = None) -> DecodingSession:
         """Generates to the end."""
-        if self.scores is not None:
+        if self.finished:
             return self
-        numbers = np.int32(self.length), self._stop_ids()
-        found = self.engine.beams(self.context, *numbers, self.state)
+        numbers = self._numbers(None, self.rows)
+        call = self.source.context, np.int32(self.length), numbers.stop_ids, self._given
+        found = self.engine.beams(*call, self.state)
         ids = ops.reshape(found.token_ids[:, : self.samples], (-1, found.token_ids.shape[2]))
         scores = hosts.whole(found.scores)[:, : self.samples]
         self.scores = scores.reshape(-1)[: self.rows]
-        self.state = loop.State(ids, None, None, np.int32(self.length), [], [])
+        self.state = _full(ids, self.length)
         return self
 
 
@@ -177,18 +213,25 @@ class SearchSession(DecodingSession):
     def room(length: int) -> int:
         return length
 
-    def _begin(self, ids: Tensor, given: Tensor, done: Tensor, shortest: int) -> loop.State:
-        return loop.State(ids, given, done, np.int32(shortest), [], self._seeds())
+    def _begin(self, ids: Tensor, given: Tensor, done: Tensor, longest: int) -> loop.State:
+        self._given = given
+        self._seeds = row_seeds(self.engine.sampler, self.seed, self.numbers[:1], 1)
+        return _full(ids, int(self.given.sum(axis=1).min()))
 
-    def advance(self, until: int | None = None) -> DecodingSession:
+    def advance(self, tokens: int | None = None, spare: int | None = None) -> DecodingSession:
         """Generates to the end."""
         if self.finished:
             return self
-        ids, given, done, _, _, seeds = self.state
-        stops = {"stop_token_ids": self.stops or None}
-        ids, seeds = self.engine.search(ids, given, self.context, seeds, **stops)
-        self.state = loop.State(ids, given, done, np.int32(self.length), [], seeds)
+        seeds, stops = [seed[0] for seed in self._seeds], self.stops or None
+        call = self.state.token_ids, self._given, self.source.context, seeds
+        self.state = _full(self.engine.search(*call, stop_token_ids=stops), self.length)
         return self
+
+
+def _full(token_ids: Tensor, length: int) -> loop.State:
+    """The state of rows that are `length` tokens long, behind a search."""
+    index = np.full(token_ids.shape[0], length, "int32")
+    return loop.State(token_ids, index, np.zeros(len(index), bool), [], [], [])
 
 
 def session_type(sampler: Any) -> type[DecodingSession]:
@@ -199,11 +242,13 @@ def session_type(sampler: Any) -> type[DecodingSession]:
     return DecodingSession if chooses_tokens else SearchSession
 
 
-def until_stop(ids: np.ndarray, given: np.ndarray, stops: Sequence[int], index: int) -> np.ndarray:
+def until_stop(
+    ids: np.ndarray, given: np.ndarray, stops: Sequence[int], index: np.ndarray
+) -> np.ndarray:
     """(R, T) bool: the prompt, and what follows before `index`, up to and with a stop token."""
     stop = np.isin(ids, stops) & ~given
     before = np.cumsum(stop, axis=1) - stop
-    return ((before == 0) & (np.arange(ids.shape[1]) < index)) | given
+    return ((before == 0) & (np.arange(ids.shape[1]) < index[:, None])) | given
 
 
 def check_finite(is_finite: np.ndarray, what: str) -> None:

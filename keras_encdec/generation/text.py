@@ -110,7 +110,7 @@ class SessionTexts:
 
     def _advance(self, tokens: int) -> list[str]:
         """Generates some tokens and ends the rows that hold a stop string; the R texts."""
-        self.session.advance(self.session.index + tokens)
+        self.session.advance(tokens)
         texts = self._texts(*self.session.tokens())
         self.session.end([cut(text, self.stops) != text for text in texts])
         return texts

@@ -17,7 +17,7 @@ from keras import ops
 from keras_encdec.layers import cache as caches
 from keras_encdec.layers import fused, masks
 from keras_encdec.layers.cache import KeysValues
-from keras_encdec.layers.masks import KeyRange
+from keras_encdec.layers.masks import KeyRange, Visible
 from keras_encdec.layers.norm import RMSNorm
 from keras_encdec.layers.rotary import rotate
 from keras_encdec.spec import (
@@ -30,7 +30,7 @@ from keras_encdec.spec import (
 )
 
 PATHS = ("auto", "plain", "fused")
-Part = tuple[Tensor, Tensor, KeyRange]  # keys, values, and which of them each query may see
+Part = tuple[Tensor, Tensor, Visible]  # keys, values, and which of them each query may see
 
 _HIDDEN = -1e30  # finite, so that a row with nothing to see stays a number
 # Where "auto" turns to fused. A gradient with 4 heads of width 32 on two CPU cores: at
@@ -151,7 +151,7 @@ def attend_cached(
         at += ops.shape(key)[2]
     output = ops.reshape(output, (rows, k, -1, n // k, length, h))
     output = ops.transpose(output, (0, 2, 4, 1, 3, 5))
-    sees_any = functools.reduce(ops.logical_or, [part[2].end > part[2].start for part in parts])
+    sees_any = functools.reduce(ops.logical_or, [masks.sees_any(part[2]) for part in parts])
     output = ops.where(sees_any[:, None, :, None, None, None], output, ops.zeros_like(output))
     return ops.reshape(output, (-1, length, n, h))
 
@@ -251,8 +251,7 @@ class Attention(keras.layers.Layer):
         positions: Tensor | None = None,
         context: Tensor | KeysValues | None = None,
         also: Sequence[Part] = (),
-        cache: KeysValues | None = None,
-        index: Tensor | None = None,
+        cache: Part | None = None,
         path: str = "auto",
     ) -> tuple[Tensor, KeysValues]:
         """Attends from `x`.
@@ -265,13 +264,13 @@ class Attention(keras.layers.Layer):
                 `(keys, values)` in a cache's order, each (B, K, S, H).
             also: `(keys, values, visible)` in a cache's order of what is attended to under
                 the same softmax; always by `attend_cached`.
-            cache: `(keys, values)` of the tokens before `x`, each (B, K, R, H); `x` is
-                a single token then, whose own are written to it.
-            index: int, the number of that token.
+            cache: `(keys, values, visible)` of the tokens before `x`, keys and values each
+                (B, K, R, H).
             path: of `attend`; where a cache or its order comes in, it changes nothing.
 
         Returns:
-            `(output (B, T, D), (keys, values))`: the cache, or those of the context.
+            `(output (B, T, D), (keys, values))` of the context; of `x` in a cache's order
+            where there is one.
 
         Raises:
             ValueError: from `check_path`.
@@ -284,9 +283,8 @@ class Attention(keras.layers.Layer):
         scale, soft_cap = self.spec.query_scale, self.spec.logit_soft_cap
         spec: dict[str, Any] = {"scale": scale, "soft_cap": soft_cap}
         if cache is not None:
-            own = caches.keep(keys_values)
-            output = attend_cached(query, (*cache, visible), (*own, masks.every(1)), *also, **spec)
-            keys_values = caches.write(cache, own, index, after=output)
+            keys_values = caches.keep(keys_values)
+            output = attend_cached(query, cache, (*keys_values, visible), *also, **spec)
         elif isinstance(context, tuple):
             output = attend_cached(query, (*keys_values, visible), **spec)
         elif also:

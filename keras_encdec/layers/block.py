@@ -80,8 +80,7 @@ class Block(keras.layers.Layer):
         positions: Tensor,
         context: Tensor | tuple[Tensor, ...] | None = None,
         context_visible: KeyRange | None = None,
-        cache: KeysValues | None = None,
-        index: Tensor | None = None,
+        cache: Part | None = None,
         path: str = "auto",
         training: bool | None = None,
     ) -> tuple[Tensor, KeysValues]:
@@ -94,19 +93,18 @@ class Block(keras.layers.Layer):
             context: what the cross-attention reads: (B, S', D') states, or what `read`
                 makes of them, of one row for every n of `x`.
             context_visible: of the cross-attention.
-            cache: of the self-attention, where `x` is a single token.
-            index: int, the number of that token.
+            cache: of the self-attention, where there are tokens before `x`.
             path: of `keras_encdec.layers.attention.attend`.
             training: whether dropout is on.
 
         Returns:
-            `(x, (keys, values))`, those of the self-attention: the cache, or of `x`.
+            `(x, (keys, values))`, those of the self-attention.
         """
         also: Sequence[Part] = ()
         if self.merged:
             assert context_visible is not None
             also = [self._merged(x, context, context_visible)]
-        own = {"also": also, "cache": cache, "index": index, "path": path}
+        own = {"also": also, "cache": cache, "path": path}
         y, keys_values = self.attention(self._pre("attention", x), visible, positions, **own)
         x = self._add("attention", x, y, training)
         if self.cross_attention is not None:

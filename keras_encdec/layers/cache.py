@@ -2,16 +2,18 @@
 
 A cache is plain data: for each layer `(keys, values)`, each (B, K, R, H), an order of axes
 in which a step reads them whole without a copy. Cross-attention's is made once, of the
-encoder's states. Self-attention's holds the tokens before the current one, which attends to
-them and to itself and is then written: R is room for all, or, in a layer with a window of W,
-for W - 1. Token i stands at i % R, over the one that leaves the window.
+encoder's states. Self-attention's holds the tokens before those of a step, which attend to
+them and to each other; then as many of them are written as are to stay. R is room for all,
+or, in a layer with a window of W, for W - 1. Token i stands at i % R, over the one that leaves
+the window. Rows may be at different places.
 """
 
 from collections.abc import Iterable
 
+import keras
 from keras import ops
 
-from keras_encdec.layers.masks import KeyRange
+from keras_encdec.layers.masks import KeyRange, Visible
 from keras_encdec.spec import StackSpec, Tensor, Window, window_lengths
 
 KeysValues = tuple[Tensor, Tensor]
@@ -45,36 +47,82 @@ def fill(keys_values: KeysValues, count: Tensor, size: int) -> KeysValues:
 
     Args:
         keys_values: of P tokens, each (B, P, K, H).
-        count: int, how many of them are to be kept, from the first.
+        count: int or (B,), how many of them are to be kept, from the first.
         size: R.
     """
-    last = ops.cast(count, "int32") - 1
-    newest = last - ops.mod(last - ops.arange(size, dtype="int32"), size)  # below 0: nothing yet
-    index = ops.clip(newest, 0, ops.shape(keys_values[0])[1] - 1)
-    return keep(ops.take(x, index, axis=1) for x in keys_values)
+    index = ops.clip(_newest(count, size), 0, ops.shape(keys_values[0])[1] - 1)[..., None, None]
+    return keep(ops.take_along_axis(x, index, axis=1) for x in keys_values)
 
 
-def write(cache: KeysValues, own: KeysValues, index: Tensor, after: Tensor) -> KeysValues:
-    """Puts keys and values of a token where they belong.
+def _newest(count: Tensor, size: int) -> Tensor:
+    """(B or 1, R): the last of `count` tokens to stand at each place; below 0 if none yet."""
+    last = ops.reshape(ops.cast(count, "int32"), (-1, 1)) - 1
+    return last - ops.mod(last - ops.arange(size, dtype="int32"), size)
+
+
+def write(cache: KeysValues, own: KeysValues, index: Tensor, count: Tensor) -> KeysValues:
+    """Puts keys and values of tokens where they belong.
+
+    Where `count` follows from what was computed of the cache, XLA writes in place; else it
+    copies the cache, each time.
 
     Args:
         cache: `(keys, values)`, each (B, K, R, H).
-        own: those of the token, each (B, K, 1, H).
-        index: int, the number of the token.
-        after: (B, 1, N, H), what was computed from the cache as it was. Writing waits
-            for it, so that XLA writes in place: else it copies the cache, each time.
+        own: those of T tokens, each (B, K, T, H), T at most R.
+        index: int or (B,), the number of the first of them.
+        count: (B,), how many of them are to be kept, from the first.
     """
-    place = ops.mod(ops.cast(index, "int32"), cache[0].shape[2])
-    waits = 0.0 * ops.transpose(after, (0, 2, 1, 3))[:, : own[0].shape[1]]
+    size, tokens = cache[0].shape[2], own[0].shape[2]
+    step = ops.arange(tokens, dtype="int32")
+    place = ops.mod(ops.reshape(ops.cast(index, "int32"), (-1, 1)) + step, size)
+    kept = step < count[:, None]
+    place = ops.broadcast_to(place, kept.shape)
+    put = _put_jax if keras.backend.backend() == "jax" else _put
     keys, values = (
-        ops.slice_update(old, [0, 0, place, 0], ops.cast(new + waits, old.dtype))
-        for old, new in zip(cache, own, strict=True)
+        put(old, ops.cast(new, old.dtype), place, kept) for old, new in zip(cache, own, strict=True)
     )
     return keys, values
 
 
-def visible(index: Tensor, length: int, window: Window) -> KeyRange:
-    """What token `index` sees of a cache for `length` tokens."""
-    end = ops.minimum(ops.cast(index, "int32"), _seen(length, window))
-    end = ops.reshape(end, (1, 1))
-    return KeyRange(ops.zeros_like(end), end)
+def _put_jax(old: Tensor, new: Tensor, place: Tensor, kept: Tensor) -> Tensor:
+    import jax
+
+    place = ops.where(kept, place, old.shape[2])  # outside: dropped
+
+    def row(old: Tensor, new: Tensor, place: Tensor) -> Tensor:
+        return old.at[:, place].set(new, mode="drop")
+
+    return jax.vmap(row)(old, new, place)
+
+
+def _put(old: Tensor, new: Tensor, place: Tensor, kept: Tensor) -> Tensor:
+    """By each token's row, head and place; what is not kept is written as it was."""
+    rows, heads, _, width = old.shape
+    place = ops.broadcast_to(place[:, None], (rows, heads, place.shape[1]))
+    before = ops.take_along_axis(old, place[..., None], axis=2)
+    new = ops.where(kept[:, None, :, None], new, before)
+    at = (ops.arange(rows)[:, None, None], ops.arange(heads)[None, :, None], place)
+    at = ops.stack([ops.broadcast_to(ops.cast(x, "int32"), place.shape) for x in at], axis=-1)
+    return ops.scatter_update(old, ops.reshape(at, (-1, 3)), ops.reshape(new, (-1, width)))
+
+
+def visible(index: Tensor, count: int, length: int, window: Window) -> Visible:
+    """What each of some tokens sees of a cache for `length` tokens that holds those before.
+
+    Args:
+        index: int or (B,), the number of the first of them.
+        count: T, how many they are.
+        length: tokens that the cache is for, or the places it has.
+        window: W, or None.
+
+    Returns:
+        For one token, and without a window, `KeyRange` of (B or 1, 1); else (B or 1, T, R)
+        bool, as the oldest of the places leave the window one by one.
+    """
+    index, seen = ops.reshape(ops.cast(index, "int32"), (-1, 1)), _seen(length, window)
+    if window is None or count == 1:
+        end = ops.minimum(index, seen)
+        return KeyRange(ops.zeros_like(end), end)
+    newest = _newest(index, room(length, window))[:, None]
+    first = index[..., None] + ops.arange(count, dtype="int32")[:, None] - seen
+    return ops.logical_and(newest >= 0, newest >= first)

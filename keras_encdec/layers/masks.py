@@ -28,6 +28,9 @@ class KeyRange(NamedTuple):
     end: Tensor
 
 
+Visible = KeyRange | Tensor  # or booleans (B or 1, T or 1, S), where keys are in no order
+
+
 def positions(padding_mask: Tensor) -> Tensor:
     """Positions of the tokens that count, from 0 in each segment; padding may be anywhere.
 
@@ -111,13 +114,17 @@ def _largest(x: Tensor, segment: Tensor, query: Tensor) -> Tensor:
     return ops.take_along_axis(largest, query, axis=-1)
 
 
-def every(length: int) -> KeyRange:
-    """All of the keys."""
-    return KeyRange(ops.zeros((1, 1), "int32"), ops.full((1, 1), length, "int32"))
-
-
-def dense(visible: KeyRange, length: int) -> Tensor:
+def dense(visible: Visible, length: int) -> Tensor:
     """The same as booleans, in quadratic memory: (B or 1, T or 1, S), true where it sees."""
+    if not isinstance(visible, KeyRange):
+        return visible
     index = ops.arange(length, dtype="int32")
     start, end = visible.start[..., None], visible.end[..., None]
     return ops.logical_and(index >= start, index < end)
+
+
+def sees_any(visible: Visible) -> Tensor:
+    """(B or 1, T or 1) bool, whether a query sees a key."""
+    if not isinstance(visible, KeyRange):
+        return ops.any(visible, axis=-1)
+    return visible.end > visible.start

@@ -14,7 +14,7 @@ from keras import ops
 from keras_encdec import layout
 from keras_encdec.layers import cache as caches
 from keras_encdec.layers import masks, remat
-from keras_encdec.layers.attention import check_path
+from keras_encdec.layers.attention import Part, check_path
 from keras_encdec.layers.block import Block
 from keras_encdec.layers.cache import KeysValues
 from keras_encdec.layers.masks import KeyRange
@@ -132,8 +132,7 @@ class Stack(keras.layers.Layer):
         visible: Mapping[Window, KeyRange],
         context: Sequence[Any] | None = None,
         context_visible: KeyRange | None = None,
-        cache: Sequence[KeysValues] | None = None,
-        index: Tensor | None = None,
+        cache: Sequence[Part] | None = None,
         training: bool | None = None,
         each: Callable[[Tensor, KeysValues | None], None] | None = None,
     ) -> Tensor:
@@ -145,8 +144,7 @@ class Stack(keras.layers.Layer):
             visible: of the self-attention, by window.
             context: for each block, what its cross-attention reads; None in an encoder.
             context_visible: of the cross-attention.
-            cache: for each block, where there is a single token.
-            index: int, the number of that token.
+            cache: for each block, of the tokens before these.
             training: whether dropout is on.
             each: called with each block's input and its self-attention's keys and values;
                 under `remat` these are None.
@@ -156,7 +154,7 @@ class Stack(keras.layers.Layer):
             tensors = {"x": x, "visible": visible[window], "positions": positions}
             if context is not None:
                 tensors |= {"context": context[i], "context_visible": context_visible}
-            kept = {} if cache is None else {"cache": cache[i], "index": index}
+            kept = {} if cache is None else {"cache": cache[i]}
             y, keys_values = self._run_block(block, tensors, training, **kept)
             if each is not None:
                 each(x, keys_values)
@@ -312,7 +310,7 @@ class Decoder(Stack):
 
         Args:
             token_ids: (B, P) int; what is not among the first `count` is not kept.
-            count: int.
+            count: int or (B,).
             context: from `context`.
             length: tokens that the caches get room for.
 
@@ -334,33 +332,45 @@ class Decoder(Stack):
     def step(
         self, token_ids: Tensor, index: Tensor, cache: Sequence[KeysValues], context: Context
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Runs over one more token of each row.
+        """Runs over the next tokens of each row; `keep` puts them into the cache.
 
         Args:
-            token_ids: (B * n, 1) int; n rows one after another share a row of the context.
-            index: int, how many tokens stand before.
-            cache: from `prefill`, `empty_cache` or `step`.
+            token_ids: (B * n, T) int; n rows one after another share a row of the context.
+            index: int or (B * n,), how many tokens stand before.
+            cache: from `prefill`, `empty_cache` or `keep`.
             context: from `context`, of B rows.
 
         Returns:
-            `((B * n, 1, D) normalised states, cache)`.
+            `((B * n, T, D) normalised states, keys and values of these tokens)`.
         """
-        index = ops.cast(index, "int32")
-        visible = {
-            window: caches.visible(index, layer[0].shape[2], window)
+        index, count = ops.cast(index, "int32"), token_ids.shape[1]
+        positions = ops.reshape(index, (-1, 1)) + ops.arange(count, dtype="int32")
+        _, own = self._places(ops.ones((1, count), "int32"), causal=True)
+        before = [
+            (*layer, caches.visible(index, count, layer[0].shape[2], window))
             for window, layer in zip(self.spec.windows, cache, strict=True)
-        }
-        written: list[Any] = []
+        ]
+        new: list[Any] = []
         states = self._run(
             token_ids,
-            ops.reshape(index, (1, 1)),
-            visible,
+            positions,
+            own,
             *context,
-            cache=cache,
-            index=index,
-            each=lambda _, keys_values: written.append(keys_values),
+            cache=before,
+            each=lambda _, keys_values: new.append(keys_values),
         )
-        return states, written
+        return states, new
+
+    def keep(
+        self,
+        cache: Sequence[KeysValues],
+        new: Sequence[KeysValues],
+        index: Tensor,
+        count: Tensor,
+    ) -> list[KeysValues]:
+        """The cache with the first `count` (B * n,) of the tokens of a `step` from `index` on."""
+        layers = zip(cache, new, strict=True)
+        return [caches.write(old, own, index, count) for old, own in layers]
 
     def logits(self, states: Tensor) -> Tensor:
         """(B, T, D) states to (B, T, V) logits, soft capped."""

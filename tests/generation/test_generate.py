@@ -95,10 +95,10 @@ def test_samples_and_seeds():
 @pytest.mark.slow
 def test_temperature_of_a_call(outputs):
     lm = with_sampler(keras_hub.samplers.RandomSampler(temperature=1.5, seed=0))
-    hot = lm.generate(TEXTS, 24, seed=0)
-    assert hot == lm.generate(TEXTS, 24, seed=0, temperature=1.5)
+    hot = lm.generate(TEXTS, 24, seed=0, draft=None)
+    assert hot == lm.generate(TEXTS, 24, seed=0, temperature=1.5, draft=None)
     before = lm.compile_counts
-    assert lm.generate(TEXTS, 24, temperature=1e-4) == outputs != hot
+    assert lm.generate(TEXTS, 24, temperature=1e-4, draft=None) == outputs != hot
     assert lm.compile_counts == before
 
 

@@ -82,7 +82,7 @@ def test_a_session_takes_its_state_at_once(lm, monkeypatch):
     """However long a thread is held up between reading and moving the sampler's state."""
     sampler = drawing(seed=3)
     engines = [engine.Engine(lm.backbone, sampler) for _ in range(2)]  # as two tasks have them
-    in_turn = [np.array(engines[0].draw_seeds()).tolist() for _ in range(6)]
+    in_turn = [engines[0].draw_seed() for _ in range(6)]
     own = sampler.variables[0]
     own.assign([3, 0])
     read, pause = engine.ops.convert_to_numpy, threading.Event()
@@ -93,7 +93,7 @@ def test_a_session_takes_its_state_at_once(lm, monkeypatch):
         return found
 
     monkeypatch.setattr(engine.ops, "convert_to_numpy", slow)
-    found = at_once(*[lambda e=e: np.array(e.draw_seeds()).tolist() for e in engines * 3])
+    found = at_once(*[lambda e=e: e.draw_seed() for e in engines * 3])
     monkeypatch.undo()
     assert sorted(found) == sorted(in_turn)
     assert states(sampler) == [[3, 6]]

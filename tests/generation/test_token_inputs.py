@@ -122,11 +122,11 @@ def test_a_file_of_tokens(lm, inputs, tmp_path):
 def test_a_file_of_tokens_resumed(lm, inputs, outputs, tmp_path, monkeypatch):
     path, decode, sizes = tmp_path / "tokens.jsonl", lm._decode, []
 
-    def killed(encoding, options):
+    def killed(encoding, *options):
         if sizes:
             raise KeyboardInterrupt
         sizes.append(len(encoding.token_ids))
-        return decode(encoding, options)
+        return decode(encoding, *options)
 
     monkeypatch.setattr(lm, "_decode", killed)
     with pytest.raises(KeyboardInterrupt):

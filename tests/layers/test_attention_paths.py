@@ -155,7 +155,7 @@ def test_merged_attention_is_never_fused(layers):
         decoder.attention = "fused"
     assert decoder.attention == "plain"
     layer = Attention(with_cap(tiny_encoder(), None).attention)
-    x, every = ops.ones((1, 4, 48)), masks.every(4)
+    x, every = ops.ones((1, 4, 48)), masks.self_attention(ops.ones((1, 4)), causal=False)
     layer.build(x.shape)
     kept = cache.keep(layer.keys_and_values(x))
     with pytest.raises(ValueError, match="'fused' of merged attention"):
