@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_encdec import check
 from keras_encdec.generation.choosing import NO_TOKEN, is_finite
+from keras_encdec.generation.loop import Numbers, State
 from keras_encdec.spec import Tensor
 
 _NEVER = -1e9
@@ -65,13 +66,7 @@ class Beams(NamedTuple):
 
 
 def search(
-    decoder: Any,
-    sampler: BeamSearch,
-    context: Any,
-    until: Tensor,
-    stop_ids: Tensor,
-    given: Tensor,
-    state: Any,
+    decoder: Any, sampler: BeamSearch, context: Any, numbers: Numbers, given: Tensor, state: State
 ) -> Beams:
     """Generates the best hypotheses of each row, from its prompt to its end.
 
@@ -79,12 +74,12 @@ def search(
         decoder: `keras_encdec.layers.Decoder`.
         sampler: `BeamSearch`.
         context: of the decoder, B rows.
-        until: int32, tokens of a row at most.
-        stop_ids: (m,) int32.
+        numbers: `Numbers`, of all rows alike.
         given: (B, T) bool, the tokens of the prompts.
-        state: `keras_encdec.generation.loop.State` of B rows, all of them at one place.
+        state: `State` of B rows, all of them at one place.
     """
     width, rows = sampler.num_beams, state.token_ids.shape[0]
+    until, stop_ids = numbers.until[0], numbers.stop_ids
     prompts = ops.sum(ops.cast(given, "int32"), axis=-1, keepdims=True)
 
     def rank(scores: Tensor, length: Tensor) -> Tensor:
@@ -102,11 +97,11 @@ def search(
         states, new = decoder.step(last, index - 1, cache, context)
         cache = decoder.keep(cache, new, index - 1, ops.ones(rows * width, "int32"))
         logits = ops.cast(ops.squeeze(decoder.logits(states), 1), "float32")
-        is_given = ops.slice(given, [0, index], [rows, 1])
-        given_ids = ops.slice(state.token_ids, [0, index], [rows, 1])
-        parents, tokens, scores = _candidates(
-            live.scores, logits, is_given, given_ids, stop_ids.shape[0]
+        is_given, given_ids = (
+            ops.slice(x, [0, index], [rows, 1]) for x in (given, state.token_ids)
         )
+        candidates = live.scores, logits, is_given, given_ids, stop_ids.shape[0]
+        parents, tokens, scores = _candidates(*candidates)
         ids = ops.take_along_axis(live.token_ids, parents[..., None], axis=1)
         ids = ops.slice_update(ids, [0, 0, index], tokens[..., None])
 
@@ -119,9 +114,7 @@ def search(
         ended = _best(width, ended, Beams(ids, scores, ranks))[0]
         scores = ops.where(stops, _NEVER, scores)
         live, chosen = _best(width, Beams(ids, scores, scores))
-        parents = ops.take_along_axis(parents, chosen, axis=1)
-        parents = ops.reshape(parents + width * ops.arange(rows, dtype="int32")[:, None], (-1,))
-        cache = [tuple(ops.take(x, parents, axis=0) for x in layer) for layer in cache]
+        cache = _of_parents(cache, ops.take_along_axis(parents, chosen, axis=1))
         return index + 1, cache, live, ended
 
     ids = ops.repeat(state.token_ids[:, None], width, axis=1)
@@ -132,6 +125,13 @@ def search(
     _, _, live, ended = ops.while_loop(goes_on, body, start)
     ranks = ops.where(is_done(ended)[:, None], _NEVER, rank(live.scores, until))
     return _best(width, ended, live._replace(ranks=ranks))[0]
+
+
+def _of_parents(cache: list, parents: Tensor) -> list:
+    """The caches of B * K beams when each goes on from one of its row's, (B, K)."""
+    rows, width = parents.shape
+    parents = ops.reshape(parents + width * ops.arange(rows, dtype="int32")[:, None], (-1,))
+    return [tuple(ops.take(x, parents, axis=0) for x in layer) for layer in cache]
 
 
 def _candidates(

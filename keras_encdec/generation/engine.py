@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 from keras_hub.samplers import SpeculativeSampler
 
 from keras_encdec import hosts
@@ -62,6 +62,7 @@ class Engine:
         self._begin = compiled(self._run_begin)
         self._advance = compiled(self._run_advance, donate=True)
         self._verify = compiled(self._run_verify, donate=True)
+        self._insert = compiled(self._run_insert, donate=True)
         self._beams = compiled(self._run_beams)
         self._search = compiled(self._run_sampler)
 
@@ -126,6 +127,15 @@ class Engine:
         """The state some tokens later; see `keras_encdec.generation.loop.advance`."""
         return self._advance(*tensors, **static)
 
+    @property
+    def refills(self) -> bool:
+        """Whether rows of a session can be replaced one by one."""
+        return session_type(self.sampler) is DecodingSession
+
+    def insert(self, *tensors: Any) -> tuple[Source, loop.State]:
+        """A session's source and state with rows of another; see `DecodingSession.replace`."""
+        return self._insert(*tensors)
+
     def verify(self, *tensors: Any) -> loop.State:
         """The state some drafts later; see `keras_encdec.generation.drafts.verify`."""
         return self._verify(*tensors)
@@ -145,16 +155,25 @@ class Engine:
             finally:
                 choosing.set_seeds(self.sampler, own)
 
-    def encode(self, token_ids: Any, mask: Any, largest: int | None = None) -> Source:
+    def encode(
+        self,
+        token_ids: Any,
+        mask: Any,
+        largest: int | None = None,
+        smallest: int = buckets.SMALLEST_SOURCE,
+        rows: int | None = None,
+    ) -> Source:
         """What a decoder reads of inputs, computed once.
 
         Args:
             token_ids: (B, S) int array.
             mask: (B, S), 0 for padding.
             largest: the longest S there will be.
+            smallest: the shortest S that there is a program for.
+            rows: B at least.
         """
-        sizes = {"largest": largest, "smallest": buckets.SMALLEST_SOURCE}
-        sides = _cut(token_ids, mask, rows=_rows(len(mask)), **sizes)
+        count = _rows(max(len(mask), rows or 0))
+        sides = _cut(token_ids, mask, rows=count, largest=largest, smallest=smallest)
         return self._encode(*map(distributed, sides))
 
     def decode(
@@ -196,6 +215,24 @@ class Engine:
         pause = drafts.pause(source.token_ids, numbers.until, least) if copies else None
         arguments = self.backbone.decoder, self.sampler, source.context, numbers, state
         return loop.advance(*arguments, pause)
+
+    def _run_insert(
+        self, new: tuple, origin: Tensor, place: Tensor, old: tuple
+    ) -> tuple[Source, loop.State]:
+        samples = old[1].done.shape[0] // old[0].token_ids.shape[0]
+
+        def put(old: Any, new: Any, each: int) -> Any:
+            at, of = (
+                ops.reshape(rows[:, None] * each + ops.arange(each, dtype="int32"), (-1,))
+                for rows in (place, origin)
+            )
+
+            def one(old: Tensor, new: Tensor) -> Tensor:
+                return ops.scatter_update(old, at[:, None], ops.take(new, of, axis=0))
+
+            return tree.map_structure(one, old, new)
+
+        return put(old[0], new[0], 1), put(old[1], new[1], samples)
 
     def _run_verify(
         self, source: Source, least: Tensor, numbers: Any, state: loop.State

@@ -1,9 +1,9 @@
 """`generate` and what belongs to it, for a task.
 
 Knows prompts, stop strings and what comes back. What data is, `keras_encdec.data` says, what
-arguments may be `keras_encdec.generation.options`; many prompts are
-`keras_encdec.generation.jobs`' business, rows of tokens `keras_encdec.generation.session`'s,
-programs `keras_encdec.generation.engine`'s.
+arguments may be `keras_encdec.generation.options`; outputs of a
+call are `keras_encdec.generation.call`'s business, many of them on disk
+`keras_encdec.generation.jobs`', programs `keras_encdec.generation.engine`'s.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ from keras_encdec import check, hosts, layout
 from keras_encdec.data.kinds import ModelInputs
 from keras_encdec.data.prompts import Prompts, in_memory, prompts_of, whole_pairs
 from keras_encdec.generation import jobs
+from keras_encdec.generation.call import Call, encode
 from keras_encdec.generation.engine import Engine
 from keras_encdec.generation.inputs import check_prompts, checked_inputs
 from keras_encdec.generation.options import DecodingOptions
-from keras_encdec.generation.results import Encoding, Scores, apart, together
-from keras_encdec.generation.session import DecodingSession, pad
-from keras_encdec.generation.text import SessionTexts
+from keras_encdec.generation.results import Encoding, Scores, together
+from keras_encdec.generation.text import Detokenize
 from keras_encdec.objectives.converter import FeatureConverter
 
 _ENGINES = threading.Lock()  # held while a task gets a new engine, so that threads share one
@@ -111,31 +111,15 @@ class Generator:
         batch_size = check.whole("batch_size", batch_size)
         prompts = self._read(inputs)
         options = self._resolved(options, prompts, batch_size)
+        call = self._call(options, prompts)
         if path is None and len(prompts) <= batch_size:
-            return self._decode(self._encode(prompts), options)
-        return self._generate_many(prompts, batch_size, path, options)
-
-    def _generate_many(
-        self,
-        prompts: Prompts,
-        batch_size: int,
-        path: str | os.PathLike | None,
-        options: DecodingOptions,
-    ) -> Any:
-        scored, of_tokens = options.return_scores, prompts.width is not None
-        seed = self._seed(options)
-
-        def write(numbers: list[int]) -> list:
-            found = self._decode(self._encode(prompts.some(numbers)), options, seed, numbers)
-            parts = list(found) if scored else [found]
-            if of_tokens:
-                parts = [apart(part, options.samples) for part in parts]
-            return list(zip(*parts, strict=True)) if scored else parts[0]
-
+            return self._shaped(call, self._encode(prompts))
         identity = "" if path is None else self._identity(prompts.ids(), options.identity())
-        outputs = jobs.run(write, prompts.lengths, batch_size, path, identity)
+        write = call.of_many(prompts, batch_size)
+        outputs = jobs.run(write, prompts.lengths, path, identity)
+        scored = options.return_scores
         parts = list(map(list, zip(*outputs, strict=True))) if scored else [outputs]
-        if of_tokens:
+        if prompts.width is not None:
             parts = [together(part) for part in parts]
         elif prompts.single:
             parts = [part[0] for part in parts]
@@ -170,7 +154,7 @@ class Generator:
         converter = self._required_converter()
         prompts = Prompts.of_ids([converter.of_chat(messages)], converter, single=True)
         options = self._resolved(options, prompts)
-        return self._decode(self._encode(prompts), options)
+        return self._shaped(self._call(options, prompts), self._encode(prompts))
 
     def score(self, pairs: Any, batch_size: int = 32) -> Scores:
         """Log-likelihoods of texts, given others, without generating anything.
@@ -203,7 +187,7 @@ class Generator:
             return [row[kept > 0] for row, kept in zip(found, weight[rows], strict=True)]
 
         lengths = (x["encoder_padding_mask"] > 0).sum(axis=1)
-        found = jobs.run(write, lengths, batch_size)
+        found = jobs.run(jobs.in_batches(write, batch_size), lengths)
         return Scores(np.array([row.sum() for row in found], "float32"), found)
 
     def encode(self, inputs: Any) -> Encoding:
@@ -227,13 +211,7 @@ class Generator:
         return Prompts.of_ids(prompts_of(source, converter), converter, source.single)
 
     def _encode(self, prompts: Prompts) -> Encoding:
-        hosts.check_same("prompts", prompts.ids)
-        arrays = prompts.arrays()
-        sides = arrays["encoder_token_ids"], arrays["encoder_padding_mask"]
-        source = self.make_generate_function().encode(*sides, prompts.longest)
-        given = arrays["decoder_padding_mask"].astype(bool)
-        ids = arrays["decoder_token_ids"]
-        return Encoding(source, ids, given, prompts.single, prompts.width is not None)
+        return encode(self.make_generate_function(), prompts)
 
     def decode(
         self,
@@ -290,49 +268,26 @@ class Generator:
             seed,
             return_scores,
         )
-        return self._decode(encoding, self._resolved(options, encoding))
+        return self._shaped(self._call(self._resolved(options, encoding), encoding), encoding)
 
-    def _seed(self, options: DecodingOptions) -> tuple[int, ...]:
-        """What a call draws with."""
-        if options.seed is not None:
-            return (options.seed,)
-        return self.make_generate_function().draw_seed()
+    def _call(self, options: DecodingOptions, inputs: Prompts | Encoding) -> Call:
+        texts = inputs.width is None or options.stop_strings
+        detokenize = self._detokenizer() if texts else None
+        return Call(self.make_generate_function(), options, detokenize)
 
-    def _decode(
-        self,
-        encoding: Encoding,
-        options: DecodingOptions,
-        seed: tuple[int, ...] | None = None,
-        numbers: Sequence[int] | None = None,
-    ) -> Any:
-        session = self._session(encoding, options, seed, numbers)
+    def _shaped(self, call: Call, encoding: Encoding) -> Any:
+        """The outputs of one batch, as `decode` returns them."""
+        found = call.whole(encoding)
         if encoding.tokens:
-            outputs: Any = self._tokens(session, options)
-            return (outputs, session.scores) if options.return_scores else outputs
-        texts = self._texts(session, options)
-        outputs = texts.finish()
-        if not options.strip_prompt:
-            outputs = [p + t for p, t in zip(texts.prompts, outputs, strict=True)]
+            return found
 
-        def shaped(rows: list) -> Any:
-            if n := options.num_samples:
+        def shaped(rows: Any) -> Any:
+            rows = np.asarray(rows).tolist()
+            if n := call.options.num_samples:
                 rows = [rows[i : i + n] for i in range(0, len(rows), n)]
             return rows[0] if encoding.single else rows
 
-        if session.scores is None or not options.return_scores:
-            return shaped(outputs)
-        return shaped(outputs), shaped(session.scores.tolist())
-
-    def _tokens(self, session: DecodingSession, options: DecodingOptions) -> dict[str, np.ndarray]:
-        if options.stop_strings:
-            texts = self._texts(session, options)
-            texts.finish()
-            ids, mask = texts.tokens()
-        else:
-            ids, mask = session.advance().tokens()
-        if options.strip_prompt:
-            mask = mask & ~session.given
-        return {"decoder_token_ids": ids, "decoder_padding_mask": mask}
+        return tuple(map(shaped, found)) if call.options.return_scores else shaped(found)
 
     def generate_stream(
         self,
@@ -374,33 +329,10 @@ class Generator:
         return self._stream(prompts, options)
 
     def _stream(self, prompts: Prompts, options: DecodingOptions) -> Iterator[Any]:
-        encoding = self._encode(prompts)
-        for new in self._texts(self._session(encoding, options), options).parts():
+        call, encoding = self._call(options, prompts), self._encode(prompts)
+        for new in call.texts(call.session(encoding)).parts():
             if any(new):
                 yield new[0] if encoding.single else new
-
-    def _session(
-        self,
-        encoding: Encoding,
-        options: DecodingOptions,
-        seed: tuple[int, ...] | None = None,
-        numbers: Sequence[int] | None = None,
-    ) -> DecodingSession:
-        hosts.check_same("options", options.identity())
-        length = options.max_length
-        arrays = encoding.token_ids, encoding.given
-        ids, given = (pad(x[:, :length], length, len(x)) for x in arrays)
-        return self.make_generate_function().decode(
-            encoding.source,
-            ids,
-            given,
-            samples=options.samples,
-            stop_token_ids=options.stop_token_ids,
-            temperature=options.temperature,
-            seed=self._seed(options) if seed is None else seed,
-            numbers=numbers,
-            draft=options.draft,
-        )
 
     def _resolved(
         self, options: DecodingOptions, inputs: Prompts | Encoding, batch_size: int | None = None
@@ -433,14 +365,14 @@ class Generator:
             self._required_converter()
         return dataclasses.replace(options, max_length=length, stop_token_ids=stops)
 
-    def _texts(self, session: DecodingSession, options: DecodingOptions) -> SessionTexts:
+    def _detokenizer(self) -> Detokenize:
         self._required_converter()
 
         def detokenize(ids: np.ndarray, mask: np.ndarray) -> list[str]:
             batch = {"decoder_token_ids": ids, "decoder_padding_mask": mask}
             return self.preprocessor.generate_postprocess(batch)
 
-        return SessionTexts(session, detokenize, options.stop_strings)
+        return detokenize
 
     def _required_converter(self) -> FeatureConverter:
         if self.preprocessor is None:

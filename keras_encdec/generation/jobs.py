@@ -8,7 +8,7 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,17 @@ from keras_encdec import disk, hosts, progress
 
 
 def run(
-    write: Callable[[list[int]], list],
+    write: Callable[[list[int]], Iterable[dict[int, Any]]],
     lengths: Sequence[int],
-    batch_size: int,
     path: str | os.PathLike | None = None,
     identity: str = "",
 ) -> list:
     """Outputs of all prompts, in their order, the longest prompts first.
 
     Args:
-        write: numbers of prompts to their outputs, which JSON can hold.
+        write: numbers of prompts to their outputs by number, some at a time, which JSON can
+            hold.
         lengths: of each prompt.
-        batch_size: prompts at a time.
         path: a file of JSON lines to make, `{"index", "output"}` in order. Until all are
             there, they are kept in `path + ".partial"`, where the same call goes on.
         identity: of model, prompts and options, to know the same call by.
@@ -43,17 +42,49 @@ def run(
         outputs = dict(hosts.of_first(kept.read)) if kept else {}
         order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
         todo = [i for i in order if i not in outputs]
-        batches = [todo[at : at + batch_size] for at in range(0, len(todo), batch_size)]
-        drawn = progress.track(batches, f"{len(order)} rows") if len(batches) > 1 else batches
-        for batch in drawn:
-            found = dict(zip(batch, write(batch), strict=True))
-            if kept:
-                hosts.of_first(functools.partial(kept.add, found))
-            outputs |= found
+
+        def items() -> Iterator[tuple[int, Any]]:
+            for found in write(todo):
+                if kept:
+                    hosts.of_first(functools.partial(kept.add, found))
+                yield from found.items()
+
+        outputs |= progress.track(_Sized(items(), len(todo)), "Rows")
         in_order = [outputs[i] for i in range(len(order))]
         if kept:
             hosts.of_first(functools.partial(kept.finish, in_order))
         return in_order
+
+
+class _Sized:
+    """Items whose number is known."""
+
+    def __init__(self, items: Iterator[Any], size: int):
+        self._items, self._size = items, size
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._items
+
+    def __length_hint__(self) -> int:
+        return self._size
+
+
+def in_batches(
+    write: Callable[[list[int]], list], batch_size: int
+) -> Callable[[list[int]], Iterator[dict[int, Any]]]:
+    """For `run`: so many prompts at a time.
+
+    Args:
+        write: numbers of prompts to the outputs of all.
+        batch_size: prompts at a time.
+    """
+
+    def each(numbers: list[int]) -> Iterator[dict[int, Any]]:
+        for at in range(0, len(numbers), batch_size):
+            some = numbers[at : at + batch_size]
+            yield dict(zip(some, write(some), strict=True))
+
+    return each
 
 
 class _Kept:

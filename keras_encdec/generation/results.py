@@ -59,7 +59,9 @@ class Scores(NamedTuple):
 
 
 def apart(found: Any, samples: int) -> list:
-    """Rows of arrays by input, as JSON can hold them."""
+    """Rows by input, as JSON can hold them: of a list of texts, an array, a dict of arrays."""
+    if isinstance(found, list):
+        return [found[i : i + samples] for i in range(0, len(found), samples)]
     if not isinstance(found, dict):
         return np.reshape(found, (-1, samples)).tolist()
     parts = {k: a.astype(int).reshape(-1, samples, a.shape[1]).tolist() for k, a in found.items()}

@@ -123,6 +123,21 @@ class DecodingSession:
     def _goes_on(self, numbers: loop.Numbers) -> bool:
         return bool(hosts.whole(loop.is_going(self.state, numbers)))
 
+    def replace(self, places: Sequence[int], other: "DecodingSession") -> None:
+        """Puts the inputs of another session, in their order, where those of this one stood.
+
+        Args:
+            places: numbers of inputs here.
+            other: a session of so many inputs, alike but for its number of rows; it ends.
+        """
+        rows = np.add.outer(np.multiply(places, self.samples), np.arange(self.samples)).ravel()
+        self.ids[rows], self.given[rows] = other.ids, other.given
+        filling = other.source.token_ids.shape[0] - len(places)  # the first once more
+        place = np.array([*places, *[places[0]] * filling], "int32")
+        origin = np.array([*range(len(places)), *[0] * filling], "int32")
+        new, old = (other.source, other.state), (self.source, self.state)
+        self.source, self.state = self.engine.insert(new, origin, place, old)
+
     def tokens(self) -> tuple[np.ndarray, np.ndarray]:
         """(B * n, T) ids, and (B * n, T) bool of those in the prompt or generated, on the host.
 
@@ -186,8 +201,7 @@ class BeamSession(DecodingSession):
         if self.finished:
             return self
         numbers = self._numbers(None, self.rows)
-        call = self.source.context, np.int32(self.length), numbers.stop_ids, self._given
-        found = self.engine.beams(*call, self.state)
+        found = self.engine.beams(self.source.context, numbers, self._given, self.state)
         ids = ops.reshape(found.token_ids[:, : self.samples], (-1, found.token_ids.shape[2]))
         scores = hosts.whole(found.scores)[:, : self.samples]
         self.scores = scores.reshape(-1)[: self.rows]

@@ -10,6 +10,7 @@ import numpy as np
 from keras_encdec.generation.session import DecodingSession
 
 _BETWEEN_LOOKS = 8  # tokens generated before texts are searched for stop strings
+Detokenize = Callable[[np.ndarray, np.ndarray], list[str]]  # (R, T) ids and mask to R texts
 _UNFINISHED = "\ufffd"  # bytes that are no character yet
 
 
@@ -54,30 +55,38 @@ class SessionTexts:
         session: `DecodingSession`, of R rows.
         detokenize: (R, T) ids and (R, T) bool of those that count, to R texts.
         stops: stop strings; a row ends when its text holds one.
-
-    Attributes:
-        prompts: R texts that the rows begin with.
     """
 
     def __init__(
         self,
         session: DecodingSession,
-        detokenize: Callable[[np.ndarray, np.ndarray], list[str]],
+        detokenize: Detokenize,
         stops: Sequence[str] = (),
     ):
         self.session, self.stops, self._detokenize = session, stops, detokenize
-        self.prompts = detokenize(session.ids, session.given)
+        self._prompts = detokenize(session.ids, session.given)
 
-    def finish(self) -> list[str]:
-        """Generates to the end; the R texts, each cut before the first stop string."""
-        while self.stops and not self.session.finished:
-            self._advance(_BETWEEN_LOOKS)
-        self.session.advance()
-        return [cut(text, self.stops) for text in self._texts(*self.session.tokens())]
+    def advance(self, spare: int | None = None) -> None:
+        """Generates to the end, or for some tokens where there are stop strings to look for.
+
+        Args:
+            spare: as of `DecodingSession.advance`.
+        """
+        if self.stops:
+            self._advance(_BETWEEN_LOOKS, spare)
+        else:
+            self.session.advance(spare=spare)
+
+    def whole(self, strip_prompt: bool) -> list[str]:
+        """The R texts so far, each cut before the first stop string."""
+        texts = [cut(text, self.stops) for text in self._texts(*self.session.tokens())]
+        if strip_prompt:
+            return texts
+        return [p + t for p, t in zip(self._prompts, texts, strict=True)]
 
     def parts(self) -> Iterator[list[str]]:
         """Generates token by token; R texts each time, with what is new and certain in a row."""
-        sent = [""] * len(self.prompts)
+        sent = [""] * self.session.rows
         while not self.session.finished:
             texts = self._advance(1)
             ready = cut if self.session.finished else certain
@@ -95,6 +104,7 @@ class SessionTexts:
 
     def _until_stop(self, row: int, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         places = np.flatnonzero(mask & ~self.session.given[row])
+        prompt = self._prompts[row]
 
         def first(count: int) -> np.ndarray:
             kept = self.session.given[row].copy()
@@ -102,19 +112,17 @@ class SessionTexts:
             return kept
 
         def text(count: int) -> str:
-            return self._detokenize(ids[None], first(count)[None])[0].removeprefix(
-                self.prompts[row]
-            )
+            return self._detokenize(ids[None], first(count)[None])[0].removeprefix(prompt)
 
         return first(completed_at(text, len(places), self.stops))
 
-    def _advance(self, tokens: int) -> list[str]:
+    def _advance(self, tokens: int, spare: int | None = None) -> list[str]:
         """Generates some tokens and ends the rows that hold a stop string; the R texts."""
-        self.session.advance(tokens)
+        self.session.advance(tokens, spare)
         texts = self._texts(*self.session.tokens())
         self.session.end([cut(text, self.stops) != text for text in texts])
         return texts
 
     def _texts(self, ids: np.ndarray, mask: np.ndarray) -> list[str]:
         texts = self._detokenize(ids, mask)
-        return [t.removeprefix(p) for p, t in zip(self.prompts, texts, strict=True)]
+        return [t.removeprefix(p) for p, t in zip(self._prompts, texts, strict=True)]

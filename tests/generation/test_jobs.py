@@ -10,7 +10,7 @@ import pytest
 import keras_encdec
 from keras_encdec.data.kinds import Pairs
 from keras_encdec.data.prompts import in_memory
-from keras_encdec.generation import BeamSearch, jobs
+from keras_encdec.generation import BeamSearch, call, jobs
 
 TEXTS = [f"Returns the {word} of{' all the' * i} arrays." for i, word in enumerate("abcdefg")]
 PAIRS = {"encoder_text": TEXTS, "decoder_text": ["the", "a"] * 3 + ["of"]}
@@ -84,7 +84,7 @@ def test_longest_first_in_batches():
         batches.append(numbers)
         return [f"output {i}" for i in numbers]
 
-    found = jobs.run(write, [5, 9, 1, 9, 7], batch_size=2)
+    found = jobs.run(jobs.in_batches(write, 2), [5, 9, 1, 9, 7])
     assert found == [f"output {i}" for i in range(5)]
     assert batches == [[1, 3], [4, 0], [2]]
 
@@ -124,19 +124,20 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("torn", [b"", b'{"index": 5, "out', b'{"index": 5, "output": "x"}'])
 def test_resumed_after_a_kill(lm, outputs, tmp_path, monkeypatch, torn):
-    path, decode, written = tmp_path / "outputs.jsonl", lm._decode, []
+    path, encode, written = tmp_path / "outputs.jsonl", call.encode, []
 
-    def counted(encoding, *args, **kwargs):
+    def counted(engine, prompts, **sizes):
         if len(written) == 2:
             raise Killed
-        written.append(len(encoding.token_ids))
-        return decode(encoding, *args, **kwargs)
+        written.append(len(prompts))
+        return encode(engine, prompts, **sizes)
 
-    monkeypatch.setattr(lm, "_decode", counted)
+    monkeypatch.setattr(call, "encode", counted)
     with pytest.raises(Killed):
         lm.generate(TEXTS, 12, batch_size=2, path=path)
     assert not path.exists()
-    with path.with_name("outputs.jsonl.partial").open("ab") as file:
+    partial = path.with_name("outputs.jsonl.partial")
+    with partial.open("ab") as file:
         file.write(torn)  # a line that broke off
     with pytest.raises(ValueError, match="of this call"):
         lm.generate(TEXTS, 13, batch_size=2, path=path)
@@ -144,9 +145,13 @@ def test_resumed_after_a_kill(lm, outputs, tmp_path, monkeypatch, torn):
     with pytest.raises(Killed):
         lm.generate(TEXTS, 12, batch_size=1, path=path)
     written.clear()
-    monkeypatch.setattr(lm, "_decode", lambda *a, **k: written.append(1) or decode(*a, **k))
+    kept = len(partial.read_bytes().splitlines()) - 1
+    assert 3 <= kept < len(TEXTS)
+    monkeypatch.setattr(
+        call, "encode", lambda *a, **k: written.append(len(a[1])) or encode(*a, **k)
+    )
     assert lm.generate(TEXTS, 12, batch_size=2, path=path) == outputs
-    assert len(written) == 1  # six of seven were there
+    assert sum(written) == len(TEXTS) - kept
 
 
 def numbers(some):
@@ -164,12 +169,13 @@ def test_a_line_that_was_lost_is_written_again(tmp_path, damage):
         return numbers(some)
 
     with pytest.raises(Killed):
-        jobs.run(stopped, range(6), 1, path, "this")
+        jobs.run(jobs.in_batches(stopped, 1), range(6), path, "this")
     partial = path.with_name("outputs.jsonl.partial")
     head, *lines = partial.read_bytes().splitlines(keepends=True)
     partial.write_bytes(head + lines[0] + damage + b"".join(lines[2:]))
     again = []
-    found = jobs.run(lambda some: again.append(some) or numbers(some), range(6), 1, path, "this")
+    write = jobs.in_batches(lambda some: again.append(some) or numbers(some), 1)
+    found = jobs.run(write, range(6), path, "this")
     assert found == [0, 1, 4, 9, 16, 25]
     assert again == [[4], [3], [2], [1], [0]]  # 5, the longest, was kept
     assert [p.name for p in tmp_path.iterdir()] == ["outputs.jsonl"]
@@ -189,7 +195,7 @@ def second(path):
     child = os.fork()
     if not child:
         try:
-            jobs.run(numbers, range(6), 2, path, "this")
+            jobs.run(jobs.in_batches(numbers, 2), range(6), path, "this")
         except BaseException as error:
             os.write(write, f"{type(error).__name__}: {error}".encode())
         os._exit(0)
@@ -207,7 +213,7 @@ def test_one_process_at_a_time(tmp_path):
         said.append(second(path))
         return numbers(some)
 
-    assert jobs.run(write, range(6), 2, path, "this") == [0, 1, 4, 9, 16, 25]
+    assert jobs.run(jobs.in_batches(write, 2), range(6), path, "this") == [0, 1, 4, 9, 16, 25]
     assert len(said) == 3
     for message in said:
         assert message.startswith(f"BlockingIOError: Expected {path} for this call alone.")
@@ -219,7 +225,7 @@ def test_one_process_at_a_time(tmp_path):
 def test_a_lock_of_a_process_that_is_gone_is_none(tmp_path):
     path = tmp_path / "outputs.jsonl"
     (tmp_path / "outputs.jsonl.lock").write_text('{"process": 1, "host": "gone"}')
-    assert jobs.run(numbers, range(3), 2, path, "this") == [0, 1, 4]
+    assert jobs.run(jobs.in_batches(numbers, 2), range(3), path, "this") == [0, 1, 4]
     assert [p.name for p in tmp_path.iterdir()] == ["outputs.jsonl"]
 
 

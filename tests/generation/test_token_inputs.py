@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_encdec
-from keras_encdec.generation import BeamSearch
+from keras_encdec.generation import BeamSearch, call
 
 TEXTS = ["Returns the mean.", "Sort an array along an axis, in place or not, by its keys.", "An"]
 PROMPTED = {"encoder_text": TEXTS, "decoder_text": ["", "the array", "of"]}
@@ -100,8 +100,13 @@ def test_batches_and_datasets_change_nothing(lm, inputs, outputs):
 
 
 def test_batch_size_is_that_of_the_encoder(lm, inputs, monkeypatch):
-    encode, sizes = lm._encode, []
-    monkeypatch.setattr(lm, "_encode", lambda rows: sizes.append(len(rows)) or encode(rows))
+    encode, sizes = call.encode, []
+
+    def counted(engine, prompts, **more):
+        sizes.append(len(prompts))
+        return encode(engine, prompts, **more)
+
+    monkeypatch.setattr(call, "encode", counted)
     lm.generate(inputs, batch_size=2)
     assert sizes == [2, 1]
 
@@ -120,15 +125,15 @@ def test_a_file_of_tokens(lm, inputs, tmp_path):
 
 
 def test_a_file_of_tokens_resumed(lm, inputs, outputs, tmp_path, monkeypatch):
-    path, decode, sizes = tmp_path / "tokens.jsonl", lm._decode, []
+    path, encode, sizes = tmp_path / "tokens.jsonl", call.encode, []
 
-    def killed(encoding, *options):
+    def killed(engine, prompts, **more):
         if sizes:
             raise KeyboardInterrupt
-        sizes.append(len(encoding.token_ids))
-        return decode(encoding, *options)
+        sizes.append(len(prompts))
+        return encode(engine, prompts, **more)
 
-    monkeypatch.setattr(lm, "_decode", killed)
+    monkeypatch.setattr(call, "encode", killed)
     with pytest.raises(KeyboardInterrupt):
         lm.generate(inputs, path=path, batch_size=2)
     monkeypatch.undo()
