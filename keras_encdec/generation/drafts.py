@@ -23,10 +23,9 @@ from keras_encdec.spec import StackSpec, Tensor
 TOKENS = 7  # of a draft at most
 _LONGEST, _SHORTEST = 8, 2  # tokens that agree before a draft, as far as they are compared
 NOTHING, _BEFORE = -1, -2  # no token of the text; no token before its first
-LEAST = 0.5  # tokens that a row's draft must give for a step of eight to pay
+LEAST = 1.0  # tokens that a row's draft must give for a step of eight to pay (LOG.md)
 _MOST_ROWS = 32
-# What a row's drafts were worth: of the last one, and for each that was not tried.
-_NEWS, _HOPE = 0.3, 0.02
+_NEWS = 0.2  # how much of a row's rate the last token of a draft is
 
 
 def fit(spec: StackSpec, length: int, rows: int) -> bool:
@@ -44,7 +43,8 @@ def fit(spec: StackSpec, length: int, rows: int) -> bool:
 def find(source: Tensor, token_ids: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """What followed the last tokens of each row, where most of them stood before.
 
-    Of places as good as each other the last one counts, the input's before the output's.
+    Of places as good as each other those count that have the most to follow, and of these the
+    last one, the input's before the output's.
 
     Args:
         source: (B, S) int32 that the encoder read, below 0 where nothing stood.
@@ -56,31 +56,44 @@ def find(source: Tensor, token_ids: Tensor, index: Tensor) -> tuple[Tensor, Tens
     """
     rows, length = token_ids.shape
     source = ops.repeat(source, rows // source.shape[0], axis=0)
-    place = ops.arange(length, dtype="int32")
-    written = ops.where(place < index[:, None], token_ids, NOTHING)
+    written = ops.where(ops.arange(length) < index[:, None], token_ids, NOTHING)
     border = ops.full((rows, 1), NOTHING, "int32")
     room = ops.full((rows, TOKENS), NOTHING, "int32")
     text = ops.concatenate([written, border, source, room], axis=1)
     size = text.shape[1] - TOKENS
-    agrees = ops.ones((rows, size), "bool")
-    run = ops.zeros((rows, size), "int32")
+    run = _agreement(text[:, :size], token_ids, index)
+    follows = ops.ones(run.shape, "bool")
+    after = ops.zeros(run.shape, "int32")
+    for ahead in range(1, TOKENS + 1):
+        follows = ops.logical_and(follows, text[:, ahead : ahead + size] >= 0)
+        after = after + ops.cast(follows, "int32")
+    counts = ops.logical_and(run >= _SHORTEST, after > 0)
+    place = ops.arange(size, dtype="int32")
+    rank = ops.where(counts, (run * (TOKENS + 1) + after) * size + place, -1)
+    best = ops.cast(ops.argmax(rank, axis=1), "int32")[:, None]
+    lengths = ops.squeeze(ops.take_along_axis(ops.where(counts, after, 0), best, axis=1), 1)
+    drafts = ops.take_along_axis(text, best + 1 + ops.arange(TOKENS, dtype="int32"), axis=1)
+    return ops.maximum(drafts, 0), lengths
+
+
+def _agreement(text: Tensor, token_ids: Tensor, index: Tensor) -> Tensor:
+    """(R, L) int32: how many of a text's tokens, up to each, are those that a row ends with."""
+    size = text.shape[1]
+    agrees = ops.ones(text.shape, "bool")
+    run = ops.zeros(text.shape, "int32")
     for back in range(_LONGEST):
         before = ops.pad(text[:, : size - back], [(0, 0), (back, 0)], constant_values=NOTHING)
         at = index[:, None] - 1 - back
         last = ops.take_along_axis(token_ids, ops.maximum(at, 0), axis=1)
         agrees = ops.logical_and(agrees, before == ops.where(at < 0, _BEFORE, last))
         run = run + ops.cast(agrees, "int32")
-    counts = ops.logical_and(run >= _SHORTEST, text[:, 1 : size + 1] >= 0)
-    best = ops.where(counts, run * size + ops.arange(size, dtype="int32"), -1)
-    start = ops.cast(ops.argmax(best, axis=1), "int32")[:, None] + 1
-    drafts = ops.take_along_axis(text, start + ops.arange(TOKENS, dtype="int32"), axis=1)
-    follows = ops.cumprod(ops.cast(drafts >= 0, "int32"), axis=1)
-    lengths = ops.where(ops.any(counts, axis=1), ops.sum(follows, axis=1), 0)
-    return ops.maximum(drafts, 0), ops.cast(lengths, "int32")
+    return run
 
 
-def pause(source: Tensor, until: Tensor, least: Tensor) -> Callable[[State], tuple]:
-    """For `loop.advance`: stops it where drafts are worth trying.
+def pause(source: Tensor, until: Tensor, least: Tensor) -> Callable:
+    """For `loop.advance`: stops it where drafts are worth reading.
+
+    Until then what would have been drafted is compared with what is chosen, for nothing.
 
     Args:
         source: as of `find`.
@@ -88,19 +101,29 @@ def pause(source: Tensor, until: Tensor, least: Tensor) -> Callable[[State], tup
         least: as of `pay`.
     """
 
-    def pause(state: State) -> tuple[Tensor, State]:
-        _, lengths = find(source, state.token_ids, state.index)
-        hope = ops.where(lengths > 0, _HOPE, 0.0)  # what is not tried may have got better
-        return pay(lengths, until, least, state), state._replace(rate=state.rate + hope)
+    def pause(state: State, expected: Tensor | None) -> tuple[Tensor, Tensor, State]:
+        if expected is not None:
+            last = ops.take_along_axis(state.token_ids, state.index[:, None] - 1, axis=1)
+            rate = _seen(state.rate, ops.squeeze(last, 1) == expected)
+            state = state._replace(rate=ops.where(expected >= 0, rate, state.rate))
+        drafts, lengths = find(source, state.token_ids, state.index)
+        expected = ops.where(lengths > 0, drafts[:, 0], NOTHING)
+        return pay(lengths, until, least, state), expected, state
 
     return pause
+
+
+def _seen(rate: Tensor, right: Tensor) -> Tensor:
+    """How often a draft's token is right, when one more was seen."""
+    return rate + _NEWS * (ops.cast(right, "float32") - rate)
 
 
 def pay(lengths: Tensor, until: Tensor, least: Tensor, state: State) -> Tensor:
     """Whether drafts of these lengths give `least` tokens to each row that goes on; bool."""
     goes_on = ops.cast(ops.logical_not(resting(state, until)), "float32")
-    worth = ops.where(lengths > 0, state.rate, 0.0) * goes_on
-    return ops.sum(worth) >= least * ops.maximum(ops.sum(goes_on), 1.0)
+    each = ops.minimum(state.rate, 0.99)
+    worth = each * (1 - ops.power(each, ops.cast(lengths, "float32"))) / (1 - each)
+    return ops.sum(worth * goes_on) >= least * ops.maximum(ops.sum(goes_on), 1.0)
 
 
 def verify(
@@ -135,8 +158,11 @@ def verify(
         right = ops.logical_and(ids[:, :-1] == drafts, ops.arange(TOKENS) < lengths[:, None])
         count = ops.sum(ops.cumprod(ops.cast(right, "int32"), axis=1), axis=1)
         count = ops.cast(count, "int32")
-        rate = (1 - _NEWS) * now.rate + _NEWS * ops.cast(count, "float32")
-        now = now._replace(rate=ops.where(lengths > 0, rate, now.rate))
+        rate = now.rate
+        for i in range(TOKENS):  # up to and with the first that was wrong
+            was_seen = ops.logical_and(i <= count, i < lengths)
+            rate = ops.where(was_seen, _seen(rate, i < count), rate)
+        now = now._replace(rate=rate)
         now = take(decoder, numbers, now, new, ids, count + 1)
         return *found(now), *now
 

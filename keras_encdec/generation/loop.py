@@ -39,7 +39,7 @@ class State(NamedTuple):
         done: (R,) bool, the rows that ended.
         cache: the decoder's keys and values of all but each row's last token.
         seeds: what the rows draw with, from `choosing.row_seeds`.
-        rate: (R,) float32, tokens that a draft of each row lately gave.
+        rate: (R,) float32, how often lately a draft's token was the right one.
     """
 
     token_ids: Any
@@ -87,7 +87,7 @@ def begin(
     rows = token_ids, index, done, cache
     if samples > 1:
         rows = tree.map_structure(lambda x: ops.repeat(x, samples, axis=0), rows)
-    return State(*rows, seeds, ops.ones(rows[1].shape, "float32"))
+    return State(*rows, seeds, ops.full(rows[1].shape, 0.5, "float32"))
 
 
 def resting(state: State, until: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def advance(
     context: Any,
     numbers: Numbers,
     state: State,
-    pause: Callable[[State], tuple[Tensor, State]] | None = None,
+    pause: Callable[[State, Tensor | None], tuple[Tensor, Tensor, State]] | None = None,
 ) -> State:
     """Generates tokens until enough rows have ended or are full.
 
@@ -116,27 +116,29 @@ def advance(
         context: of the decoder, for B of the B * n rows.
         numbers: `Numbers`.
         state: `State`.
-        pause: called after each token, whether to stop there, and the state again.
+        pause: called before the first token and after each, with the state and what it
+            returned in the middle; returns whether to stop there, anything, and the state.
 
     Returns:
         `State`. Behind its end, a row keeps the ids that `token_ids` came with.
     """
 
-    def goes_on(paused: Tensor, *state: Any) -> Tensor:
+    def goes_on(paused: Tensor, kept: Tensor, *state: Any) -> Tensor:
         return ops.logical_and(is_going(State(*state), numbers), ops.logical_not(paused))
 
-    def body(paused: Tensor, *state: Any) -> tuple:
+    def body(paused: Tensor, kept: Tensor, *state: Any) -> tuple:
         now = State(*state)
         last = ops.take_along_axis(now.token_ids, now.index[:, None] - 1, axis=1)
         states, new = decoder.step(last, now.index - 1, now.cache, context)
         ids = choose(decoder, sampler, states, now.index, numbers.temperature, now.seeds)
         now = take(decoder, numbers, now, new, ids, ops.ones_like(now.index))
         if pause is not None:
-            paused, now = pause(now)
-        return paused, *now
+            paused, kept, now = pause(now, kept)
+        return paused, kept, *now
 
-    start = (ops.zeros((), "bool"), state) if pause is None else pause(state)
-    return State(*ops.while_loop(goes_on, body, (start[0], *start[1]))[1:])
+    never = ops.zeros((), "bool")
+    paused, kept, state = (never, never, state) if pause is None else pause(state, None)
+    return State(*ops.while_loop(goes_on, body, (paused, kept, *state))[2:])
 
 
 def take(
