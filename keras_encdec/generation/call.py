@@ -52,6 +52,8 @@ class Call:
         detokenize: Detokenize | None,
     ):
         self.engine, self.options, self.detokenize = engine, options, detokenize
+        drafts = options.draft not in ("auto", None)
+        self._draft = options.draft.make_generate_function() if drafts else options.draft
         self.seed = engine.draw_seed() if options.seed is None else (options.seed,)
 
     def session(self, encoding: Encoding, numbers: Sequence[int] | None = None) -> DecodingSession:
@@ -69,7 +71,7 @@ class Call:
             temperature=options.temperature,
             seed=self.seed,
             numbers=numbers,
-            draft=options.draft,
+            draft=self._draft,
         )
 
     def texts(self, session: DecodingSession) -> SessionTexts:

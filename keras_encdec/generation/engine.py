@@ -5,6 +5,7 @@ sees them, and that threads may share all of it. Leaves the loop to
 `keras_encdec.generation.loop`, the rows of a call to `keras_encdec.generation.session`.
 """
 
+import functools
 import operator
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from keras import ops, tree
 from keras_hub.samplers import SpeculativeSampler
 
 from keras_encdec import hosts
-from keras_encdec.generation import buckets, choosing, drafts, loop
+from keras_encdec.generation import buckets, choosing, drafts, loop, speculation
 from keras_encdec.generation.beams import search
 from keras_encdec.generation.compiled import Compiled
 from keras_encdec.generation.likelihood import log_likelihoods
@@ -54,8 +55,8 @@ class Engine:
         self.backbone, self.sampler = backbone, sampler
         self.variables = backbone.variables
 
-        def compiled(function: Callable, **kwargs: Any) -> Compiled:
-            return Compiled(function, self.variables, eager=eager, **kwargs)
+        def compiled(function: Callable, *others: Any, **kwargs: Any) -> Compiled:
+            return Compiled(function, [*self.variables, *others], eager=eager, **kwargs)
 
         self._encode = compiled(self._run_encoder)
         self._score = compiled(self._run_score)
@@ -65,6 +66,8 @@ class Engine:
         self._insert = compiled(self._run_insert, donate=True)
         self._beams = compiled(self._run_beams)
         self._search = compiled(self._run_sampler)
+        self._compiled = compiled
+        self._speculate: tuple[Engine, Compiled] | None = None
 
     @property
     def is_current(self) -> bool:
@@ -86,7 +89,7 @@ class Engine:
 
     def check(self, options: DecodingOptions) -> None:
         """Raises ValueError where the sampler cannot do what is asked."""
-        session_type(self.sampler).check(self.sampler, options)
+        session_type(self.sampler, options.draft).check(self.sampler, options)
 
     def require_room(self, rows: int, samples: int, length: int) -> None:
         """Raises MemoryError where `samples` outputs of each of `rows` inputs cannot be kept.
@@ -140,6 +143,19 @@ class Engine:
         """The state some drafts later; see `keras_encdec.generation.drafts.verify`."""
         return self._verify(*tensors)
 
+    def read(self, source: Source) -> Source:
+        """What this model's decoder reads of the inputs of another's."""
+        there = source.token_ids != drafts.NOTHING
+        return self._encode(ops.where(there, source.token_ids, 0), ops.cast(there, "int32"))
+
+    def speculate(self, draft: "Engine", *tensors: Any) -> tuple[loop.State, loop.State]:
+        """The states some drafts later; see `keras_encdec.generation.speculation.advance`."""
+        if self._speculate is None or self._speculate[0] is not draft:
+            decoders = self.backbone.decoder, draft.backbone.decoder
+            run = functools.partial(speculation.advance, decoders, self.sampler)
+            self._speculate = draft, self._compiled(run, *draft.variables, donate=True)
+        return self._speculate[1](*tensors)
+
     def search(self, *tensors: Any, **static: Any) -> Any:
         """What a search of KerasHub generates.
 
@@ -180,7 +196,9 @@ class Engine:
         self, source: Source, token_ids: np.ndarray, given: np.ndarray, **options: Any
     ) -> DecodingSession:
         """Begins a session; see `DecodingSession` for the arguments."""
-        return session_type(self.sampler)(self, source, token_ids, given, **options)
+        return session_type(self.sampler, options.get("draft"))(
+            self, source, token_ids, given, **options
+        )
 
     def score(self, inputs: dict[str, Any], labels: Any, weights: Any) -> np.ndarray:
         """(B, T) log-probabilities of labels, 0 where they do not count.

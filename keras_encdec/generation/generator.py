@@ -225,6 +225,7 @@ class Generator:
         temperature: float | None = None,
         seed: int | None = None,
         return_scores: bool = False,
+        draft: Any = "auto",
     ) -> Any:
         """Generates outputs for inputs that were encoded; see `generate`.
 
@@ -238,6 +239,11 @@ class Generator:
                 `BeamSearch` the best ones, the best first.
             temperature: of this call, in place of the sampler's.
             seed: of this call, below 2**31; the sampler's own state stays where it is.
+            draft: what several tokens a step are guessed by, before the model reads them at
+                once and takes those that it would have chosen; outputs do not depend on it.
+                `"auto"` copies from the input and the output so far, where that was right
+                lately; None for one token a step; or a smaller task of the same vocabularies,
+                which writes them.
             return_scores: return `(outputs, scores)`, with `BeamSearch`: of each output
                 the log-likelihood of what was generated, as `score` gives it, and with
                 that what a stop string cut off.
@@ -267,6 +273,7 @@ class Generator:
             temperature,
             seed,
             return_scores,
+            draft,
         )
         return self._shaped(self._call(self._resolved(options, encoding), encoding), encoding)
 
@@ -298,6 +305,7 @@ class Generator:
         stop_strings: Sequence[str] = (),
         temperature: float | None = None,
         seed: int | None = None,
+        draft: Any = "auto",
     ) -> Iterator[Any]:
         """Yields what `generate` gives, while it is being generated, without the prompt.
 
@@ -308,6 +316,7 @@ class Generator:
             stop_strings: as in `decode`.
             temperature: as in `decode`.
             seed: as in `decode`.
+            draft: as in `decode`.
 
         Yields:
             For a text, parts of its output, none of them empty; for a batch, lists with a
@@ -322,6 +331,7 @@ class Generator:
             stop_strings=stop_strings,
             temperature=temperature,
             seed=seed,
+            draft=draft,
         )
         self._required_converter()
         prompts = self._read(inputs)
@@ -350,6 +360,7 @@ class Generator:
         """
         engine, count = self.make_generate_function(), len(inputs.starts)
         engine.check(options)
+        self._check_draft(options.draft)
         length, stops = options.max_length or inputs.width, options.stop_token_ids
         if length is None:
             length = self._required_converter().decoder_sequence_length
@@ -364,6 +375,16 @@ class Generator:
         if options.stop_strings:
             self._required_converter()
         return dataclasses.replace(options, max_length=length, stop_token_ids=stops)
+
+    def _check_draft(self, draft: Any) -> None:
+        if draft in ("auto", None):
+            return
+        mine, other = (task.backbone.spec.vocabulary_sizes for task in (self, draft))
+        if other != mine:
+            raise ValueError(
+                f"Expected a draft of the same vocabularies, {mine}. Received: {other}. Make it "
+                "with the tokenizer of this model."
+            )
 
     def _detokenizer(self) -> Detokenize:
         self._required_converter()

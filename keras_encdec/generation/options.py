@@ -43,8 +43,10 @@ class DecodingOptions:
             normal["seed"] = check.whole("seed", self.seed, least=0)
         if self.temperature is not None:
             normal["temperature"] = _temperature(self.temperature)
-        if self.draft not in ("auto", None):
-            raise ValueError(f'Expected draft as "auto" or None. Received: {self.draft!r}.')
+        if self.draft not in ("auto", None) and not hasattr(self.draft, "make_generate_function"):
+            raise ValueError(
+                f'Expected draft as "auto", None or a smaller task. Received: {self.draft!r}.'
+            )
         if not self.is_auto:
             normal["stop_token_ids"] = _ids("stop_token_ids", self.stop_token_ids)
         for name, value in normal.items():
@@ -63,7 +65,7 @@ class DecodingOptions:
 
     def identity(self) -> dict[str, Any]:
         """What outputs depend on, by name."""
-        asked = dataclasses.asdict(self)
+        asked = dataclasses.asdict(dataclasses.replace(self, draft=None))
         del asked["draft"]
         return asked
 

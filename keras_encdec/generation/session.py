@@ -35,7 +35,8 @@ class DecodingSession:
         temperature: in place of the sampler's, or None.
         seed: what the call draws with, one number or several.
         numbers: of the B inputs in that call.
-        draft: "auto" for drafts copied from the input where they pay, None for none.
+        draft: "auto" for drafts copied from the input where they pay, None for none; of
+            `DraftedSession` another `Engine`.
     """
 
     scores: np.ndarray | None = None
@@ -51,7 +52,7 @@ class DecodingSession:
         temperature: float | None = None,
         seed: Sequence[int] = (0,),
         numbers: Sequence[int] | None = None,
-        draft: str | None = "auto",
+        draft: Any = "auto",
     ):
         self.engine, self.source, self.seed, self.samples = engine, source, seed, samples
         self.numbers = range(len(token_ids)) if numbers is None else numbers
@@ -59,7 +60,7 @@ class DecodingSession:
         self.rows, self.length = len(token_ids) * samples, token_ids.shape[1]
         self.temperature = engine.sampler.temperature if temperature is None else temperature
         self.stops = stop_token_ids
-        self.copies = draft is not None and self._can_copy()
+        self.draft, self.copies = draft, draft == "auto" and self._can_copy()
         rows, room = source.token_ids.shape[0], self.room(self.length)
         ids, given = (pad(np.asarray(x), room, rows, first_row=True) for x in (token_ids, given))
         done = np.arange(rows) >= len(token_ids)
@@ -135,6 +136,9 @@ class DecodingSession:
         filling = other.source.token_ids.shape[0] - len(places)  # the first once more
         place = np.array([*places, *[places[0]] * filling], "int32")
         origin = np.array([*range(len(places)), *[0] * filling], "int32")
+        self._insert(origin, place, other)
+
+    def _insert(self, origin: np.ndarray, place: np.ndarray, other: Any) -> None:
         new, old = (other.source, other.state), (self.source, self.state)
         self.source, self.state = self.engine.insert(new, origin, place, old)
 
@@ -170,6 +174,30 @@ class DecodingSession:
             self.state = self.state._replace(done=ops.logical_or(self.state.done, ended))
 
 
+class DraftedSession(DecodingSession):
+    """Rows for which a smaller model drafts; `draft` is its `Engine`."""
+
+    def _begin(self, ids: Tensor, given: Tensor, done: Tensor, longest: int) -> loop.State:
+        self._source = self.draft.read(self.source)
+        sizes = {"prompt": self._prompt(longest), "samples": self.samples}
+        self._state = self.draft.begin(ids, given, done, self._source.context, [], **sizes)
+        return super()._begin(ids, given, done, longest)
+
+    def advance(self, tokens: int | None = None, spare: int | None = None) -> DecodingSession:
+        numbers = self._numbers(tokens, self.rows if spare is None else spare)
+        contexts, states = (
+            (self.source.context, self._source.context),
+            (self.state, self._state),
+        )
+        self.state, self._state = self.engine.speculate(self.draft, contexts, numbers, states)
+        return self
+
+    def _insert(self, origin: np.ndarray, place: np.ndarray, other: Any) -> None:
+        super()._insert(origin, place, other)
+        new, old = (other._source, other._state), (self._source, self._state)
+        self._source, self._state = self.draft.insert(new, origin, place, old)
+
+
 class BeamSession(DecodingSession):
     """Rows of `BeamSearch`, generated to the end at once; the n best of each input.
 
@@ -184,7 +212,7 @@ class BeamSession(DecodingSession):
                 f"Expected num_samples of at most num_beams = {sampler.num_beams}. "
                 f"Received: {options.samples}."
             )
-        _refuse_temperature(sampler, options)
+        _refuse(sampler, options)
 
     def _begin(self, ids: Tensor, given: Tensor, done: Tensor, longest: int) -> loop.State:
         self._given = given
@@ -220,7 +248,7 @@ class SearchSession(DecodingSession):
                 f"output. Received: {options.samples}. For several, "
                 "keras_encdec.generation.BeamSearch or a sampler that draws."
             )
-        _refuse_temperature(sampler, options)
+        _refuse(sampler, options)
         super().check(sampler, options)
 
     @staticmethod
@@ -248,12 +276,14 @@ def _full(token_ids: Tensor, length: int) -> loop.State:
     return loop.State(token_ids, index, np.zeros(len(index), bool), [], [], [])
 
 
-def session_type(sampler: Any) -> type[DecodingSession]:
-    """The kind of session that a sampler needs."""
+def session_type(sampler: Any, draft: Any = None) -> type[DecodingSession]:
+    """The kind of session that a sampler needs, and a draft model beside it."""
     if isinstance(sampler, BeamSearch):
         return BeamSession
     chooses_tokens = type(sampler).__call__ is Sampler.__call__
-    return DecodingSession if chooses_tokens else SearchSession
+    if not chooses_tokens:
+        return SearchSession
+    return DecodingSession if draft in (None, "auto") else DraftedSession
 
 
 def until_stop(
@@ -291,7 +321,12 @@ def distributed(x: Tensor) -> Tensor:
     return layout.spread(x, distribution.get_data_layout(x.shape))
 
 
-def _refuse_temperature(sampler: Any, options: DecodingOptions) -> None:
+def _refuse(sampler: Any, options: DecodingOptions) -> None:
+    if options.draft not in (None, "auto"):
+        raise ValueError(
+            f"Expected a sampler that chooses token by token for a draft model. Received: "
+            f"{type(sampler).__name__}, which ranks whole texts."
+        )
     if options.temperature is not None:
         raise ValueError(
             f"Expected temperature=None with {type(sampler).__name__}, which ranks whole texts. "

@@ -9,7 +9,7 @@ from keras import ops
 import keras_encdec
 from keras_encdec.generation import drafts
 from keras_encdec.generation.loop import State
-from keras_encdec.testing.models import to_numpy
+from keras_encdec.testing.models import tiny_lm, to_numpy
 
 TEXTS = [
     "Returns the mean of the array elements along the given axis of the array elements.",
@@ -171,3 +171,28 @@ def test_draws_are_distributed_as_the_softmax_says(lm):
     freedom = len(expected) - 1
     assert often.sum() > 20
     assert abs(chi - freedom) < 4 * np.sqrt(2 * freedom)  # four deviations of chi-squared
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["greedy", "top_p"])
+def test_a_smaller_task_drafts(sampler):
+    """A large pair's own tokens, whatever the small one drafts: its own twin all of them."""
+    lm = keras_encdec.from_preset("gemma2_tiny_mini")
+    small = keras_encdec.from_preset("gemma2_tiny_tiny")
+    lm.compile(sampler=sampler)
+    options = {"seed": 3, "num_samples": 2}
+    plain = lm.generate(TEXTS, LENGTH, draft=None, **options)
+    assert lm.generate(TEXTS, LENGTH, draft=small, **options) == plain
+    assert lm.generate(TEXTS, LENGTH, draft=lm, **options) == plain
+    assert lm.generate(TEXTS, LENGTH, draft=small, batch_size=2, **options) == plain
+    streamed = zip(*lm.generate_stream(TEXTS, LENGTH, seed=3, draft=small), strict=True)
+    assert ["".join(parts) for parts in streamed] == [texts[0] for texts in plain]
+
+
+def test_drafts_of_other_vocabularies_are_refused(lm):
+    other = tiny_lm()
+    with pytest.raises(ValueError, match="same vocabularies"):
+        lm.generate(TEXTS, 8, draft=other)
+    lm.compile(sampler="beam")
+    with pytest.raises(ValueError, match="ranks whole texts"):
+        lm.generate(TEXTS, 8, draft=lm)
