@@ -237,6 +237,9 @@ class Encoder(Stack):
 class Decoder(Stack):
     """Writes a target token by token, looking at the encoder's states.
 
+    A third setting of the run, `output_screen`, changes the time that greedy generation takes and
+    its memory, and no token; see `EncDecBackbone`.
+
     Args:
         spec: `StackSpec`, or its fields as a dict.
         context_width: D of the encoder, whose states come in.
@@ -260,6 +263,22 @@ class Decoder(Stack):
         super().__init__(spec, cross_attention, **kwargs)
         self.cross_attention = cross_attention
         self.context_width = context_width
+        self._output_screen: bool | str = "auto"
+
+    @property
+    def output_screen(self) -> bool | str:
+        return self._output_screen
+
+    @output_screen.setter
+    def output_screen(self, value: bool | str) -> None:
+        if not isinstance(value, bool) and value != "auto":
+            raise ValueError(f"Expected output_screen as 'auto' or a bool. Received: {value!r}.")
+        if value is True and keras.backend.backend() != "jax":
+            raise ValueError(
+                "Expected output_screen as 'auto' or False on the backend "
+                f"{keras.backend.backend()!r}, as only JAX has a screen. Received: True."
+            )
+        self._output_screen = value
 
     def build(self, *input_shapes: InputShape) -> None:
         self._build_stack((None, None, self.context_width))

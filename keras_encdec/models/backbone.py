@@ -56,6 +56,14 @@ class EncDecBackbone(keras_hub.models.Backbone):
     attention, TensorFlow, a soft cap on PyTorch; `backbone.remat = True` computes each
     block again in the backward pass instead of keeping what it computed.
 
+    A third one changes the time of greedy generation and its memory, and no token, from the next
+    call on: `backbone.output_screen`. Where a table of the output matrix in int8 says which
+    word is the likeliest, a quarter of the bytes of float32 is read, else the whole matrix. By
+    default, `"auto"`, on JAX on CPUs where it is measured to pay, once for each number of rows,
+    with room for more than 64 tokens; True wherever it can be, False never. The table takes
+    V * (D + 12) bytes. Not screened are samplers that draw, an embedding that is quantised, has
+    LoRA or does not write the logits, and any `keras.distribution`.
+
     Args:
         encoder: `StackSpec`, or its fields as a dict.
         decoder: `StackSpec`, or its fields as a dict.
@@ -147,6 +155,15 @@ class EncDecBackbone(keras_hub.models.Backbone):
     @remat.setter
     def remat(self, value: bool) -> None:
         self.encoder.remat = self.decoder.remat = check.flag("remat", value)
+
+    @property
+    def output_screen(self) -> bool | str:
+        """Whether greedy generation screens the output projection: `"auto"`, True or False."""
+        return self.decoder.output_screen
+
+    @output_screen.setter
+    def output_screen(self, value: bool | str) -> None:
+        self.decoder.output_screen = value
 
     def enable_lora(
         self,
