@@ -20,6 +20,7 @@ from keras_encdec.layers.cache import KeysValues
 from keras_encdec.layers.masks import KeyRange, Visible
 from keras_encdec.layers.norm import RMSNorm
 from keras_encdec.layers.rotary import rotate
+from keras_encdec.layers.rows import project
 from keras_encdec.spec import (
     AttentionSpec,
     InputShape,
@@ -241,8 +242,8 @@ class Attention(keras.layers.Layer):
 
     def keys_and_values(self, context: Tensor, positions: Tensor | None = None) -> KeysValues:
         """Keys and values of `context` (B, S, D'), each (B, S, K, H)."""
-        key = self.key_norm(self.key(context))
-        return self._rotate(key, positions), self.value(context)
+        key = self.key_norm(project(self.key, context))
+        return self._rotate(key, positions), project(self.value, context)
 
     def call(
         self,
@@ -275,7 +276,7 @@ class Attention(keras.layers.Layer):
         Raises:
             ValueError: from `check_path`.
         """
-        query = self._rotate(self.query_norm(self.query(x)), positions)
+        query = self._rotate(self.query_norm(project(self.query, x)), positions)
         if isinstance(context, tuple):
             keys_values: KeysValues = context
         else:
@@ -293,7 +294,7 @@ class Attention(keras.layers.Layer):
         else:
             key, value = keys_values
             output = attend(query, key, value, visible, **spec, path=path)
-        return self.output_dense(output), keys_values
+        return project(self.output_dense, output), keys_values
 
     def _rotate(self, x: Tensor, positions: Tensor | None) -> Tensor:
         return x if self.rotary is None or positions is None else rotate(x, positions, self.rotary)

@@ -19,6 +19,7 @@ from keras_encdec.layers.block import Block
 from keras_encdec.layers.cache import KeysValues
 from keras_encdec.layers.masks import KeyRange
 from keras_encdec.layers.norm import RMSNorm
+from keras_encdec.layers.rows import project
 from keras_encdec.spec import (
     CrossAttentionSpec,
     InputShape,
@@ -393,7 +394,7 @@ class Decoder(Stack):
 
     def logits(self, states: Tensor) -> Tensor:
         """(B, T, D) states to (B, T, V) logits, soft capped."""
-        return self.embedding(states, reverse=True)
+        return project(self.embedding, states, reverse=True)
 
     def empty_cache(self, batch_size: int, length: int) -> list[KeysValues]:
         """Caches of no tokens yet, with room for `length`."""
