@@ -59,10 +59,10 @@ class EncDecBackbone(keras_hub.models.Backbone):
     A third one changes the time of greedy generation and its memory, and no token, from the next
     call on: `backbone.output_screen`. Where a table of the output matrix in int8 says which
     word is the likeliest, a quarter of the bytes of float32 is read, else the whole matrix. By
-    default, `"auto"`, on JAX on CPUs where it is measured to pay, once for each number of rows,
-    with room for more than 64 tokens; True wherever it can be, False never. The table takes
-    V * (D + 12) bytes. Not screened are samplers that draw, an embedding that is quantised, has
-    LoRA or does not write the logits, and any `keras.distribution`.
+    default, `"auto"`, on JAX on CPUs in float32, with room for more than 64 tokens, where it is
+    measured to pay, once for each number of rows; True wherever it can be, False never. The
+    table takes V * (D + 12) bytes. Not screened are samplers that draw, an embedding that is
+    quantised, has LoRA or does not write the logits, and any `keras.distribution`.
 
     Args:
         encoder: `StackSpec`, or its fields as a dict.
