@@ -15,7 +15,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_encdec.layers import masks
+from keras_encdec.layers import masks, shards
 from keras_encdec.layers.masks import KeyRange
 from keras_encdec.private import tokamax_attention
 from keras_encdec.spec import Tensor
@@ -74,18 +74,20 @@ def _attend_jax(
     import jax
     import jax.numpy as jnp
 
-    shape = query.shape[:2]
-    inputs = (query, key, value, *(jnp.broadcast_to(x, shape) for x in visible))
-    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs)
-    return _kernel(_candidates(), shapes, **spec)(*inputs)
+    cut = shards.cut(query.shape, key.shape)
+    rows, keys = shards.shapes(cut, query.shape, key.shape)
+    shapes = tuple(jax.ShapeDtypeStruct(s, query.dtype) for s in (rows, keys, keys))
+    interval = jax.ShapeDtypeStruct(rows[:2], "int32")
+    kernel = _kernel(_candidates(), (*shapes, interval, interval), **spec)
+    visible = KeyRange(*(jnp.broadcast_to(x, query.shape[:2]) for x in visible))
+    inputs = (query, key, value, visible)
+    return shards.attend(lambda q, k, v, seen: kernel(q, k, v, *seen), cut, *inputs)
 
 
 def _candidates() -> tuple[str, ...]:
     """Names of kernels to try before the chunked XLA code."""
     from jax.extend.backend import get_default_device
 
-    if keras.distribution.distribution() is not None:
-        return ()  # XLA can partition its own code, not a kernel
     return _KERNELS.get(get_default_device().platform, ())
 
 
