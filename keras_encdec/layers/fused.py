@@ -13,8 +13,8 @@ import keras
 from keras import ops
 
 from keras_encdec import layout
-from keras_encdec.layers import masks, shards, tokamax
-from keras_encdec.layers.masks import KeyRange, Limits
+from keras_encdec.layers import masks, shards, splash, tokamax
+from keras_encdec.layers.masks import KeyRange, Limits, Segments
 from keras_encdec.layers.shards import Attend, Cut
 from keras_encdec.spec import Shape, Tensor
 from keras_encdec.warn import warn
@@ -22,7 +22,7 @@ from keras_encdec.warn import warn
 # By backend, the fastest first, with the platform that each runs on, None for all. PyTorch's own
 # takes no soft cap and keeps a (B, 1, T, S) mask; TensorFlow has none.
 _KERNELS: dict[str, dict[str, str | None]] = {
-    "jax": {"mosaic_gpu": "gpu", "triton": "gpu", "xla_chunked": None},
+    "jax": {"mosaic_gpu": "gpu", "triton": "gpu", "splash": "tpu", "xla_chunked": None},
     "torch": {"sdpa": None},
 }
 KERNELS = tuple(name for names in _KERNELS.values() for name in names)
@@ -89,7 +89,7 @@ def obstacle(name: str, soft_cap: float | None) -> str | None:
         return None if soft_cap is None else f"takes no soft cap, and here it is {soft_cap}"
     if here[name] not in (None, platform()):
         return f"runs on {here[name]}, and this is {platform()}"
-    if not tokamax.is_installed():
+    if name != "splash" and not tokamax.is_installed():
         return 'is Tokamax\'s, which is not installed: pip install "keras-encdec[jax]"'
     return None
 
@@ -125,8 +125,10 @@ def _refusal(name: str, problem: Problem, cut: Cut | None) -> str | None:
     """
     import jax
 
+    if name == "splash" and problem.limits is None:
+        return "needs the limits and segments of a mask, which are not known"
     query, key = shards.shapes(cut, problem.query, problem.key)
-    interval = jax.ShapeDtypeStruct(query[:2], "int32")
+    each, keys = (jax.ShapeDtypeStruct(shape[:2], "int32") for shape in (query, key))
     inputs = (jax.ShapeDtypeStruct(shape, problem.dtype) for shape in (query, key, key))
 
     def gradient(query: Tensor, key: Tensor, value: Tensor, visible: KeyRange) -> Any:
@@ -135,7 +137,7 @@ def _refusal(name: str, problem: Problem, cut: Cut | None) -> str | None:
         return vjp(output)
 
     try:
-        jax.eval_shape(gradient, *inputs, KeyRange(interval, interval))
+        jax.eval_shape(gradient, *inputs, KeyRange(each, each, Segments(each, keys)))
     except NotImplementedError as error:
         return f"refuses: {_short(error)}"
     except Exception as error:
@@ -153,6 +155,10 @@ def _short(error: Exception) -> str:
 
 
 def _kernel(name: str, problem: Problem) -> Attend:
+    if name == "splash":
+        assert problem.limits is not None
+        made = functools.partial(splash.kernel, interpret=platform() != "tpu")
+        return made(scale=problem.scale, soft_cap=problem.soft_cap, limits=problem.limits)
     return tokamax.kernel(name, scale=problem.scale, soft_cap=problem.soft_cap)
 
 
@@ -173,4 +179,8 @@ def attend(
 def _whole(visible: KeyRange, query: Sequence[int], key: Sequence[int]) -> KeyRange:
     """With each part of B rows, and of T or S."""
     start, end = (ops.broadcast_to(x, query[:2]) for x in (visible.start, visible.end))
-    return KeyRange(start, end)
+    if visible.segments is None:
+        return KeyRange(start, end)
+    queries, keys = visible.segments
+    queries, keys = ops.broadcast_to(queries, query[:2]), ops.broadcast_to(keys, key[:2])
+    return KeyRange(start, end, Segments(queries, keys))

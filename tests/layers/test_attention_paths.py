@@ -207,6 +207,7 @@ def test_a_kernel_is_taken_by_its_name_or_refused_with_the_reason(name):
     reason = {
         ("jax", "mosaic_gpu"): "runs on gpu, and this is cpu",
         ("jax", "triton"): "runs on gpu, and this is cpu",
+        ("jax", "splash"): "runs on tpu, and this is cpu",
         ("torch", "sdpa"): r"takes no soft cap, and here it is 5\.0",
     }.get((keras.backend.backend(), name), f"is for .*, and this is {keras.backend.backend()}")
     with pytest.raises(ValueError, match=f"Received: '{name}' {reason}.*or to 'plain'"):

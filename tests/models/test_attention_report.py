@@ -30,7 +30,7 @@ def test_each_kind_has_a_row():
     assert lines[0].endswith("faster ones, and why not they")
     assert lines[1].startswith("encoder, window 8    2       640 x 640 ")
     if LONG != "plain":
-        assert lines[1].endswith("triton runs on gpu, and this is cpu")
+        assert lines[1].endswith("splash runs on tpu, and this is cpu")
 
 
 def test_it_follows_setting_and_lengths():

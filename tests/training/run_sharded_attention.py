@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_encdec.layers import masks, shards, tokamax
+from keras_encdec.layers import fused, masks, shards, tokamax
 from keras_encdec.layers.attention import attend as attend_here
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
 from keras_encdec.spec import AttentionSpec
@@ -100,13 +100,23 @@ def pair():
 
 
 def step(*meshes):
-    """By mesh and kind of rows: the largest difference of the loss and of a gradient."""
+    """By mesh and kind of rows: the largest difference of the loss and of each gradient."""
+    return compared("fused", ("padded", "packed"), meshes)
+
+
+def splash_step(*meshes):
+    """As `step`, by the kernel for TPUs, which XLA's operations take the place of here."""
+    fused._KERNELS["jax"]["splash"] = None
+    return compared("splash", ("packed",), meshes)
+
+
+def compared(path, kinds, meshes):
     found = {}
-    for kind in ("padded", "packed"):
+    for kind in kinds:
         expected = gradients("plain", kind)
         for mesh in meshes:
             with distribution(mesh, pair()).scope():
-                some = gradients("fused", kind)
+                some = gradients(path, kind)
             assert some.keys() == expected.keys()
             found[f"{mesh}, {kind}"] = {
                 name: float(np.abs(some[name] - value).max()) for name, value in expected.items()
@@ -152,7 +162,7 @@ def shapes(text):
         yield tuple(int(n) for n in dimensions.split(","))
 
 
-COMMANDS = {f.__name__: f for f in (attend, step, program)}
+COMMANDS = {f.__name__: f for f in (attend, step, splash_step, program)}
 
 if __name__ == "__main__":
     if "program" not in sys.argv[1]:

@@ -35,9 +35,13 @@ def test_every_cut_gives_the_numbers_of_one_device():
 
 
 @pytest.mark.slow
-def test_a_step_gives_the_loss_and_gradients_of_one_device():
-    found = answer("step", "data", [8, 1], [1, 8], [2, 4])
-    assert len(found) == 2 * 4  # padded and packed
+@pytest.mark.parametrize(
+    ("command", "meshes", "kinds"),
+    [("step", ["data", [8, 1], [1, 8], [2, 4]], 2), ("splash_step", [[2, 4]], 1)],
+)
+def test_a_step_gives_the_loss_and_gradients_of_one_device(command, meshes, kinds):
+    found = answer(command, *meshes)
+    assert len(found) == kinds * len(meshes)
     for case, differences in found.items():
         assert len(differences) > 30
         assert max(differences.values()) < 1e-5, (case, max(differences, key=differences.get))
