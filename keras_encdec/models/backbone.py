@@ -51,10 +51,11 @@ class EncDecBackbone(keras_hub.models.Backbone):
 
     Two settings change memory and speed but, rounding aside, no number. They are not
     saved, and, as in Keras, a compiled task sees a change at its next `compile()`:
-    `backbone.attention` is `"auto"` (fused for long texts), `"plain"` or `"fused"`
-    (see `keras_encdec.layers.fused`), which is an error where nothing fuses: merged
-    attention, TensorFlow, a soft cap on PyTorch; `backbone.remat = True` computes each
-    block again in the backward pass instead of keeping what it computed.
+    `backbone.attention` is `"auto"` (fused for long texts), `"plain"`, `"fused"` or the
+    name of a kernel (`keras_encdec.layers.choice.PATHS`); all but the first two are an
+    error, which says why, where they cannot be: merged attention, TensorFlow, a soft cap
+    on PyTorch; `backbone.remat = True` computes each block again in the backward pass
+    instead of keeping what it computed.
 
     A third one changes the time of greedy generation and its memory, and no token, from the next
     call on: `backbone.output_screen`. Where a table of the output matrix in int8 says which
@@ -138,7 +139,7 @@ class EncDecBackbone(keras_hub.models.Backbone):
 
     @property
     def attention(self) -> str:
-        """How attention is computed: `"auto"`, `"plain"` or `"fused"`."""
+        """How attention is computed: one of `keras_encdec.layers.choice.PATHS`."""
         return self.encoder.attention
 
     @attention.setter
