@@ -19,7 +19,9 @@ pass: XLA gathers them once. With remat this is one block at a time too.
 
 The output loss holds 12 V for each token of a chunk, 28 V with a teacher that is asked, the
 embedding in the compute dtype, and the sum of its gradient in float32; these two where they
-are not the variable and its gradient themselves. The teacher's forward pass comes first,
+are not the variable and its gradient themselves. On a mesh whose devices divide V each has
+its part of the words, for the tokens of all replicas, whose states it holds too, with their
+gradient in float32: (c + 4) D for each. The teacher's forward pass comes first,
 without the student's: on L = S + T + 1 tokens it works on the larger of 12 N L and 3 c F
 for each, and on 2 c D.
 """
@@ -35,6 +37,7 @@ from keras.distribution import TensorLayout
 from keras_encdec.layout import axis_sizes, shard_shape
 from keras_encdec.spec import Shape, StackSpec
 from keras_encdec.training.planned import PlannedRun
+from keras_encdec.training.replicas import gathered_tokens
 
 _FUSED_QUERIES = 256  # at a time, where no kernel does it: keras_encdec.layers.fused
 
@@ -155,22 +158,37 @@ class Working:
 
     def output_loss(self) -> int:
         """Of a chunk of logits, and of the matrix that makes them."""
-        run, path = self.run, self.run.pair.output
-        layout = run.layout(path)
-        matrix = _gathered_shape(run.pair.weights()[path], layout)
-        words = matrix[path.endswith("reverse_embeddings")]
-        tokens = run.rows * run.target_length
+        run, layout = self.run, self.run.layout(self.run.pair.output)
+        words, width, replicas = self._output_matrix(layout)
+        rows, tokens = run.rows * replicas, run.rows * replicas * run.target_length
         if run.chunk_tokens is not None:
-            tokens = run.rows * max(1, min(run.chunk_tokens // run.rows, run.target_length))
+            of_chunk = gathered_tokens(run.chunk_tokens, replicas, words * replicas, width)
+            tokens = rows * max(1, min(of_chunk // rows, run.target_length))
         logits = _PER_OUTPUT_LOGIT + (0 if run.teacher is None else _PER_TEACHER_LOGIT)
         size = 4 * logits * tokens * words
+        if replicas > 1:
+            size += tokens * width * (self._width + 4)
         stored, computed = run.policy.variable_dtype, run.policy.compute_dtype
         trained = not (run.lora_rank or run.quantization)
         if _is_cut(layout) or computed != stored or not trained:
-            size += math.prod(matrix) * self._width
+            size += words * width * self._width
         if trained and (_is_cut(layout) or stored != "float32"):
-            size += math.prod(matrix) * 4
+            size += words * width * 4
         return size
+
+    def _output_matrix(self, layout: TensorLayout | None) -> tuple[int, int, int]:
+        """Words and width of what a device multiplies by, and whose replicas' tokens it takes.
+
+        Of all with a part of the words (`keras_encdec.training.replicas`), else of its own.
+        """
+        run, path = self.run, self.run.pair.output
+        shape = run.pair.weights()[path]
+        transposed = path.endswith("reverse_embeddings")
+        size, width = reversed(shape) if transposed else shape
+        if run.mesh is not None and run.chunk_tokens is not None and size % run.devices == 0:
+            return size // run.devices, width, axis_sizes(run.mesh)["batch"]
+        matrix = _gathered_shape(shape, layout)
+        return matrix[transposed], width, 1
 
 
 def _is_cut(layout: TensorLayout | None) -> bool:

@@ -17,6 +17,15 @@ def needed(
 
     As in `fit`, what comes out takes the place of what went in.
     """
+    sizes = batch_size, source_length, target_length
+    memory = compiled(spec, *sizes, teacher, chunk_tokens, **options).memory_analysis()
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+
+def compiled(
+    spec, batch_size, source_length, target_length, teacher=None, chunk_tokens=512, **options
+):
+    """A step of training as XLA has compiled it."""
     lm = EncDecSeq2SeqLM(EncDecBackbone.of(spec))
     asked = teacher and Distillation(causal_lm(teacher), start_token=2)
     loss = FusedCrossEntropy(chunk_tokens=chunk_tokens)
@@ -34,8 +43,7 @@ def needed(
     state = lm._get_jax_state(True, True, True, True)
     shardings = {"out_shardings": (None, lm._get_state_sharding_spec())} if several else {}
     train = jax.jit(lm.train_step, donate_argnums=0, **shardings)
-    memory = train.lower(state, data).compile().memory_analysis()
-    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return train.lower(state, data).compile()
 
 
 def causal_lm(spec):
