@@ -115,8 +115,7 @@ dimensions. In plain `bfloat16` Adam's `beta_2` rounds to 1 and nothing would mo
 Four more things decide how much memory a step takes:
 
 - `lm.compile(remat=True)` computes each block again in the backward pass instead of
-  keeping what it computed. On a CPU, XLA's default order of work undoes that; start
-  Python with `XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false`.
+  keeping what it computed.
 - `lm.compile(gradient_accumulation_steps=4)` goes through a batch in four parts. The step
   is the same.
 - Attention over texts longer than 512 tokens takes memory that grows with their length

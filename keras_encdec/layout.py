@@ -43,9 +43,10 @@ _AXES: dict[str, Axes] = {
     "norm/scale": (None,),  # (D,) or (H,)
     "gate/scale": (),
 }
-# What the embedding of a KerasHub teacher gives: without it XLA follows the weight, and every
-# device computes the whole batch; see `rows_apart`.
-_TEACHER_STATES = "token_embedding/output"
+# What the embedding of a KerasHub teacher gives in its backbone: without it XLA follows the
+# weight, and every device computes the whole batch; see `rows_apart`. Logits, which the same
+# layer writes outside of the backbone, are cut by words.
+_TEACHER_STATES = ".+/token_embedding/output"
 _KEYS_AND_VALUES = ("key/kernel", "value/kernel", "key/bias", "value/bias")
 
 
@@ -254,10 +255,11 @@ def largest_cut(shape: Shape, sizes: Mapping[str, int]) -> tuple[tuple[str, ...]
 
     Args:
         shape: of a weight that no layout map knows; vectors stay whole.
-        sizes: devices along each axis of the mesh.
+        sizes: devices along each axis of the mesh, that of the batch first, which cuts last:
+            an embedding then lies as the output loss reads it (`keras_encdec.training.replicas`).
     """
     alone = sorted(sizes, key=lambda name: -sizes[name])
-    for names in (tuple(sizes), *((name,) for name in alone)):
+    for names in (tuple(sizes)[::-1], *((name,) for name in alone)):
         count = math.prod(sizes[name] for name in names)
         fit = [(size, i) for i, size in enumerate(shape) if size % count == 0]
         if len(shape) > 1 and fit:
@@ -368,6 +370,21 @@ def activation_axes() -> ActivationAxes | None:
         others = []  # their weights lie whole on each device
     model = others[0] if len(others) == 1 else _MODEL if _MODEL in others else None
     return ActivationAxes(mesh.backend_mesh, batch, model)
+
+
+def as_laid(variable: Any) -> Tensor:
+    """The value of a variable, whose gradient is laid as the variable is.
+
+    Without it XLA lays weight and moments as the gradient comes, and back after each step.
+
+    Args:
+        variable: `keras.Variable`, or a tensor, which is left as it is.
+    """
+    distribution = keras.distribution.distribution()
+    if not isinstance(variable, keras.Variable) or distribution is None:
+        return variable
+    layout = distribution.get_variable_layout(variable)
+    return keras.distribution.distribute_tensor(variable.value, layout)
 
 
 @contextlib.contextmanager

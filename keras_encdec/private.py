@@ -4,7 +4,9 @@ Each name with the reason; `tests/test_private.py` fails when one moves or means
 else. Everything else in the package imports these names from here.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -40,6 +42,7 @@ __all__ = [
     "get_stateless_scope",
     "kaggle_files",
     "tokamax_attention",
+    "told_to_jit",
 ]
 
 
@@ -68,6 +71,25 @@ def tokamax_attention() -> tuple[Mapping[str, Callable[..., Any]], Callable[...,
     if not flags.FLAGS.is_parsed():
         flags.FLAGS([""])
     return api.IMPLEMENTATIONS, base.Mask
+
+
+@contextlib.contextmanager
+def told_to_jit(options: Mapping[str, Any]) -> Iterator[None]:
+    """While it is open, steps that Keras' trainer compiles on JAX get these compiler options.
+
+    It calls `jax.jit` itself and has no argument for them. Flax' own `jit` takes none.
+    """
+    import jax
+    from keras.src.backend.jax import trainer
+
+    if trainer.jit is not jax.jit or not options:
+        yield
+        return
+    trainer.jit = functools.partial(jax.jit, compiler_options=dict(options))
+    try:
+        yield
+    finally:
+        trainer.jit = jax.jit
 
 
 def kaggle_files(handle: ModelHandle) -> dict[str, int]:

@@ -52,9 +52,7 @@ class Compiled(Trainer):
             gradient_accumulation_steps: parts that a batch is gone through in, for
                 less memory; the step is that of the whole batch. On JAX.
             attention: sets `backbone.attention`; None leaves it.
-            remat: sets `backbone.remat`; None leaves it. On CPUs XLA's default order of
-                work undoes it: start Python with
-                `XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false`.
+            remat: sets `backbone.remat`; None leaves it.
             logs: which of `"tokens"` (seen in the run, padding not counted),
                 `"tokens_per_second"`, `"learning_rate"` and `"gradient_norm"` (before
                 clipping) join the logs of `fit`; `()` for none.

@@ -1,7 +1,8 @@
 """The mathematics of the output loss on a few tokens, value and gradient by hand.
 
 Knows softmax, soft cap, z-loss, label smoothing and how a teacher is mixed in. Leaves
-loops and memory to `keras_encdec.training.loss`.
+loops and memory to `keras_encdec.training.loss`, and which words are here to
+`keras_encdec.training.words`.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from keras import ops
 
 from keras_encdec.spec import Tensor
 from keras_encdec.training.distillation import TeacherTargets
+from keras_encdec.training.words import ALL, Words
 
 
 def dot(equation: str, a: Tensor, b: Tensor) -> Tensor:
@@ -31,12 +33,14 @@ class Chunk:
         z_loss: times the squared log of the softmax's denominator.
         label_smoothing: share of a label's probability that all tokens of the vocabulary divide.
         teacher: `TeacherTargets`, or None.
+        words: those that logits are of; v is how many are here.
     """
 
     soft_cap: float | None
     z_loss: float
     label_smoothing: float
     teacher: TeacherTargets | None = None
+    words: Words = ALL
 
     def __call__(
         self,
@@ -51,29 +55,30 @@ class Chunk:
 
         Args:
             states: (B, t, D).
-            matrix: (V, D).
+            matrix: (v, D).
             labels: (B, t) int32.
             weights: (B, t) float32.
-            *targets: of the teacher, (B, t, ...) each.
+            *targets: of the teacher, as `TeacherTargets.chunk` gives them.
             gradient: whether the second result is wanted.
 
         Returns:
             (4,) float32 sums of loss, nll, correct and weight; and the gradient of the
-            first of them by the logits before their cap, (B, t, V) float32, or None.
+            first of them by the logits before their cap, (B, t, v) float32, or None.
         """
         logits = dot("btd,vd->btv", states, matrix)
         if self.soft_cap is not None:
             logits = self.soft_cap * ops.tanh(logits / self.soft_cap)
-        peak = ops.max(logits, axis=-1)
-        log_norm = peak + ops.log(ops.sum(ops.exp(logits - peak[..., None]), axis=-1))
-        gold = ops.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+        words = self.words
+        peak = words.max(logits)
+        log_norm = peak + ops.log(words.sum(ops.exp(logits - peak[..., None])))
+        gold = words.take(logits, labels)
         loss = log_norm - gold
         if self.label_smoothing:
-            loss = loss + self.label_smoothing * (gold - ops.mean(logits, axis=-1))
+            loss = loss + self.label_smoothing * (gold - words.sum(logits) / words.count(logits))
         share, divergence = 0.0, None
         if self.teacher is not None:
             share = self.teacher.weight
-            divergence, d_divergence = self.teacher.divergence(logits, *targets)
+            divergence, d_divergence = self.teacher.divergence(words, logits, *targets)
             loss = (1 - share) * loss + share * divergence
         loss = loss + self.z_loss * ops.square(log_norm)
         correct = ops.cast(gold >= peak, "float32")
@@ -84,16 +89,17 @@ class Chunk:
         hard = (1 - share) * weights  # (B, t) factors from here on
         of_softmax = hard + 2 * self.z_loss * log_norm * weights
         d_logits = of_softmax[..., None] * ops.exp(logits - log_norm[..., None])
-        d_logits = d_logits - hard[..., None] * self._target(labels, logits.shape[-1])
+        d_logits = d_logits - hard[..., None] * self._target(labels, logits)
         if divergence is not None:
             d_logits = d_logits + share * weights[..., None] * d_divergence()
         if self.soft_cap is not None:
             d_logits = d_logits * (1 - ops.square(logits / self.soft_cap))
         return sums, d_logits
 
-    def _target(self, labels: Tensor, size: int) -> Tensor:
-        """(B, t, V): the distribution that the labels ask for."""
-        target = ops.one_hot(labels, size, dtype="float32")
+    def _target(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """(B, t, v): the distribution that the labels ask for."""
+        target = self.words.one_hot(labels, logits.shape[-1])
         if not self.label_smoothing:
             return target
-        return (1 - self.label_smoothing) * target + self.label_smoothing / size
+        even = self.label_smoothing / self.words.count(logits)
+        return (1 - self.label_smoothing) * target + even

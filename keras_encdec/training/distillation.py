@@ -14,6 +14,7 @@ from keras import ops
 from keras_encdec import check, layout
 from keras_encdec.spec import Tensor
 from keras_encdec.training import divergence as divergences
+from keras_encdec.training.words import Words
 
 _NOTHING = -1e30  # in place of -inf, so that an empty row stays a number
 _DIVERGENCES = ("forward", "reverse", "jensen_shannon")
@@ -97,7 +98,7 @@ class Distillation:
 
     def targets_of_states(self, states: Tensor) -> "TeacherTargets":
         """`TeacherTargets` of the teacher's states (B, T, D), each about to write its label."""
-        return TeacherTargets(self, [states], self._asked)
+        return TeacherTargets(self, [states], self._asked, self._logits)
 
     def begin(self, student: Any, vocabulary_size: int) -> None:
         """Freezes the teacher, and lays it on the devices that there are.
@@ -121,23 +122,21 @@ class Distillation:
         self.teacher.trainable = False
         layout.spread_out(self.teacher.variables)
 
-    def _asked(self, size: int, states: Tensor) -> Tensor:
-        """(B, t, V) log-probabilities of a chunk of the teacher's states."""
-        logits = self.teacher.backbone.token_embedding(states, reverse=True)
-        return ops.log_softmax(ops.cast(logits, "float32") / self.temperature, axis=-1)
+    def _logits(self, states: Tensor) -> Tensor:
+        """(B, t, V) of a chunk of the teacher's states."""
+        return self.teacher.backbone.token_embedding(states, reverse=True)
 
-    def _kept(self, size: int, ids: Tensor, log_probs: Tensor) -> Tensor:
-        """(B, t, V) log-probabilities of a chunk of rows; what was not kept has none.
+    def _asked(self, words: Words, size: int, logits: Tensor) -> Tensor:
+        """(B, t, v) log-probabilities of the teacher's logits."""
+        return words.log_softmax(ops.cast(logits, "float32") / self.temperature)
+
+    def _kept(self, words: Words, size: int, ids: Tensor, log_probs: Tensor) -> Tensor:
+        """(B, t, v) log-probabilities of a chunk of rows; what was not kept has none.
 
         As in Gemma 3 (arXiv 2503.19786, section 2.2), the kept tokens share all of it.
         """
         log_probs = ops.maximum(log_probs, _NOTHING) / self.temperature
-        probs = ops.reshape(ops.softmax(log_probs, axis=-1), (-1,))
-        rows, length, _ = ops.shape(ids)
-        token = ops.reshape(ops.arange(rows * length, dtype="int32"), (rows, length, 1))
-        place = ops.reshape(token * size + ids, (-1,))
-        dense = ops.segment_sum(probs, place, num_segments=rows * length * size)
-        return ops.log(ops.reshape(dense, (rows, length, size)))
+        return ops.log(words.scatter(ops.softmax(log_probs, axis=-1), ids, size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,34 +146,42 @@ class TeacherTargets:
     Args:
         distillation: how it is used.
         inputs: arrays of (B, T, ...), of which the loss takes chunks.
-        log_probs: V and a chunk of the inputs to log-probabilities (B, t, V).
+        log_probs: words, how many are here, and what `chunk` gives, to log-probabilities
+            (B, t, v) of those.
+        logits: a chunk of the inputs to logits (B, t, V); None where there are none.
     """
 
     distillation: Distillation
     inputs: list[Tensor]
     log_probs: Callable[..., Tensor]
+    logits: Callable[..., Tensor] | None = None
 
     @property
     def weight(self) -> float:
         return self.distillation.weight
 
-    def divergence(self, logits: Tensor, *inputs: Tensor) -> divergences.Divergence:
+    def chunk(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Chunks of `inputs` to what `divergence` takes: themselves, or the teacher's logits."""
+        return inputs if self.logits is None else (self.logits(*inputs),)
+
+    def divergence(self, words: Words, logits: Tensor, *targets: Tensor) -> divergences.Divergence:
         """Divergence (B, t) at the temperature, times its square, and its gradient.
 
         Args:
-            logits: (B, t, V) of the student.
-            *inputs: chunks of `inputs`.
+            words: those that logits are of.
+            logits: (B, t, v) of the student.
+            *targets: what `chunk` gives; of logits those of the words that are here.
 
         Returns:
-            The value, and a function that makes the gradient by `logits` (B, t, V).
+            The value, and a function that makes the gradient by `logits` (B, t, v).
         """
         ours, temperature = self.distillation, self.distillation.temperature
-        student = ops.log_softmax(logits / temperature, axis=-1)
-        teacher = self.log_probs(logits.shape[-1], *inputs)
+        student = words.log_softmax(logits / temperature)
+        teacher = self.log_probs(words, logits.shape[-1], *targets)
         if ours.kind == "jensen_shannon":
-            value, gradient = divergences.jensen_shannon(teacher, student, ours.beta)
+            value, gradient = divergences.jensen_shannon(words, teacher, student, ours.beta)
         else:
-            value, gradient = getattr(divergences, ours.kind)(teacher, student)
+            value, gradient = getattr(divergences, ours.kind)(words, teacher, student)
         return temperature**2 * value, lambda: temperature * gradient()
 
 

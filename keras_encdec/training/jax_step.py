@@ -1,16 +1,25 @@
 """One optimizer step on JAX: of a whole batch or in parts, and on some of the weights.
 
-Knows gradient accumulation, loss scaling, and optimizers whose variables cover more than is
-trained now. Leaves the loss to the model.
+Knows gradient accumulation, loss scaling, optimizers whose variables cover more than is
+trained now, and what the compiler is told. Leaves the loss to the model.
 """
 
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
+from jax.extend.backend import get_default_device
 
 from keras_encdec.spec import Tensor
+
+# Work in the order that needs least memory. XLA's default on CPU, by what could run side by
+# side, makes gradients long before they are used, and undoes remat (LOG.md).
+_ON_CPU = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 State = tuple[list[Tensor], ...]
 
@@ -137,9 +146,10 @@ def _apply(
         scale = known.dynamic_scale.value if scaled else None
         if scale is not None:
             grads = [g / scale.astype(g.dtype) for g in grads]
-        norm = _norm(grads)
+        grads, norm = _measured(grads)
         rate = jnp.asarray(optimizer.learning_rate, "float32")
-        optimizer.apply(grads, model.trainable_variables)
+        with _clipping(optimizer, grads, norm) as clipped:
+            optimizer.apply(clipped, model.trainable_variables)
     after = [scope.get_current_value(v) for v in variables]
     if scaled:
         # A step whose gradients overflow in float16 is left out, and the scale halved.
@@ -165,7 +175,57 @@ def _rescaled(known: Any, variables: list, after: list[Tensor], finite: Tensor) 
     return after
 
 
-def _norm(grads: list[Tensor]) -> Tensor:
-    """Global norm, as Keras' clipping has it, so that XLA computes it once."""
-    squares = [jnp.sum(jnp.square(g)).astype("float32") for g in grads]
-    return jnp.sqrt(jnp.sum(jnp.stack(squares)))
+def _measured(grads: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Gradients and their global norm.
+
+    On CPU each goes on to the optimizer once its squares are summed, for which it needs them:
+    plus the smaller of the sum and 0. Else XLA writes down squares that Adam asks for too, or
+    keeps a gradient for its norm to the end, and each is as large as the gradient.
+    """
+    squares = [jnp.sum(jnp.square(g)) for g in grads]
+    if _on_cpu():
+        grads = [g + jnp.minimum(s, 0) for g, s in zip(grads, squares, strict=True)]
+    return grads, jnp.sqrt(jnp.sum(jnp.stack([s.astype("float32") for s in squares])))
+
+
+@contextlib.contextmanager
+def _clipping(optimizer: Any, grads: list[Tensor], norm: Tensor) -> Iterator[list[Tensor]]:
+    """What `optimizer.apply` is given: clipped where it would clip by this norm, taken anew.
+
+    The formula is Keras' own. In bfloat16 its norm is another one, rounded, and stays.
+    """
+    limit = optimizer.global_clipnorm
+    before = optimizer.clipnorm, optimizer.loss_scale_factor
+    once = not any((*before, optimizer.gradient_accumulation_steps))
+    if not limit or not once or any(g.dtype != "float32" for g in grads):
+        yield grads
+        return
+    scale = limit * jnp.minimum(1 / norm, 1 / limit) + (norm - norm)  # NaN where it is infinite
+    optimizer.global_clipnorm = None
+    try:
+        yield [g * scale for g in grads]
+    finally:
+        optimizer.global_clipnorm = limit
+
+
+def compiler_options() -> dict[str, Any]:
+    """What XLA is told of a training step on the devices that there are.
+
+    Nothing where the user's XLA_FLAGS say something of the kind, or XLA knows no such option.
+    """
+    if not _on_cpu() or "scheduler" in os.environ.get("XLA_FLAGS", ""):
+        return {}
+    return _known(tuple(_ON_CPU.items()))
+
+
+def _on_cpu() -> bool:
+    return get_default_device().platform == "cpu"
+
+
+@functools.cache
+def _known(options: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    try:
+        jax.jit(lambda: 0, compiler_options=dict(options)).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return dict(options)

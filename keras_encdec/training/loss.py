@@ -2,7 +2,8 @@
 
 Knows how to go from the decoder's states to sums over tokens and to the gradients,
 while no array of (B, T, V) ever exists. Leaves the mathematics of one chunk to
-`keras_encdec.training.chunk` and what a teacher says to
+`keras_encdec.training.chunk`, on which devices it is done to
+`keras_encdec.training.replicas`, and what a teacher says to
 `keras_encdec.training.distillation`.
 """
 
@@ -12,8 +13,10 @@ import keras
 from keras import ops
 
 from keras_encdec import check
+from keras_encdec.layout import as_laid
 from keras_encdec.spec import Tensor
-from keras_encdec.training.chunk import Chunk, dot
+from keras_encdec.training.chunk import Chunk
+from keras_encdec.training.replicas import Rows, on_devices
 
 # Logits held at once, per data replica: 512 x 256,000 in float32 are half a gigabyte. With
 # fewer, XLA on CPU copies the gradient by the matrix in each round (LOG.md).
@@ -50,7 +53,8 @@ class FusedCrossEntropy:
         z_loss: times the squared log of the softmax's denominator, per token; 1e-4 in
             PaLM (arXiv 2204.02311, section 5) and in T5X.
         label_smoothing: share of a label's probability that all words divide.
-        chunk_tokens: tokens whose logits are held at once, per data replica.
+        chunk_tokens: tokens whose logits are held at once, per data replica; where the
+            replicas divide the words among them, each has its share of the logits of all.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -106,8 +110,11 @@ class FusedCrossEntropy:
         tokens = [ops.where(known, labels, 0), ops.where(known, weights, 0.0)]
         tokens += [] if teacher is None else teacher.inputs
         chunk = Chunk(embedding.logit_soft_cap, self.z_loss, self.label_smoothing, teacher)
-        loop = _Loop(chunk, self.chunk_tokens, states.shape, embedding.compute_dtype)
+        rows = states.shape[0] or _USUAL_ROWS
+        devices = on_devices(chunk, embedding.compute_dtype, rows, embedding.input_dim)
         matrix = output_matrix(embedding)
+        count = devices.tokens(self.chunk_tokens, matrix.shape)
+        loop = _Loop(devices, max(1, count // rows), states.shape[1])
         if not training:
             return Sums(*ops.unstack(loop.values(states, matrix, tokens), 4))
         if embedding.trainable_variables:
@@ -122,32 +129,31 @@ def output_matrix(embedding: Any) -> Tensor:
     if not embedding.tie_weights:
         unit = ops.eye(embedding.output_dim, dtype=embedding.compute_dtype)
         return ops.transpose(
-            embedding(unit, reverse=True) if quantized else embedding.reverse_embeddings
+            embedding(unit, reverse=True) if quantized else as_laid(embedding.reverse_embeddings)
         )
     if quantized:
         return embedding(ops.arange(embedding.input_dim, dtype="int32"))
     # A reshape reads the variable: TensorFlow's custom gradients take tensors only.
-    return ops.reshape(embedding.embeddings, (embedding.input_dim, embedding.output_dim))
+    matrix = as_laid(embedding.embeddings)
+    return ops.reshape(matrix, (embedding.input_dim, embedding.output_dim))
 
 
 class _Loop:
     """Goes over T in steps of t tokens per row."""
 
-    def __init__(self, chunk: Chunk, chunk_tokens: int, shape: Any, dtype: str):
-        rows, self.length = shape[0] or _USUAL_ROWS, shape[1]
-        self.chunk, self.dtype = chunk, dtype
-        self.replicas = _replicas(rows)
-        self.step = max(1, min(chunk_tokens * self.replicas // rows, self.length))
-        self.count = -(-self.length // self.step)
+    def __init__(self, devices: Rows, step: int, length: int):
+        self.devices, self.length = devices, length
+        self.step = min(step, length)
+        self.count = -(-length // self.step)
 
     def values(self, states: Tensor, matrix: Tensor, tokens: list[Tensor]) -> Tensor:
         """(4,) sums."""
-        matrix = ops.cast(matrix, self.dtype)
+        matrix = self.devices.matrix(matrix)
         states, *tokens = (self._pad(x) for x in (states, *tokens))
 
         def body(i: Tensor, sums: Tensor) -> Tensor:
-            parts = (self._part(x, i) for x in tokens)
-            return sums + self.chunk(self._part(states, i), matrix, *parts, gradient=False)[0]
+            part, *parts = (self._part(x, i) for x in (states, *tokens))
+            return sums + self.devices.values(part, matrix, *parts)
 
         return ops.fori_loop(0, self.count, body, ops.zeros((4,), "float32"))
 
@@ -179,33 +185,22 @@ class _Loop:
         self, states: Tensor, matrix: Tensor, tokens: list[Tensor], by_matrix: bool
     ) -> tuple[Tensor, ...]:
         """Sums, and their first one's gradients: (B, T, D), and (V, D) if wanted."""
-        low = ops.cast(matrix, self.dtype)
+        low = self.devices.matrix(matrix)
         padded, *tokens = (self._pad(x) for x in (states, *tokens))
-        d_matrix = [ops.zeros((self.replicas, *matrix.shape), "float32")] * by_matrix
 
         def body(i: Tensor, carry: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             sums, d_states, *d_matrix = carry
             part, *parts = (self._part(x, i) for x in (padded, *tokens))
-            more, d_logits = self.chunk(part, low, *parts, gradient=True)
-            d_logits = ops.cast(d_logits, self.dtype)
-            d_part = ops.cast(dot("btv,vd->btd", d_logits, low), d_states.dtype)
+            more, d_part, *by_part = self.devices.gradients(part, low, *parts, by_matrix=by_matrix)
+            d_part = ops.cast(d_part, d_states.dtype)
             d_states = ops.slice_update(d_states, (0, i * self.step, 0), d_part)
-            d_matrix = [d + self._by_matrix(d_logits, part) for d in d_matrix]
+            d_matrix = [d + more for d, more in zip(d_matrix, by_part, strict=True)]
             return (sums + more, d_states, *d_matrix)
 
-        start = (ops.zeros((4,), "float32"), ops.zeros_like(padded), *d_matrix)
-        sums, d_states, *d_matrix = ops.fori_loop(0, self.count, body, start)
-        return (sums, d_states[:, : self.length], *(ops.sum(d, axis=0) for d in d_matrix))
-
-    def _by_matrix(self, d_logits: Tensor, states: Tensor) -> Tensor:
-        """(R, V, D): each data replica sums its own rows, so that devices talk once, at the end."""
-        if self.replicas == 1:  # without the batch axis XLA needs no transposed copy
-            d_logits, states = (ops.reshape(x, (-1, x.shape[-1])) for x in (d_logits, states))
-            return dot("nv,nd->vd", d_logits, states)[None]
-        d_logits, states = (
-            ops.reshape(x, (self.replicas, -1, *x.shape[1:])) for x in (d_logits, states)
-        )
-        return dot("rbtv,rbtd->rvd", d_logits, states)
+        start = [ops.zeros((4,), "float32"), ops.zeros_like(padded)]
+        start += [self.devices.zeros(matrix.shape)] * by_matrix
+        sums, d_states, *d_matrix = ops.fori_loop(0, self.count, body, tuple(start))
+        return (sums, d_states[:, : self.length], *map(self.devices.total, d_matrix))
 
     def _pad(self, x: Tensor) -> Tensor:
         missing = self.count * self.step - self.length
@@ -216,10 +211,3 @@ class _Loop:
     def _part(self, x: Tensor, i: Tensor) -> Tensor:
         start = (0, i * self.step) + (0,) * (len(x.shape) - 2)
         return ops.slice(x, start, (ops.shape(x)[0], self.step, *x.shape[2:]))
-
-
-def _replicas(rows: int) -> int:
-    """Groups of rows that lie on devices of their own."""
-    distribution = keras.distribution.distribution()
-    replicas = getattr(distribution, "num_model_replicas", 1)
-    return replicas if rows % replicas == 0 else 1

@@ -1,10 +1,12 @@
 """One optimizer step, on the backend that there is."""
 
+import contextlib
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_encdec.private import told_to_jit
 from keras_encdec.spec import Tensor
 
 
@@ -25,6 +27,15 @@ def train_step(model: Any, *args: Any) -> Any:
         norm = norm / ops.cast(scale, norm.dtype)
     _apply(model, gradients)
     return model.step_logs(model.optimizer.learning_rate, norm)
+
+
+def compiling() -> contextlib.AbstractContextManager[None]:
+    """Open while Keras makes the function of a step: what the compiler is told of it."""
+    if keras.backend.backend() != "jax":
+        return contextlib.nullcontext()
+    from keras_encdec.training import jax_step
+
+    return told_to_jit(jax_step.compiler_options())
 
 
 def test_step(model: Any, *args: Any) -> Any:

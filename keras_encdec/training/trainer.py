@@ -243,6 +243,11 @@ class Trainer(_Mixin):
         teacher = self._distillation and self._distillation.teacher
         return [*super().non_trainable_variables, *(teacher.variables if teacher else [])]
 
+    def make_train_function(self, force: bool = False) -> None:
+        """As in Keras; XLA on CPU is told to order its work by memory."""
+        with step.compiling():
+            super().make_train_function(force)
+
     def train_step(self, *args: Any) -> Any:
         return step.train_step(self, *args)
 

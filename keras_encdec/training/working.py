@@ -19,9 +19,11 @@ pass: XLA gathers them once. With remat this is one block at a time too.
 
 The output loss holds 12 V for each token of a chunk, 28 V with a teacher that is asked, the
 embedding in the compute dtype, and the sum of its gradient in float32; these two where they
-are not the variable and its gradient themselves. The teacher's forward pass comes first,
-without the student's: on L = S + T + 1 tokens it works on the larger of 12 N L and 3 c F
-for each, and on 2 c D.
+are not the variable and its gradient themselves. On a mesh whose devices divide V each has
+its part of the words, for the tokens of all replicas: 8 V for each, 16 V with a teacher, and
+where states are gathered (c + 4) D for them and their gradient. The teacher's forward pass
+comes first, without the student's: on L = S + T + 1 tokens it works on the larger of 12 N L
+and 3 c F for each, and on 2 c D.
 """
 
 import dataclasses
@@ -35,6 +37,7 @@ from keras.distribution import TensorLayout
 from keras_encdec.layout import axis_sizes, shard_shape
 from keras_encdec.spec import Shape, StackSpec
 from keras_encdec.training.planned import PlannedRun
+from keras_encdec.training.replicas import gathered_tokens
 
 _FUSED_QUERIES = 256  # at a time, where no kernel does it: keras_encdec.layers.fused
 
@@ -45,11 +48,13 @@ _PER_FEEDFORWARD = 5  # of F: gate, up, their product and the derivatives of gel
 _PER_QUERY, _PER_KEY = 3, 2  # of N * H and of K * H: before and after rotation, and the output
 _PER_LOGIT = 3  # of attention logits, in float32: soft cap, exponentials, softmax
 _PER_OUTPUT_LOGIT = 3  # likewise of the logits of the output
+_PER_SHARDED_LOGIT = 2  # where each device has a part of the words
 
 # Arrays that are there for a moment, of logits in float32.
 _PLAIN_WORK, _FUSED_WORK = 1, 6
 _TEACHER_WORK = 3  # of one attention or feed-forward of a forward pass
 _PER_TEACHER_LOGIT = 4  # of the output: the teacher's, and what compares the two
+_PER_SHARDED_TEACHER_LOGIT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,22 +160,49 @@ class Working:
 
     def output_loss(self) -> int:
         """Of a chunk of logits, and of the matrix that makes them."""
-        run, path = self.run, self.run.pair.output
-        layout = run.layout(path)
-        matrix = _gathered_shape(run.pair.weights()[path], layout)
-        words = matrix[path.endswith("reverse_embeddings")]
-        tokens = run.rows * run.target_length
+        run, layout = self.run, self.run.layout(self.run.pair.output)
+        words, width, replicas = self._output_matrix(layout)
+        rows = run.rows * replicas
+        tokens = rows * run.target_length
         if run.chunk_tokens is not None:
-            tokens = run.rows * max(1, min(run.chunk_tokens // run.rows, run.target_length))
-        logits = _PER_OUTPUT_LOGIT + (0 if run.teacher is None else _PER_TEACHER_LOGIT)
-        size = 4 * logits * tokens * words
+            of_chunk = gathered_tokens(run.chunk_tokens, replicas, words * replicas, width)
+            tokens = rows * max(1, min(of_chunk // rows, run.target_length))
+        size = 4 * self._arrays_of_logits() * tokens * words
+        if replicas > 1:
+            size += tokens * width * (self._width + 4)
         stored, computed = run.policy.variable_dtype, run.policy.compute_dtype
         trained = not (run.lora_rank or run.quantization)
         if _is_cut(layout) or computed != stored or not trained:
-            size += math.prod(matrix) * self._width
+            size += words * width * self._width
         if trained and (_is_cut(layout) or stored != "float32"):
-            size += math.prod(matrix) * 4
+            size += words * width * 4
         return size
+
+    @property
+    def _shards_words(self) -> bool:
+        run = self.run
+        divides = run.pair.decoder.vocabulary_size % run.devices == 0
+        return run.mesh is not None and run.chunk_tokens is not None and divides
+
+    def _arrays_of_logits(self) -> int:
+        """Float32 numbers that are held of each logit of a chunk."""
+        if self._shards_words:
+            return _PER_SHARDED_LOGIT + _PER_SHARDED_TEACHER_LOGIT * (self.run.teacher is not None)
+        return _PER_OUTPUT_LOGIT + _PER_TEACHER_LOGIT * (self.run.teacher is not None)
+
+    def _output_matrix(self, layout: TensorLayout | None) -> tuple[int, int, int]:
+        """Words and width of what a device multiplies by, and whose replicas' tokens it takes.
+
+        Of all with a part of the words (`keras_encdec.training.replicas`), else of its own.
+        """
+        run, path = self.run, self.run.pair.output
+        shape = run.pair.weights()[path]
+        transposed = path.endswith("reverse_embeddings")
+        size, width = reversed(shape) if transposed else shape
+        if self._shards_words:
+            return size // run.devices, width, axis_sizes(run.mesh)["batch"]
+        matrix = _gathered_shape(shape, layout)
+        return matrix[transposed], width, 1
 
 
 def _is_cut(layout: TensorLayout | None) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 from keras.src.backend.jax.trainer import _distribute_data
 
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
-from keras_encdec.training import Distillation, FusedCrossEntropy
+from keras_encdec.training import Distillation, FusedCrossEntropy, jax_step
 
 
 def needed(spec, *sizes, **options):
@@ -27,10 +27,12 @@ def compiled(
     teacher=None,
     chunk_tokens=512,
     attention="plain",
+    by_memory=False,
     **options,
 ):
-    """A training step under the active distribution, compiled."""
+    """A step of training as XLA has compiled it; `by_memory` as `fit` asks for on CPU."""
     lm = EncDecSeq2SeqLM(EncDecBackbone.of(spec))
+    as_in_fit = jax_step.compiler_options() if by_memory else {}
     asked = teacher and Distillation(causal_lm(teacher), start_token=2)
     loss = FusedCrossEntropy(chunk_tokens=chunk_tokens)
     lm.compile(loss=loss, attention=attention, distillation=asked, **options)
@@ -46,7 +48,7 @@ def compiled(
     lm.optimizer.build(lm.trainable_variables)
     state = lm._get_jax_state(True, True, True, True)
     shardings = {"out_shardings": (None, lm._get_state_sharding_spec())} if several else {}
-    train = jax.jit(lm.train_step, donate_argnums=0, **shardings)
+    train = jax.jit(lm.train_step, donate_argnums=0, compiler_options=as_in_fit, **shardings)
     return train.lower(state, data).compile()
 
 

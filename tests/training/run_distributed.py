@@ -10,8 +10,10 @@ import contextlib
 import gc
 import json
 import math
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import compiled_step
 import jax
@@ -22,6 +24,7 @@ from jax.experimental import multihost_utils
 from keras.src.backend.jax.core import JaxVariable
 
 import keras_encdec
+from keras_encdec import layout
 from keras_encdec.data import batches, tokenize
 from keras_encdec.families import t5gemma
 from keras_encdec.files import read_json
@@ -36,6 +39,7 @@ from keras_encdec.training.estimate import estimate
 from keras_encdec.training.warmup import pretrained
 
 STEPS, ROWS = 5, 8
+DIVERGENCES = "forward", "reverse", "jensen_shannon"
 EMBEDDED = catalog.embedded("gemma2_tiny_docs")
 T5GEMMA = Path(__file__).parents[1] / "parity" / "hf_t5gemma"
 
@@ -297,6 +301,98 @@ def step(*meshes):
     return found
 
 
+def program(*meshes):
+    """Shapes in a compiled step that only a whole embedding has, by mesh and case.
+
+    Whole is what the batch axis cuts, put together again.
+    """
+    attention = AttentionSpec(8, 8, 32, 16.0, 5.0)
+    stack = StackSpec(8192, 192, 768, attention, (None,), final_logit_soft_cap=30.0)
+    spec, found = PairSpec(stack, stack), {}
+    for mesh in meshes:
+        for name, case in {"labels": {}, "teacher": {"teacher": stack}}.items():
+            with distribution(mesh, spec).scope():
+                step = compiled_step.compiled(spec, 8, 32, 32, **case)
+            shapes = set(re.findall(r"\w+\[([\d,]+)\]", step.as_text()))
+            assert f"{8192 // math.prod(mesh)},192" in shapes  # a shard of the words
+            words = 8192 // mesh[1]
+            found[f"{mesh} {name}"] = sorted(shapes & {f"{words},192", f"192,{words}"})
+    return found
+
+
+LOSSES = {
+    "labels": {},
+    "no cap": {"cap": None},
+    "untied": {"tied": False},
+    "words that the devices do not divide": {"size": 260},
+    "rows that they do not divide": {"rows": 3},
+    "frozen": {"trained": False},
+    "kept": {"teacher": "kept", "divergence": "jensen_shannon"},
+    **{name: {"teacher": "asked", "divergence": name} for name in DIVERGENCES},
+}
+
+
+def loss(meshes):
+    """The largest difference of sums and gradients, to the largest number, by mesh and case."""
+    expected, found = {k: summed(**case) for k, case in LOSSES.items()}, {}
+    for mesh in meshes:
+        for name, case in LOSSES.items():
+            spec = pair(vocabulary_size=case.get("size", 256), width=16)
+            with distribution(mesh, spec).scope():
+                some = summed(**case)
+            pairs = zip(some, expected[name], strict=True)
+            errors = [float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs]
+            found[f"{mesh} {name}"] = max(errors)
+    return found
+
+
+def summed(cap=3.0, tied=True, size=256, rows=8, trained=True, teacher=None, divergence="forward"):
+    """Sums of the fused loss with training and without, and gradients of the first."""
+    rng = np.random.default_rng(0)
+    embedding = reversible("decoder/embedding", size, rng, cap, tied)
+    states = rng.normal(size=(rows, 7, 16)).astype("float32")
+    labels = rng.integers(-1, size, (rows, 7))
+    y = {"labels": labels, "teacher_ids": np.argsort(rng.random((rows, 7, size)))[..., :5]}
+    y["teacher_log_probs"] = np.log(rng.random((rows, 7, 5), "float32") / 3)
+    asked = SimpleNamespace(trainable=False, preprocessor=None)
+    asked.token_embedding = reversible("teacher", size, rng, None, True) if teacher else None
+    asked.backbone = asked
+    layout.spread_out(asked.token_embedding.variables if teacher else [])
+    options = {"weight": 0.7, "temperature": 2.0, "divergence": divergence}
+    told = keras_encdec.training.Distillation(asked if teacher != "kept" else None, **options)
+    theirs = rng.normal(size=states.shape).astype("float32")
+    weights = rng.random((rows, 7)).astype("float32")
+    loss = keras_encdec.training.FusedCrossEntropy(1e-2, 0.1, chunk_tokens=2 * rows)
+
+    def sums(states, matrices, training):
+        variables = embedding.trainable_variables if trained else []
+        with keras.StatelessScope(list(zip(variables, matrices, strict=True))):
+            targets = {"kept": told.teacher_targets, "asked": told.targets_of_states}.get(teacher)
+            given = ({}, y) if teacher == "kept" else (keras.ops.convert_to_tensor(theirs),)
+            targets = targets and targets(*given)
+            return loss(states, embedding, labels, weights, teacher=targets, training=training)
+
+    embedding.trainable = trained
+    given = (states, [v.value for v in embedding.trainable_variables])
+    train = jax.value_and_grad(lambda *x: ((s := sums(*x, True)).loss, s), (0, 1), has_aux=True)
+    (_, first), gradients = jax.jit(train)(*given)
+    second = jax.jit(lambda *x: sums(*x, False))(*given)
+    parts = [first[:3], second[:3], *jax.tree.leaves(gradients)]
+    return [np.asarray(x) for x in parts]
+
+
+def reversible(name, size, rng, cap, tied):
+    """A `ReversibleEmbedding` with the path that layouts know."""
+    with keras.name_scope(name.split("/")[0]):
+        layer = keras.layers.ReversibleEmbedding(
+            size, 16, tie_weights=tied, logit_soft_cap=cap, name=name.split("/")[-1]
+        )
+        layer.build()
+    for variable in layer.variables:
+        variable.assign(rng.normal(size=variable.shape))
+    return layer
+
+
 PAIRS = [f"The mean of {i} numbers." for i in range(5)], [f"Mean of {i}" for i in range(5)]
 TEXTS = [f"Returns the mean of {i} numbers along an axis." * (1 + i % 3) for i in range(7)]
 UNEVEN = {
@@ -388,7 +484,21 @@ def asked(spec):
     return lm.fit(TEXTS, batch_size=8, verbose=0).history["loss"][0], lm
 
 
-COMMANDS = (step, fit, fit_other, write, load, held, hosts, read, uneven, order, teacher)
+COMMANDS = (
+    step,
+    program,
+    loss,
+    fit,
+    fit_other,
+    write,
+    load,
+    held,
+    hosts,
+    read,
+    uneven,
+    order,
+    teacher,
+)
 COMMANDS = {f.__name__: f for f in COMMANDS}
 
 if __name__ == "__main__":
