@@ -101,3 +101,12 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float = 1e
     np.testing.assert_array_less(
         np.abs(actual - expected), tolerance * np.maximum(1, np.abs(expected))
     )
+
+
+def decoded(
+    decoder: Any, token_ids: Tensor, index: int, cache: Any, context: Any
+) -> tuple[Tensor, Any]:
+    """The states of the next tokens (B, T), from number `index` on, and the cache with them."""
+    states, new = decoder.step(token_ids, index, cache, context)
+    rows, count = token_ids.shape
+    return states, decoder.keep(cache, new, index, ops.full((rows,), count, "int32"))

@@ -20,6 +20,7 @@ from keras_encdec.families import dialect, known
 from keras_encdec.models import EncDecSeq2SeqLM
 from keras_encdec.testing.models import (
     assert_close,
+    decoded,
     draw,
     logits_without_input,
     make_inputs,
@@ -203,7 +204,7 @@ def test_cached_is_full(name, folder_of):
     full = to_numpy(decoder(ids, inputs["decoder_padding_mask"], states, mask))
     context, cache = decoder.context(states, mask), decoder.empty_cache(3, 20)
     for i in range(20):
-        state, cache = decoder.step(ids[:, i : i + 1], i, cache, context)
+        state, cache = decoded(decoder, ids[:, i : i + 1], i, cache, context)
         assert_close(to_numpy(state)[:, 0], full[:, i], 1e-5)
 
 

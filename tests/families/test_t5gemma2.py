@@ -12,7 +12,7 @@ import keras_encdec
 from keras_encdec.families import t5gemma2
 from keras_encdec.generation import BeamSearch
 from keras_encdec.spec import CrossAttentionSpec, count_parameters
-from keras_encdec.testing.models import assert_close, to_numpy
+from keras_encdec.testing.models import assert_close, decoded, to_numpy
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_cached_is_full(lm):
     full = to_numpy(decoder(ids, np.ones_like(ids), states, mask))
     context, cache = decoder.context(states, mask), decoder.empty_cache(*ids.shape)
     for i in range(ids.shape[1]):
-        state, cache = decoder.step(ids[:, i : i + 1], i, cache, context)
+        state, cache = decoded(decoder, ids[:, i : i + 1], i, cache, context)
         assert_close(to_numpy(state)[:, 0], full[:, i], 1e-5)
 
 

@@ -7,6 +7,7 @@ import pytest
 from keras_encdec.testing.models import (
     VOCABULARY,
     assert_close,
+    decoded,
     make_inputs,
     pad,
     run,
@@ -59,8 +60,8 @@ def real(outputs, inputs, side):
     return outputs[f"{side}_sequence_output"][inputs[f"{side}_padding_mask"] == 1]
 
 
-def decode_in_steps(backbone, inputs, first):
-    """The decoder's states: of the first tokens together, then of one after another."""
+def decode_in_steps(backbone, inputs, first, each=1):
+    """The decoder's states: of the first tokens together, then of some at a time."""
     decoder, tokens = backbone.decoder, inputs["decoder_token_ids"]
     mask = inputs["encoder_padding_mask"]
     context = decoder.context(backbone.encoder(inputs["encoder_token_ids"], mask), mask)
@@ -70,18 +71,18 @@ def decode_in_steps(backbone, inputs, first):
         prompt = np.concatenate([tokens[:, :first], junk], axis=1)
         output, cache = decoder.prefill(prompt, first, context, tokens.shape[1])
         states.append(to_numpy(output)[:, :first])
-    for index in range(first, tokens.shape[1]):
-        output, cache = decoder.step(tokens[:, index : index + 1], index, cache, context)
+    for index in range(first, tokens.shape[1], each):
+        output, cache = decoded(decoder, tokens[:, index : index + each], index, cache, context)
         states.append(to_numpy(output))
     return np.concatenate(states, axis=1)
 
 
-@pytest.mark.parametrize("first", [0, 2, 13])
-def test_cached_steps_equal_the_full_forward(backbone, inputs, outputs, first):
+@pytest.mark.parametrize(("first", "each"), [(0, 1), (2, 1), (13, 1), (0, 3), (13, 2)])
+def test_cached_steps_equal_the_full_forward(backbone, inputs, outputs, first, each):
     window = backbone.spec.decoder.windows[0]
-    assert 2 < window < 13
+    assert each < window < 13
     assert inputs["decoder_token_ids"].shape[1] > 2 * window
-    states = decode_in_steps(backbone, inputs, first)
+    states = decode_in_steps(backbone, inputs, first, each)
     valid = inputs["decoder_padding_mask"] == 1
     assert_close(states[valid], real(outputs, inputs, "decoder"))
 

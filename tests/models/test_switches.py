@@ -9,6 +9,7 @@ from keras_encdec.models import EncDecSeq2SeqLM
 from keras_encdec.spec import CrossAttentionSpec, count_parameters
 from keras_encdec.testing.models import (
     assert_close,
+    decoded,
     make_inputs,
     run,
     tiny_backbone,
@@ -54,7 +55,7 @@ def test_cached_is_full_and_padding_does_not_matter(changes):
     context, cache = decoder.context(states, mask), decoder.empty_cache(3, 16)
     for i in range(16):
         ids = inputs["decoder_token_ids"][:, i : i + 1]
-        state, cache = decoder.step(ids, i, cache, context)
+        state, cache = decoded(decoder, ids, i, cache, context)
         assert_close(to_numpy(state)[:, 0], full[:, i], 1e-5)
     written = generated(backbone, inputs)
     alone = {key: rows[1:2, :13] if "enc" in key else rows[1:2] for key, rows in inputs.items()}
