@@ -49,12 +49,15 @@ class EncDecBackbone(keras_hub.models.Backbone):
     An example stands in one run of the row, without padding inside; padding may stand
     before and after it.
 
-    Two settings change memory and speed but, rounding aside, no number. They are not
+    Three settings change memory and speed but, rounding aside, no number. They are not
     saved, and, as in Keras, a compiled task sees a change at its next `compile()`:
     `backbone.attention` is `"auto"` (fused for long texts), `"plain"` or `"fused"`
     (see `keras_encdec.layers.fused`), which is an error where nothing fuses: merged
     attention, TensorFlow, a soft cap on PyTorch; `backbone.remat = True` computes each
-    block again in the backward pass instead of keeping what it computed.
+    block again in the backward pass instead of keeping what it computed;
+    `backbone.scan = True`, on JAX, compiles blocks that are alike once, as a loop, for
+    deep models whose first step takes minutes. Each step then copies the weights of
+    these blocks, which need their memory twice.
 
     Args:
         encoder: `StackSpec`, or its fields as a dict.
@@ -147,6 +150,15 @@ class EncDecBackbone(keras_hub.models.Backbone):
     @remat.setter
     def remat(self, value: bool) -> None:
         self.encoder.remat = self.decoder.remat = check.flag("remat", value)
+
+    @property
+    def scan(self) -> bool:
+        """Whether blocks that are alike are compiled once."""
+        return self.encoder.scan
+
+    @scan.setter
+    def scan(self, value: bool) -> None:
+        self.encoder.scan = self.decoder.scan = value
 
     def enable_lora(
         self,
