@@ -53,11 +53,10 @@ class Compiled(Trainer):
             distillation: `keras_encdec.training.Distillation`, or None.
             gradient_accumulation_steps: parts that a batch is gone through in, for
                 less memory; the step is that of the whole batch. On JAX.
-            attention: sets `backbone.attention`; None leaves it.
+            attention, scan: set `backbone.attention` and `.scan`; None leaves them.
             remat: sets `backbone.remat`; None leaves it. On CPUs XLA's default order of
                 work undoes it: start Python with
                 `XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false`.
-            scan: sets `backbone.scan`; None leaves it. On JAX.
             logs: which of `"tokens"` (seen in the run, padding not counted),
                 `"tokens_per_second"`, `"learning_rate"` and `"gradient_norm"` (before
                 clipping) join the logs of `fit`; `()` for none.
@@ -80,12 +79,9 @@ class Compiled(Trainer):
         if isinstance(loss, FusedCrossEntropy):
             _refuse_metrics(weighted_metrics, kwargs.get("metrics"))
             loss = weighted_metrics = None
-        if attention is not None:
-            self.backbone.attention = attention
-        if remat is not None:
-            self.backbone.remat = remat
-        if scan is not None:
-            self.backbone.scan = scan
+        for name in _OF_A_MACHINE:
+            if given[name] is not None:
+                setattr(self.backbone, name, given[name])
         super().compile(
             optimizer, loss, weighted_metrics=weighted_metrics, sampler=sampler, **kwargs
         )
