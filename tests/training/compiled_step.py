@@ -10,13 +10,16 @@ from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
 from keras_encdec.training import Distillation, FusedCrossEntropy
 
 
-def needed(
+def needed(*args, **options):
+    """Bytes of what goes into a compiled step and of what it works with."""
+    memory = compiled(*args, **options).memory_analysis()
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+
+def compiled(
     spec, batch_size, source_length, target_length, teacher=None, chunk_tokens=512, **options
 ):
-    """Bytes of what goes into a compiled step and of what it works with.
-
-    As in `fit`, what comes out takes the place of what went in.
-    """
+    """A training step. As in `fit`, what comes out takes the place of what went in."""
     lm = EncDecSeq2SeqLM(EncDecBackbone.of(spec))
     asked = teacher and Distillation(causal_lm(teacher), start_token=2)
     loss = FusedCrossEntropy(chunk_tokens=chunk_tokens)
@@ -34,8 +37,7 @@ def needed(
     state = lm._get_jax_state(True, True, True, True)
     shardings = {"out_shardings": (None, lm._get_state_sharding_spec())} if several else {}
     train = jax.jit(lm.train_step, donate_argnums=0, **shardings)
-    memory = train.lower(state, data).compile().memory_analysis()
-    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return train.lower(state, data).compile()
 
 
 def causal_lm(spec):
