@@ -126,7 +126,7 @@ class Call:
         self, prompts: Prompts, numbers: list[int], batch_size: int
     ) -> Iterator[dict[int, Any]]:
         def write(some: list[int]) -> list:
-            found = self.whole(encode(self.engine, prompts.some(some), self), some)
+            found = self.whole(encode(self.engine, prompts.some(some), call=self), some)
             parts = list(found) if self.options.return_scores else [found]
             parts = [self._by_input(part, prompts) for part in parts]
             return list(zip(*parts, strict=True)) if self.options.return_scores else parts[0]
@@ -155,7 +155,7 @@ class Call:
         """Outputs of inputs whose padded length is the same."""
         slots, waiting = numbers[:batch_size], numbers[batch_size:]
         few = max(1, len(slots) // _SHARE)
-        encoding = encode(self.engine, prompts.some(slots), self)
+        encoding = encode(self.engine, prompts.some(slots), call=self)
         rows = _Rows(self, self.session(encoding, slots), encoding.tokens)
         there = np.ones(len(slots), bool)
         while there.any():
