@@ -55,9 +55,9 @@ class EncDecBackbone(keras_hub.models.Backbone):
     (see `keras_encdec.layers.fused`), which is an error where nothing fuses: merged
     attention, TensorFlow, a soft cap on PyTorch; `backbone.remat = True` computes each
     block again in the backward pass instead of keeping what it computed;
-    `backbone.scan = True`, on JAX, compiles blocks that are alike once, as a loop, for
-    deep models whose first step takes minutes. Each step then copies the weights of
-    these blocks, which need their memory twice.
+    `backbone.scan = True`, on JAX, compiles blocks that are alike once, as a loop. Each
+    step then copies the weights of these blocks, which need their memory twice, and the
+    optimizer's part, one update for each weight, is compiled as before.
 
     Args:
         encoder: `StackSpec`, or its fields as a dict.
