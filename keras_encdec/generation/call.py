@@ -64,8 +64,11 @@ class Call:
         self.seed = engine.draw_seed() if options.seed is None else (options.seed,)
 
     def compile(self, encoding: Encoding) -> None:
-        """Compiles what a session needs of inputs, of whose source there are shapes alone."""
-        if self.engine.refills:
+        """Compiles what a session needs of inputs, of whose source there are shapes alone.
+
+        Not with a draft model, which would run.
+        """
+        if self.engine.refills and self._draft in ("auto", None):
             self.session(encoding, engine=Rehearsal(self.engine)).advance()
 
     def session(

@@ -340,8 +340,7 @@ class Generator:
         return self._stream(prompts, options)
 
     def _stream(self, prompts: Prompts, options: DecodingOptions) -> Iterator[Any]:
-        call = self._call(options, prompts)
-        encoding = self._encode(prompts, call)
+        encoding = self._encode(prompts, call := self._call(options, prompts))
         for new in call.texts(call.session(encoding)).parts():
             if any(new):
                 yield new[0] if encoding.single else new
