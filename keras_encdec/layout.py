@@ -12,7 +12,7 @@ import functools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -359,6 +359,31 @@ def stacked(arrays: Sequence[Tensor], variable: keras.Variable) -> Tensor:
     axes = distribution.get_variable_layout(variable).axes
     layout = keras.distribution.TensorLayout((None, *axes), distribution.device_mesh)
     return keras.distribution.distribute_tensor(array, layout)
+
+
+class ActivationAxes(NamedTuple):
+    """Along which axes of a mesh of JAX activations are cut: `batch`, and `model` or None."""
+
+    mesh: Any
+    batch: str
+    model: str | None
+
+
+def activation_axes() -> ActivationAxes | None:
+    """Those of the active distribution; None without one.
+
+    The axis for heads, F and V is the one beside the batch's. Of several it is the one of
+    `layout_map`'s default name; without that there is none.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return None
+    mesh, batch = distribution.device_mesh, distribution.batch_dim_name
+    others = [name for name in mesh.axis_names if name != batch]
+    if not isinstance(distribution, keras.distribution.ModelParallel):
+        others = []  # their weights lie whole on each device
+    model = others[0] if len(others) == 1 else _MODEL if _MODEL in others else None
+    return ActivationAxes(mesh.backend_mesh, batch, model)
 
 
 @contextlib.contextmanager

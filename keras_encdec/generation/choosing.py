@@ -4,17 +4,30 @@ Knows that a draw follows from a seed of the row and from the token's place alon
 the other rows, nor from how many tokens a step has. Leaves probabilities to the sampler.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 from keras_hub.samplers import GreedySampler
 
+from keras_encdec.generation.screen import Table, argmax
 from keras_encdec.spec import Tensor
 
 NO_TOKEN = -1  # in place of one, where logits are NaN or Inf; the row ends there
+
+
+class Screened(NamedTuple):
+    """A greedy sampler that mostly reads an int8 table in place of the output matrix.
+
+    Args:
+        sampler: `keras_hub.samplers.GreedySampler`.
+        table: of `keras_encdec.generation.screen`.
+    """
+
+    sampler: GreedySampler
+    table: Table
 
 
 def choose(
@@ -29,12 +42,16 @@ def choose(
 
     Args:
         decoder: `keras_encdec.layers.Decoder`.
-        sampler: `keras_hub.samplers.Sampler` that chooses each token by its probability.
+        sampler: `keras_hub.samplers.Sampler` that chooses each token by its probability, or
+            `Screened`, which gives the same tokens as the sampler in it.
         states: (R, T, D) of the decoder.
         index: (R,) int32, the place of the first token that is chosen.
         temperature: float32, in place of the sampler's own.
         seeds: (R, 2) for each of the sampler's variables, from `row_seeds`.
     """
+    if isinstance(sampler, Screened):
+        more = states, index, temperature, seeds
+        return _screened(decoder, sampler, states, lambda: choose(decoder, sampler.sampler, *more))
     rows, count = states.shape[:2]
     logits = ops.cast(decoder.logits(states), "float32")
     logits = ops.reshape(logits, (rows * count, -1))
@@ -42,6 +59,21 @@ def choose(
     found = ops.cast(_draw(sampler, logits, temperature, _at(seeds, places)), "int32")
     found = ops.where(is_finite(logits), found, NO_TOKEN)
     return ops.reshape(found, (rows, count))
+
+
+def _screened(
+    decoder: Any, sampler: Screened, states: Tensor, whole: Callable[[], Tensor]
+) -> Tensor:
+    """As `whole`, which is asked where the table does not say it all."""
+    embedding, shape = decoder.embedding, states.shape
+    ids = argmax(
+        ops.reshape(states, (-1, shape[-1])),
+        sampler.table,
+        ops.convert_to_tensor(embedding.embeddings),
+        embedding.logit_soft_cap,
+        lambda: ops.reshape(whole(), (-1,)),
+    )
+    return ops.reshape(ids, shape[:2])
 
 
 def is_finite(x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ class Compiled:
         eager: leave it as it is, for a debugger.
 
     Attributes:
+        eager: as given.
         count: programs compiled so far; always 0 where nothing is compiled.
     """
 
@@ -35,6 +36,7 @@ class Compiled:
         eager: bool = False,
     ):
         self.function, self.variables, self.count = function, variables, 0
+        self.eager = eager
         self._lock = threading.Lock()
         make = {"jax": self._jax, "tensorflow": self._tensorflow, "torch": self._torch}
         backend = keras.config.backend()

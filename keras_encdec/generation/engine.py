@@ -24,6 +24,7 @@ from keras_encdec.generation.likelihood import log_likelihoods
 from keras_encdec.generation.memory import require_room
 from keras_encdec.generation.options import DecodingOptions
 from keras_encdec.generation.results import Source
+from keras_encdec.generation.screening import Screening
 from keras_encdec.generation.session import (
     DecodingSession,
     check_finite,
@@ -54,6 +55,7 @@ class Engine:
         _check_sampler(sampler, backbone.spec.decoder.vocabulary_size)
         self.backbone, self.sampler = backbone, sampler
         self.variables = backbone.variables
+        self._screening = Screening(backbone.decoder)
 
         def compiled(function: Callable, *others: Any, **kwargs: Any) -> Compiled:
             return Compiled(function, [*self.variables, *others], eager=eager, **kwargs)
@@ -129,9 +131,12 @@ class Engine:
         """The best hypotheses; see `keras_encdec.generation.beams.search`."""
         return self._beams(*tensors)
 
-    def advance(self, *tensors: Any, **static: Any) -> loop.State:
+    def advance(
+        self, source: Source, least: Any, numbers: loop.Numbers, state: loop.State, **static: Any
+    ) -> loop.State:
         """The state some tokens later; see `keras_encdec.generation.loop.advance`."""
-        return self._advance(*tensors, **static)
+        table = self._table(state, 1)
+        return self._advance(source, least, numbers, table, state, **static)
 
     @property
     def refills(self) -> bool:
@@ -142,9 +147,22 @@ class Engine:
         """A session's source and state with rows of another; see `DecodingSession.replace`."""
         return self._insert(*tensors)
 
-    def verify(self, *tensors: Any) -> loop.State:
+    def verify(
+        self, source: Source, least: Any, numbers: loop.Numbers, state: loop.State
+    ) -> loop.State:
         """The state some drafts later; see `keras_encdec.generation.drafts.verify`."""
-        return self._verify(*tensors)
+        table = self._table(state, 1 + drafts.TOKENS)
+        return self._verify(source, least, numbers, table, state)
+
+    def _table(self, state: loop.State, tokens: int) -> Any:
+        """What screens the output projection of a step of so many tokens of each row, or ()."""
+        if self._advance.eager:
+            return ()
+        rows, length = state.token_ids.shape
+        return self._screening.table(self.sampler, rows * tokens, length)
+
+    def _chooser(self, table: Any) -> Any:
+        return choosing.Screened(self.sampler, table) if table else self.sampler
 
     def read(self, source: Source) -> Source:
         """What this model's decoder reads of the inputs of another's."""
@@ -238,11 +256,18 @@ class Engine:
         return loop.begin(self.backbone.decoder, *tensors, **static)
 
     def _run_advance(
-        self, source: Source, least: Tensor, numbers: Any, state: loop.State, *, copies: bool
+        self,
+        source: Source,
+        least: Tensor,
+        numbers: loop.Numbers,
+        table: Any,
+        state: loop.State,
+        *,
+        copies: bool,
     ) -> loop.State:
         pause = drafts.pause(source.token_ids, numbers.until, least) if copies else None
-        arguments = self.backbone.decoder, self.sampler, source.context, numbers, state
-        return loop.advance(*arguments, pause)
+        chooser = self._chooser(table)
+        return loop.advance(self.backbone.decoder, chooser, source.context, numbers, state, pause)
 
     def _run_insert(
         self, new: tuple, origin: Tensor, place: Tensor, old: tuple
@@ -263,9 +288,10 @@ class Engine:
         return put(old[0], new[0], 1), put(old[1], new[1], samples)
 
     def _run_verify(
-        self, source: Source, least: Tensor, numbers: Any, state: loop.State
+        self, source: Source, least: Tensor, numbers: loop.Numbers, table: Any, state: loop.State
     ) -> loop.State:
-        return drafts.verify(self.backbone.decoder, self.sampler, source, least, numbers, state)
+        chooser = self._chooser(table)
+        return drafts.verify(self.backbone.decoder, chooser, source, least, numbers, state)
 
     def _run_beams(self, *tensors: Any) -> Any:
         return search(self.backbone.decoder, self.sampler, *tensors)

@@ -240,11 +240,9 @@ class Generator:
                 `BeamSearch` the best ones, the best first.
             temperature: of this call, in place of the sampler's.
             seed: of this call, below 2**31; the sampler's own state stays where it is.
-            draft: what several tokens a step are guessed by, before the model reads them at
-                once and takes those that it would have chosen; outputs do not depend on it.
-                `"auto"` copies from the input and the output so far, where that was right
-                lately; None for one token a step; or a smaller task of the same vocabularies,
-                which writes them.
+            draft: what guesses several tokens a step, of which the model takes those that it
+                would have chosen: `"auto"` copies from input and output where that was right
+                lately, a smaller task of the same vocabularies writes them, None is none.
             return_scores: return `(outputs, scores)`, with `BeamSearch`: of each output
                 the log-likelihood of what was generated, as `score` gives it, and with
                 that what a stop string cut off.

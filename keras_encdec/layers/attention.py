@@ -15,11 +15,12 @@ import keras
 from keras import ops
 
 from keras_encdec.layers import cache as caches
-from keras_encdec.layers import fused, masks
+from keras_encdec.layers import choice, fused, masks
 from keras_encdec.layers.cache import KeysValues
-from keras_encdec.layers.masks import KeyRange, Visible
+from keras_encdec.layers.masks import KeyRange, Limits, Visible
 from keras_encdec.layers.norm import RMSNorm
 from keras_encdec.layers.rotary import rotate
+from keras_encdec.layers.rows import project
 from keras_encdec.spec import (
     AttentionSpec,
     InputShape,
@@ -29,13 +30,9 @@ from keras_encdec.spec import (
     rotary_from_json,
 )
 
-PATHS = ("auto", "plain", "fused")
 Part = tuple[Tensor, Tensor, Visible]  # keys, values, and which of them each query may see
 
 _HIDDEN = -1e30  # finite, so that a row with nothing to see stays a number
-# Where "auto" turns to fused. A gradient with 4 heads of width 32 on two CPU cores: at
-# 256 x 256 in equal memory, at 512 x 512 in half of it and twice as fast.
-_FUSED_FROM = 512 * 512
 
 
 def attend(
@@ -46,6 +43,7 @@ def attend(
     *,
     scale: float,
     soft_cap: float | None = None,
+    limits: Limits | None = None,
     path: str = "auto",
 ) -> Tensor:
     """Softmax attention in groups: G query heads share each key/value head.
@@ -57,60 +55,34 @@ def attend(
         visible: `masks.KeyRange`, the keys that each query may see.
         scale: multiplies the queries.
         soft_cap: cap on the logits, before the mask.
-        path: `"plain"`; `"fused"`, in memory that does not grow with T * S, or an error;
-            or `"auto"`, which is fused where the backend can (`keras_encdec.layers.fused`)
-            and T * S is known and large.
+        limits: that `visible` was made with; None if not known, which some kernels need.
+        path: one of `keras_encdec.layers.choice.PATHS`.
 
     Returns:
         (B, T, N, H); zeros for a query that may see nothing, as in
         gemma/research/t5gemma/modules.py.
 
     Raises:
-        ValueError: from `check_path`.
-        ImportError: if `path` is `"fused"` on JAX without Tokamax.
+        ValueError: if `path` is not `"auto"` and cannot be, saying why.
     """
-    check_path(path, soft_cap)
-    if path == "auto":
-        path = "fused" if _is_large(query, key) and fused.takes(soft_cap) else "plain"
-    spec: dict[str, Any] = {"scale": scale, "soft_cap": soft_cap}
-    if path == "plain":
-        return attend_cached(query, (*caches.keep((key, value)), visible), **spec)
-    output = fused.attend(query, key, value, _never_empty(visible), **spec)
+    known = None if visible.segments is None else limits
+    dtype = keras.backend.standardize_dtype(query.dtype)
+    shapes = tuple(query.shape), tuple(key.shape)
+    problem = fused.Problem(*shapes, dtype, scale=scale, soft_cap=soft_cap, limits=known)
+    chosen = choice.choose(path, problem)
+    if chosen.path == "plain":
+        parts = (*caches.keep((key, value)), visible)
+        return attend_cached(query, parts, scale=scale, soft_cap=soft_cap)
+    output = fused.attend(chosen.path, problem, query, key, value, _never_empty(visible))
     sees_any = (visible.end > visible.start)[..., None, None]
     return ops.where(sees_any, output, ops.zeros_like(output))
 
 
-def check_path(path: str, soft_cap: float | None = None, merged: bool = False) -> None:
-    """Refuses a path of attention that there is not, or not here.
-
-    Args:
-        path: of `attend`.
-        soft_cap: of the attention.
-        merged: whether self-attention sees the encoder's states too.
-
-    Raises:
-        ValueError: if `path` is none of `PATHS`, or `"fused"` where nothing fuses.
-    """
-    if path not in PATHS:
-        raise ValueError(f"Expected attention to be one of {PATHS}. Received: {path!r}")
-    obstacle = "of merged attention, which no kernel takes" if merged else fused.obstacle(soft_cap)
-    if path == "fused" and obstacle is not None:
-        raise ValueError(
-            f"Expected attention that can be fused. Received: 'fused' {obstacle}. Set it to "
-            "'auto', which fuses what can be, or to 'plain'."
-        )
-
-
-def _is_large(query: Tensor, key: Tensor) -> bool:
-    """Whether T * S is known and large; under a TensorFlow graph it may be unknown."""
-    lengths = query.shape[1], key.shape[1]
-    return None not in lengths and math.prod(lengths) >= _FUSED_FROM
-
-
 def _never_empty(visible: KeyRange) -> KeyRange:
     """With the first key for those who see nothing, whose softmax would have no sum."""
-    start, end = visible
-    return KeyRange(ops.where(end > start, start, 0), ops.where(end > start, end, 1))
+    some = visible.end > visible.start
+    start, end = ops.where(some, visible.start, 0), ops.where(some, visible.end, 1)
+    return visible._replace(start=start, end=end)
 
 
 def attend_cached(
@@ -241,8 +213,8 @@ class Attention(keras.layers.Layer):
 
     def keys_and_values(self, context: Tensor, positions: Tensor | None = None) -> KeysValues:
         """Keys and values of `context` (B, S, D'), each (B, S, K, H)."""
-        key = self.key_norm(self.key(context))
-        return self._rotate(key, positions), self.value(context)
+        key = self.key_norm(project(self.key, context))
+        return self._rotate(key, positions), project(self.value, context)
 
     def call(
         self,
@@ -252,6 +224,7 @@ class Attention(keras.layers.Layer):
         context: Tensor | KeysValues | None = None,
         also: Sequence[Part] = (),
         cache: Part | None = None,
+        limits: Limits | None = None,
         path: str = "auto",
     ) -> tuple[Tensor, KeysValues]:
         """Attends from `x`.
@@ -266,6 +239,7 @@ class Attention(keras.layers.Layer):
                 the same softmax; always by `attend_cached`.
             cache: `(keys, values, visible)` of the tokens before `x`, keys and values each
                 (B, K, R, H).
+            limits: of `attend`.
             path: of `attend`; where a cache or its order comes in, it changes nothing.
 
         Returns:
@@ -273,9 +247,9 @@ class Attention(keras.layers.Layer):
             where there is one.
 
         Raises:
-            ValueError: from `check_path`.
+            ValueError: from `attend`.
         """
-        query = self._rotate(self.query_norm(self.query(x)), positions)
+        query = self._rotate(self.query_norm(project(self.query, x)), positions)
         if isinstance(context, tuple):
             keys_values: KeysValues = context
         else:
@@ -288,12 +262,12 @@ class Attention(keras.layers.Layer):
         elif isinstance(context, tuple):
             output = attend_cached(query, (*keys_values, visible), **spec)
         elif also:
-            check_path(path, merged=True)
+            choice.check_path(path, merged=True)
             output = attend_cached(query, (*caches.keep(keys_values), visible), *also, **spec)
         else:
             key, value = keys_values
-            output = attend(query, key, value, visible, **spec, path=path)
-        return self.output_dense(output), keys_values
+            output = attend(query, key, value, visible, **spec, limits=limits, path=path)
+        return project(self.output_dense, output), keys_values
 
     def _rotate(self, x: Tensor, positions: Tensor | None) -> Tensor:
         return x if self.rotary is None or positions is None else rotate(x, positions, self.rotary)

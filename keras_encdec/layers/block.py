@@ -13,7 +13,7 @@ from keras_encdec.layers import cache as caches
 from keras_encdec.layers.attention import Attention, Part
 from keras_encdec.layers.cache import KeysValues
 from keras_encdec.layers.feedforward import GatedFeedForward
-from keras_encdec.layers.masks import KeyRange
+from keras_encdec.layers.masks import KeyRange, Limits
 from keras_encdec.layers.norm import RMSNorm
 from keras_encdec.spec import CrossAttentionSpec, InputShape, RotarySpec, StackSpec, Tensor
 
@@ -81,6 +81,7 @@ class Block(keras.layers.Layer):
         context: Tensor | tuple[Tensor, ...] | None = None,
         context_visible: KeyRange | None = None,
         cache: Part | None = None,
+        limits: Limits | None = None,
         path: str = "auto",
         training: bool | None = None,
     ) -> tuple[Tensor, KeysValues]:
@@ -94,6 +95,7 @@ class Block(keras.layers.Layer):
                 makes of them, of one row for every n of `x`.
             context_visible: of the cross-attention.
             cache: of the self-attention, where there are tokens before `x`.
+            limits: of the self-attention, that `visible` was made with; None if not known.
             path: of `keras_encdec.layers.attention.attend`.
             training: whether dropout is on.
 
@@ -104,13 +106,12 @@ class Block(keras.layers.Layer):
         if self.merged:
             assert context_visible is not None
             also = [self._merged(x, context, context_visible)]
-        own = {"also": also, "cache": cache, "path": path}
+        own = {"also": also, "cache": cache, "limits": limits, "path": path}
         y, keys_values = self.attention(self._pre("attention", x), visible, positions, **own)
         x = self._add("attention", x, y, training)
         if self.cross_attention is not None:
-            y, _ = self.cross_attention(
-                self._pre("cross_attention", x), context_visible, context=context, path=path
-            )
+            read = {"context": context, "limits": Limits(), "path": path}
+            y, _ = self.cross_attention(self._pre("cross_attention", x), context_visible, **read)
             x = self._add("cross_attention", x, y, training, self.gate)
         y = self.feedforward(self._pre("feedforward", x))
         return self._add("feedforward", x, y, training), keys_values
@@ -127,7 +128,7 @@ class Block(keras.layers.Layer):
         if each > 1:  # samples or beams share a row
             keys, values, start, end = (
                 ops.repeat(y, each if y.shape[0] > 1 else 1, axis=0)
-                for y in (keys, values, *visible)
+                for y in (keys, values, visible.start, visible.end)
             )
             visible = KeyRange(start, end)
         return keys, values, visible

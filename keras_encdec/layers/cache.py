@@ -75,7 +75,7 @@ def write(cache: KeysValues, own: KeysValues, index: Tensor, count: Tensor) -> K
     size, tokens = cache[0].shape[2], own[0].shape[2]
     step = ops.arange(tokens, dtype="int32")
     place = ops.mod(ops.reshape(ops.cast(index, "int32"), (-1, 1)) + step, size)
-    kept = step < count[:, None]
+    kept = step < ops.convert_to_tensor(count)[:, None]
     place = ops.broadcast_to(place, kept.shape)
     put = _put_jax if keras.backend.backend() == "jax" else _put
     keys, values = (

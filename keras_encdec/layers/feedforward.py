@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_encdec.layers.rows import project
 from keras_encdec.spec import Activation, InputShape, Tensor
 
 _ACTIVATIONS = {"gelu_tanh": functools.partial(ops.gelu, approximate=True), "silu": ops.silu}
@@ -46,7 +47,8 @@ class GatedFeedForward(keras.layers.Layer):
         return dense
 
     def call(self, x: Tensor) -> Tensor:
-        return self.down(_ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))
+        gate, up = project(self.gate, x), project(self.up, x)
+        return project(self.down, _ACTIVATIONS[self.activation](gate) * up)
 
     def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         return input_shape

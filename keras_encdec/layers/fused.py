@@ -1,203 +1,186 @@
 """Attention in less memory than its logits take, where the backend has it.
 
-Knows which kernel serves which backend and device. On JAX they are Tokamax's, and memory
-grows linearly with the text, forward and backward. PyTorch's own takes no soft cap and
-keeps a (B, 1, T, S) mask; TensorFlow has none. Leaves when to use them, and the reference,
-to `keras_encdec.layers.attention`.
+Knows which kernel is for which backend and device, asks each whether it takes an attention, and
+runs it on each device's shard. Leaves when to use them to `keras_encdec.layers.choice`, and the
+reference to `keras_encdec.layers.attention`.
 """
 
 import functools
-import importlib.util
-import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
-from keras_encdec.layers import masks
-from keras_encdec.layers.masks import KeyRange
-from keras_encdec.private import tokamax_attention
-from keras_encdec.spec import Tensor
+from keras_encdec import layout
+from keras_encdec.layers import masks, shards, splash, tokamax
+from keras_encdec.layers.masks import KeyRange, Limits, Segments
+from keras_encdec.layers.shards import Attend, Cut
+from keras_encdec.spec import Shape, Tensor
 from keras_encdec.warn import warn
 
-# Queries at a time; at 8192 x 8192 on two CPU cores faster than 128, 512 and 1024. Also the
-# largest tile of queries in Tokamax's Hopper and Blackwell kernels.
-_BLOCK = 256
+# By backend, the fastest first, with the platform that each runs on, None for all. PyTorch's own
+# takes no soft cap and keeps a (B, 1, T, S) mask; TensorFlow has none.
+_KERNELS: dict[str, dict[str, str | None]] = {
+    "jax": {"mosaic_gpu": "gpu", "triton": "gpu", "splash": "tpu", "xla_chunked": None},
+    "torch": {"sdpa": None},
+}
+KERNELS = tuple(name for names in _KERNELS.values() for name in names)
 
-# Tokamax's kernels by platform, the fastest first; its chunked XLA code is for the rest.
-# Version 0.0.12's TPU kernel does not take key ranges yet and so gives way to that.
-_KERNELS = {"gpu": ("mosaic_gpu", "triton"), "tpu": ("mosaic_tpu",)}
-
-Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # and the KeyRange's two
-
-
-def obstacle(soft_cap: float | None) -> str | None:
-    """Why this backend fuses no attention under this soft cap; None where it does."""
-    backend = keras.backend.backend()
-    if backend == "torch" and soft_cap is not None:
-        return f"under a soft cap ({soft_cap}), which PyTorch's kernel does not take"
-    return None if backend in ("jax", "torch") else f"on {backend}, which has no kernel for it"
+Refusals = tuple[tuple[str, str], ...]
 
 
-def takes(soft_cap: float | None) -> bool:
-    """Whether `attend` works here, Tokamax included; what `"auto"` asks."""
-    installed = keras.backend.backend() != "jax" or importlib.util.find_spec("tokamax") is not None
-    return installed and obstacle(soft_cap) is None
+def said(refused: Refusals) -> str:
+    """Names with their reasons in brackets; nothing if there are none."""
+    reasons = "; ".join(f"{name} {reason}" for name, reason in refused)
+    return f"({reasons})" if reasons else ""
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    visible: KeyRange,
-    *,
-    scale: float,
-    soft_cap: float | None,
-) -> Tensor:
-    """As `keras_encdec.layers.attention.attend`, where `obstacle` finds none.
+class Problem(NamedTuple):
+    """An attention that a kernel may take.
 
-    Every query must see something.
-
-    Raises:
-        ImportError: on JAX without Tokamax.
+    Args:
+        query: its shape, (B, T, N, H).
+        key: (B, S, K, H), as of the values.
+        dtype: of all three.
+        scale: multiplies the queries.
+        soft_cap: on the logits, or None.
+        limits: None where these, or the segments, are not known.
     """
-    if keras.backend.backend() == "jax":
-        return _attend_jax(query, key, value, visible, scale=scale, soft_cap=soft_cap)
-    mask = masks.dense(visible, ops.shape(key)[1])[:, None]
-    return ops.dot_product_attention(query, key, value, mask=mask, scale=scale)
+
+    query: Shape
+    key: Shape
+    dtype: str
+    scale: float
+    soft_cap: float | None
+    limits: Limits | None
 
 
-def _attend_jax(
-    query: Tensor, key: Tensor, value: Tensor, visible: KeyRange, **spec: Any
-) -> Tensor:
-    import jax
-    import jax.numpy as jnp
-
-    shape = query.shape[:2]
-    inputs = (query, key, value, *(jnp.broadcast_to(x, shape) for x in visible))
-    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs)
-    return _kernel(_candidates(), shapes, **spec)(*inputs)
-
-
-def _candidates() -> tuple[str, ...]:
-    """Names of kernels to try before the chunked XLA code."""
+def platform() -> str:
+    """Of the devices that JAX computes on: `"cpu"`, `"gpu"` or `"tpu"`."""
     from jax.extend.backend import get_default_device
 
-    if keras.distribution.distribution() is not None:
-        return ()  # XLA can partition its own code, not a kernel
-    return _KERNELS.get(get_default_device().platform, ())
+    axes = layout.activation_axes()
+    return (get_default_device() if axes is None else axes.mesh.devices.flat[0]).platform
+
+
+def cut(problem: Problem) -> Cut | None:
+    """How the active distribution cuts it; None without one."""
+    return shards.cut(problem.query, problem.key)
+
+
+def obstacle(name: str, soft_cap: float | None) -> str | None:
+    """Why a kernel can take nothing here under this soft cap; None where it may.
+
+    Args:
+        name: one of `KERNELS`, or `"fused"` for all that this backend has.
+        soft_cap: of the attention.
+    """
+    here = _KERNELS.get(keras.backend.backend(), {})
+    if name == "fused":
+        found = [(other, obstacle(other, soft_cap)) for other in here]
+        refused = tuple((other, reason) for other, reason in found if reason is not None)
+        nothing = f"finds no kernel on {keras.backend.backend()}"
+        return None if len(refused) < len(here) else f"{nothing} {said(refused)}".rstrip()
+    if name not in here:
+        backend = next(backend for backend, names in _KERNELS.items() if name in names)
+        return f"is for {backend}, and this is {keras.backend.backend()}"
+    if name == "sdpa":
+        return None if soft_cap is None else f"takes no soft cap, and here it is {soft_cap}"
+    if here[name] not in (None, platform()):
+        return f"runs on {here[name]}, and this is {platform()}"
+    if name != "splash" and not tokamax.is_installed():
+        return 'is Tokamax\'s, which is not installed: pip install "keras-encdec[jax]"'
+    return None
+
+
+def choose(name: str, problem: Problem) -> tuple[str | None, Refusals]:
+    """The kernel that takes an attention, and why those before it do not.
+
+    Args:
+        name: one of `KERNELS`, or `"fused"` for the fastest.
+        problem: what it is asked for.
+
+    Returns:
+        `(name or None, ((name, reason), ...))`.
+    """
+    names = _KERNELS.get(keras.backend.backend(), {}) if name == "fused" else (name,)
+    refused: list[tuple[str, str]] = []
+    for kernel in names:
+        reason = obstacle(kernel, problem.soft_cap)
+        if reason is None and keras.backend.backend() == "jax":
+            reason = _refusal(kernel, problem, cut(problem))
+        if reason is None:
+            return kernel, tuple(refused)
+        refused.append((kernel, reason))
+    return None, tuple(refused)
 
 
 @functools.cache
-def _kernel(names: tuple[str, ...], shapes: tuple[Any, ...], **spec: Any) -> Kernel:
-    """The first of `names` that takes inputs of these shapes, else the chunked XLA code."""
-    for name in names:
-        kernel = _tokamax(name, **spec)
-        if _has_gradient(name, kernel, shapes):
-            return kernel
-    return _tokamax("xla_chunked", **spec)
+def _refusal(name: str, problem: Problem, cut: Cut | None) -> str | None:
+    """Why a kernel of JAX does not take a device's shard of an attention, or its gradient.
 
-
-def _has_gradient(name: str, kernel: Kernel, shapes: tuple[Any, ...]) -> bool:
-    """Tokamax refuses what it has not got when it is traced, some of it only backward.
-
-    A version that is not for this JAX fails there, too: 0.0.12 of all kernels on JAX 0.11.
+    Tokamax refuses what it has not got when it is traced, some of it only backward. A version
+    that is not for this JAX fails there, too: 0.0.12 of all kernels on JAX 0.11.
     """
     import jax
 
-    def gradient(query: Tensor, key: Tensor, value: Tensor, *visible: Tensor) -> Any:
-        output, vjp = jax.vjp(lambda *x: kernel(*x, *visible), query, key, value)
+    if name == "splash" and problem.limits is None:
+        return "needs the limits and segments of a mask, which are not known"
+    query, key = shards.shapes(cut, problem.query, problem.key)
+    each, keys = (jax.ShapeDtypeStruct(shape[:2], "int32") for shape in (query, key))
+    inputs = (jax.ShapeDtypeStruct(shape, problem.dtype) for shape in (query, key, key))
+
+    def gradient(query: Tensor, key: Tensor, value: Tensor, visible: KeyRange) -> Any:
+        attend = _kernel(name, problem)
+        output, vjp = jax.vjp(lambda q, k, v: attend(q, k, v, visible), query, key, value)
         return vjp(output)
 
     try:
-        jax.eval_shape(gradient, *shapes)
-    except NotImplementedError:
-        return False
+        jax.eval_shape(gradient, *inputs, KeyRange(each, each, Segments(each, keys)))
+    except NotImplementedError as error:
+        return f"refuses: {_short(error)}"
     except Exception as error:
         warn(
-            f"Tokamax's attention {name!r} does not work with JAX {jax.__version__} "
-            f"({type(error).__name__}: {str(error)[:100]}): slower code takes its place. Install "
+            f"The attention kernel {name!r} does not work with JAX {jax.__version__} "
+            f"({type(error).__name__}: {_short(error)}): slower code takes its place. Install "
             'versions that fit each other: pip install --upgrade "keras-encdec[jax]".'
         )
-        return False
-    return True
+        return f"fails with JAX {jax.__version__}: {_short(error)}"
+    return None
 
 
-def _tokamax(name: str, *, scale: float, soft_cap: float | None) -> Kernel:
-    """A Tokamax implementation as a function of query, key, value, start and end."""
-    try:
-        implementations, make_mask = tokamax_attention()
-        logging.getLogger("absl").addFilter(_says_more_than_tuning)
-    except ImportError as error:
-        raise ImportError(
-            f"Expected Tokamax for fused attention on JAX. Received: {error}. Install it: "
-            'pip install "keras-encdec[jax]", or set attention to "plain".'
-        ) from error
-
-    def kernel(query: Tensor, key: Tensor, value: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        mask = make_mask(k_start=start[:, None], k_end=end[:, None])
-        spec = {"mask": mask, "logits_scale": scale, "logits_soft_cap": soft_cap}
-        return implementations[name](query, key, value, **spec)
-
-    return _aligned(kernel) if name.startswith("mosaic") else _by_blocks(kernel)
+def _short(error: Exception) -> str:
+    return str(error)[:100]
 
 
-def _says_more_than_tuning(record: logging.LogRecord) -> bool:
-    """Tokamax tells all there is to a shape that it has no tuned tiles for, at each trace."""
-    return not str(record.msg).startswith("Autotuning cache miss")
+def _kernel(name: str, problem: Problem) -> Attend:
+    if name == "splash":
+        assert problem.limits is not None
+        made = functools.partial(splash.kernel, interpret=platform() != "tpu")
+        return made(scale=problem.scale, soft_cap=problem.soft_cap, limits=problem.limits)
+    return tokamax.kernel(name, scale=problem.scale, soft_cap=problem.soft_cap)
 
 
-def _aligned(kernel: Kernel) -> Kernel:
-    """`kernel` on lengths filled up to whole tiles.
+def attend(
+    name: str, problem: Problem, query: Tensor, key: Tensor, value: Tensor, visible: KeyRange
+) -> Tensor:
+    """As `keras_encdec.layers.attention.attend`, by a kernel that `choose` gave.
 
-    Others fail in Hopper's kernel where it has key ranges, and in Blackwell's backward
-    (pallas_mosaic_gpu_kernel_sm90.py and pallas_mosaic_gpu_vjp_kernel_sm100.py).
+    Every query must see something.
     """
-
-    def run(query: Tensor, key: Tensor, value: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        length = query.shape[1]
-        inputs = (
-            _fill(x, -(-x.shape[1] // _BLOCK) * _BLOCK) for x in (query, key, value, start, end)
-        )
-        return kernel(*inputs)[:, :length]
-
-    return run
+    if name != "sdpa":
+        visible = _whole(visible, problem.query, problem.key)
+        return shards.attend(_kernel(name, problem), cut(problem), query, key, value, visible)
+    mask = masks.dense(visible, ops.shape(key)[1])[:, None]
+    return ops.dot_product_attention(query, key, value, mask=mask, scale=problem.scale)
 
 
-def _by_blocks(kernel: Kernel) -> Kernel:
-    """`kernel` on one block of queries after another, for kernels that make a (T, S) mask.
-
-    Only a block's mask exists, and what a block computes is computed again in the
-    backward pass.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    def run(query: Tensor, key: Tensor, value: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        length = query.shape[1]
-        count = -(-length // _BLOCK)
-        size = -(-length // count)
-
-        def split(x: Tensor) -> Tensor:
-            """(B, T, ...) to (count, B, size, ...)."""
-            return jnp.moveaxis(_fill(x, count * size).reshape(-1, count, size, *x.shape[2:]), 1, 0)
-
-        @jax.checkpoint
-        def one(block: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-            query, start, end = block
-            return kernel(query, key, value, start, end)
-
-        output = jax.lax.map(one, tuple(split(x) for x in (query, start, end)))
-        return jnp.moveaxis(output, 0, 1).reshape(-1, count * size, *query.shape[2:])[:, :length]
-
-    return run
-
-
-def _fill(x: Tensor, length: int) -> Tensor:
-    """(B, T, ...) to (B, length, ...), which repeats the last of T."""
-    import jax.numpy as jnp
-
-    widths = [(0, 0)] * x.ndim
-    widths[1] = (0, length - x.shape[1])
-    return jnp.pad(x, widths, mode="edge")
+def _whole(visible: KeyRange, query: Sequence[int], key: Sequence[int]) -> KeyRange:
+    """With each part of B rows, and of T or S."""
+    start, end = (ops.broadcast_to(x, query[:2]) for x in (visible.start, visible.end))
+    if visible.segments is None:
+        return KeyRange(start, end)
+    queries, keys = visible.segments
+    queries, keys = ops.broadcast_to(queries, query[:2]), ops.broadcast_to(keys, key[:2])
+    return KeyRange(start, end, Segments(queries, keys))

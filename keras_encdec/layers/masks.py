@@ -16,16 +16,43 @@ from keras import ops
 from keras_encdec.spec import Tensor, Window, window_lengths
 
 
+class Segments(NamedTuple):
+    """Which keys each query may see but for `Limits`: those of the same number that is not 0.
+
+    Args:
+        queries: (B or 1, T or 1) int32.
+        keys: (B or 1, S) int32.
+    """
+
+    queries: Tensor
+    keys: Tensor
+
+
 class KeyRange(NamedTuple):
     """The keys that each query may see: those from `start` up to, without, `end`.
 
     Args:
         start: (B or 1, T or 1) int32.
         end: (B or 1, T or 1) int32; where it is not beyond `start`, nothing is seen.
+        segments: what the range came from; None where that is not known. With `Limits`, it says
+            the same to kernels that leave out whole tiles.
     """
 
     start: Tensor
     end: Tensor
+    segments: Segments | None = None
+
+
+class Limits(NamedTuple):
+    """What an attention hides beside other segments, known when it is compiled.
+
+    Args:
+        causal: as of `self_attention`.
+        window: as of `self_attention`.
+    """
+
+    causal: bool = False
+    window: Window = None
 
 
 Visible = KeyRange | Tensor  # or booleans (B or 1, T or 1, S), where keys are in no order
@@ -71,14 +98,14 @@ def self_attention(padding_mask: Tensor, *, causal: bool, window: Window = None)
         of its own segment.
     """
     query_index = ops.arange(ops.shape(padding_mask)[-1], dtype="int32")
-    start, end = cross_attention(padding_mask, padding_mask)
+    start, end, segments = cross_attention(padding_mask, padding_mask)
     if window is not None:
         before, after = window_lengths(window)
         start = ops.maximum(start, query_index - before + 1)
         end = ops.minimum(end, query_index + after)
     if causal:
         end = ops.minimum(end, query_index + 1)
-    return KeyRange(start, end)
+    return KeyRange(start, end, segments)
 
 
 def cross_attention(padding_mask: Tensor, query_mask: Tensor | None = None) -> KeyRange:
@@ -98,10 +125,11 @@ def cross_attention(padding_mask: Tensor, query_mask: Tensor | None = None) -> K
     to_end, past_start = token * (length - index), token * (index + 1)  # both 0 at padding
     if query_mask is None:
         to_end, past_start = (ops.max(x, axis=-1, keepdims=True) for x in (to_end, past_start))
+        query, segment = ops.ones((1, 1), "int32"), token
     else:
         query = ops.cast(query_mask, "int32")
         to_end, past_start = (_largest(x, segment, query) for x in (to_end, past_start))
-    return KeyRange(length - to_end, past_start)
+    return KeyRange(length - to_end, past_start, Segments(query, segment))
 
 
 def _largest(x: Tensor, segment: Tensor, query: Tensor) -> Tensor:

@@ -14,11 +14,13 @@ from keras import ops
 from keras_encdec import layout
 from keras_encdec.layers import cache as caches
 from keras_encdec.layers import depth, masks, remat
-from keras_encdec.layers.attention import Part, check_path
+from keras_encdec.layers.attention import Part
 from keras_encdec.layers.block import Block
 from keras_encdec.layers.cache import KeysValues
-from keras_encdec.layers.masks import KeyRange
+from keras_encdec.layers.choice import check_path
+from keras_encdec.layers.masks import KeyRange, Limits
 from keras_encdec.layers.norm import RMSNorm
+from keras_encdec.layers.rows import project
 from keras_encdec.spec import (
     CrossAttentionSpec,
     InputShape,
@@ -47,7 +49,7 @@ class Stack(keras.layers.Layer):
     """Embedding, blocks and final norm, shared by `Encoder` and `Decoder`.
 
     Three settings of the run, which change memory and speed and no number, are the user's:
-    `attention`, the path of `keras_encdec.layers.attention.attend`, by default `"auto"`;
+    `attention`, one of `keras_encdec.layers.choice.PATHS`, by default `"auto"`;
     `remat`, whether each block is computed again in the backward pass; and `scan`, whether
     blocks that are alike are compiled once (`keras_encdec.layers.depth`). What this stack
     cannot do on this backend is a ValueError.
@@ -56,6 +58,7 @@ class Stack(keras.layers.Layer):
         spec: `StackSpec`, or its fields as a dict.
         cross_attention: `CrossAttentionSpec` of a decoder, which writes logits; or None.
         embedding: that of another stack to share, or None.
+        causal: whether a token sees none after it.
         **kwargs: of `keras.layers.Layer`.
     """
 
@@ -64,9 +67,11 @@ class Stack(keras.layers.Layer):
         spec: StackSpec | dict[str, Any],
         cross_attention: CrossAttentionSpec | None = None,
         embedding: keras.layers.ReversibleEmbedding | None = None,
+        causal: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.causal = causal
         self.spec = spec = stack_from_json(spec)
         self._attention, self._remat, self._scan = "auto", False, False
         policy = {"dtype": self.dtype_policy}
@@ -166,7 +171,8 @@ class Stack(keras.layers.Layer):
             if context is not None:
                 tensors |= {"context": context[i], "context_visible": context_visible}
             kept = {} if cache is None else {"cache": cache[i]}
-            return self._run_block(self.blocks[i], tensors, training, **kept)
+            limits = Limits(self.causal, self.spec.windows[i])
+            return self._run_block(self.blocks[i], tensors, limits, training, **kept)
 
         for stretch in self._stretches(x, each is None):
             if stretch.times > 1:
@@ -186,19 +192,24 @@ class Stack(keras.layers.Layer):
         return depth.stretches(list(zip(kinds, self.spec.windows, strict=True)))
 
     def _run_block(
-        self, block: Block, tensors: Mapping[str, Any], training: bool | None, **kept: Any
+        self,
+        block: Block,
+        tensors: Mapping[str, Any],
+        limits: Limits,
+        training: bool | None,
+        **kept: Any,
     ) -> tuple[Tensor, KeysValues | None]:
         """A block by the settings; in generation there is no backward pass to remat for."""
-        static = {"path": self.attention, "training": training}
+        static = {"path": self.attention, "limits": limits, "training": training}
         generates = isinstance(tensors.get("context"), tuple)
         if self.remat and not generates:
             return remat.call(block, tensors, **static), None
         return block(**tensors, **kept, **static)
 
-    def _places(self, padding_mask: Tensor, causal: bool) -> tuple[Tensor, dict[Window, KeyRange]]:
+    def _places(self, padding_mask: Tensor) -> tuple[Tensor, dict[Window, KeyRange]]:
         """Positions of whole rows of tokens, and which of them each sees, by window."""
         visible = {
-            window: masks.self_attention(padding_mask, causal=causal, window=window)
+            window: masks.self_attention(padding_mask, causal=self.causal, window=window)
             for window in set(self.spec.windows)
         }
         return masks.positions(padding_mask), visible
@@ -224,8 +235,7 @@ class Encoder(Stack):
     def __init__(
         self, spec: StackSpec | dict[str, Any], causal: bool = False, **kwargs: Any
     ) -> None:
-        super().__init__(spec, **kwargs)
-        self.causal = causal
+        super().__init__(spec, causal=causal, **kwargs)
 
     def build(self, *input_shapes: InputShape) -> None:
         self._build_stack()
@@ -235,14 +245,14 @@ class Encoder(Stack):
 
         With several examples in a row, the mask holds each one's number.
         """
-        return self._run(token_ids, *self._places(padding_mask, self.causal), training=training)
+        return self._run(token_ids, *self._places(padding_mask), training=training)
 
     def all_states(
         self, token_ids: Tensor, padding_mask: Tensor, training: bool | None = None
     ) -> list[Tensor]:
         """The input of each block, then the normalised output: L + 1 of (B, S, D)."""
         inputs: list[Tensor] = []
-        places = self._places(padding_mask, self.causal)
+        places = self._places(padding_mask)
         output = self._run(
             token_ids, *places, training=training, each=lambda x, _: inputs.append(x)
         )
@@ -260,6 +270,9 @@ class Encoder(Stack):
 @keras.saving.register_keras_serializable(package="keras_encdec")
 class Decoder(Stack):
     """Writes a target token by token, looking at the encoder's states.
+
+    A third setting of the run, `output_screen`, changes the time that greedy generation takes and
+    its memory, and no token; see `EncDecBackbone`.
 
     Args:
         spec: `StackSpec`, or its fields as a dict.
@@ -284,6 +297,22 @@ class Decoder(Stack):
         super().__init__(spec, cross_attention, **kwargs)
         self.cross_attention = cross_attention
         self.context_width = context_width
+        self._output_screen: bool | str = "auto"
+
+    @property
+    def output_screen(self) -> bool | str:
+        return self._output_screen
+
+    @output_screen.setter
+    def output_screen(self, value: bool | str) -> None:
+        if not isinstance(value, bool) and value != "auto":
+            raise ValueError(f"Expected output_screen as 'auto' or a bool. Received: {value!r}.")
+        if value is True and keras.backend.backend() != "jax":
+            raise ValueError(
+                "Expected output_screen as 'auto' or False on the backend "
+                f"{keras.backend.backend()!r}, as only JAX has a screen. Received: True."
+            )
+        self._output_screen = value
 
     def build(self, *input_shapes: InputShape) -> None:
         self._build_stack((None, None, self.context_width))
@@ -311,7 +340,7 @@ class Decoder(Stack):
         """
         return self._run(
             token_ids,
-            *self._places(padding_mask, causal=True),
+            *self._places(padding_mask),
             [encoder_output] * len(self.blocks),
             masks.cross_attention(encoder_padding_mask, padding_mask),
             training=training,
@@ -345,7 +374,7 @@ class Decoder(Stack):
         layers: list[Any] = []
         states = self._run(
             token_ids,
-            *self._places(every_key, causal=True),
+            *self._places(every_key),
             *context,
             each=lambda _, keys_values: layers.append(keys_values),
         )
@@ -369,7 +398,7 @@ class Decoder(Stack):
         """
         index, count = ops.cast(index, "int32"), token_ids.shape[1]
         positions = ops.reshape(index, (-1, 1)) + ops.arange(count, dtype="int32")
-        _, own = self._places(ops.ones((1, count), "int32"), causal=True)
+        _, own = self._places(ops.ones((1, count), "int32"))
         before = [
             (*layer, caches.visible(index, count, layer[0].shape[2], window))
             for window, layer in zip(self.spec.windows, cache, strict=True)
@@ -398,7 +427,7 @@ class Decoder(Stack):
 
     def logits(self, states: Tensor) -> Tensor:
         """(B, T, D) states to (B, T, V) logits, soft capped."""
-        return self.embedding(states, reverse=True)
+        return project(self.embedding, states, reverse=True)
 
     def empty_cache(self, batch_size: int, length: int) -> list[KeysValues]:
         """Caches of no tokens yet, with room for `length`."""

@@ -51,13 +51,22 @@ class EncDecBackbone(keras_hub.models.Backbone):
 
     Three settings change memory and speed but, rounding aside, no number. They are not
     saved, and, as in Keras, a compiled task sees a change at its next `compile()`:
-    `backbone.attention` is `"auto"` (fused for long texts), `"plain"` or `"fused"`
-    (see `keras_encdec.layers.fused`), which is an error where nothing fuses: merged
-    attention, TensorFlow, a soft cap on PyTorch; `backbone.remat = True` computes each
-    block again in the backward pass instead of keeping what it computed;
-    `backbone.scan = True`, on JAX, compiles blocks that are alike once, as a loop. Each
-    step then copies the weights of these blocks, which need their memory twice, and the
-    optimizer's part, one update for each weight, is compiled as before.
+    `backbone.attention` is `"auto"` (fused for long texts), `"plain"`, `"fused"` or the
+    name of a kernel (`keras_encdec.layers.choice.PATHS`); all but the first two are an
+    error, which says why, where they cannot be: merged attention, TensorFlow, a soft cap
+    on PyTorch; `backbone.remat = True` computes each block again in the backward pass
+    instead of keeping what it computed; `backbone.scan = True`, on JAX,
+    compiles blocks that are alike once, as a loop. Each step then copies the weights of these
+    blocks, which need their memory twice, and the optimizer's part, one update for each
+    weight, is compiled as before.
+
+    A fourth one changes the time of greedy generation and its memory, and no token, from the next
+    call on: `backbone.output_screen`. Where a table of the output matrix in int8 says which
+    word is the likeliest, a quarter of the bytes of float32 is read, else the whole matrix. By
+    default, `"auto"`, on JAX on CPUs in float32, with room for more than 64 tokens, where it is
+    measured to pay, once for each number of rows; True wherever it can be, False never. The
+    table takes V * (D + 12) bytes. Not screened are samplers that draw, an embedding that is
+    quantised, has LoRA or does not write the logits, and any `keras.distribution`.
 
     Args:
         encoder: `StackSpec`, or its fields as a dict.
@@ -133,7 +142,7 @@ class EncDecBackbone(keras_hub.models.Backbone):
 
     @property
     def attention(self) -> str:
-        """How attention is computed: `"auto"`, `"plain"` or `"fused"`."""
+        """How attention is computed: one of `keras_encdec.layers.choice.PATHS`."""
         return self.encoder.attention
 
     @attention.setter
@@ -159,6 +168,15 @@ class EncDecBackbone(keras_hub.models.Backbone):
     @scan.setter
     def scan(self, value: bool) -> None:
         self.encoder.scan = self.decoder.scan = value
+
+    @property
+    def output_screen(self) -> bool | str:
+        """Whether greedy generation screens the output projection: `"auto"`, True or False."""
+        return self.decoder.output_screen
+
+    @output_screen.setter
+    def output_screen(self, value: bool | str) -> None:
+        self.decoder.output_screen = value
 
     def enable_lora(
         self,

@@ -12,6 +12,7 @@ import keras_hub
 from keras_encdec import check, hosts
 from keras_encdec.files import atomic_folder
 from keras_encdec.generation.generator import Generator
+from keras_encdec.layers.report import AttentionReport, report
 from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.models.learner import Learner
 from keras_encdec.models.policies import bytes_in_files
@@ -63,6 +64,28 @@ class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
         if self.recording is not None:
             self.recording.note()
         return self.backbone.record.to_json()
+
+    def attention_report(
+        self, source: int = 1024, target: int = 1024, batch_size: int = 32
+    ) -> AttentionReport:
+        """Which kernel each kind of attention takes in a training step, and why no faster one.
+
+        By `backbone.attention`, the active distribution, and this machine.
+
+        Args:
+            source: tokens of the encoder's rows.
+            target: tokens of the decoder's rows.
+            batch_size: rows of the step.
+
+        Returns:
+            `AttentionReport`, which prints as a table; `rows` has it as data.
+
+        Example:
+            >>> print(lm.attention_report(source=4096, target=512))
+        """
+        given = {"batch_size": batch_size, "source": source, "target": target}
+        sizes = {name: check.whole(name, size) for name, size in given.items()}
+        return report(self.backbone.encoder, self.backbone.decoder, **sizes)
 
     # Files.
 

@@ -1,6 +1,5 @@
 """Every path of attention gives the numbers of the plain one, and takes the memory it says."""
 
-import builtins
 import dataclasses
 
 import keras
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_encdec.layers import cache, fused, masks
+from keras_encdec.layers import cache, choice, fused, masks, tokamax
 from keras_encdec.layers.attention import Attention, attend
 from keras_encdec.layers.stack import Decoder, Encoder
 from keras_encdec.spec import CrossAttentionSpec
@@ -83,7 +82,7 @@ def assert_paths_equal(variables, visible, soft_cap):
 @pytest.mark.parametrize("soft_cap", FUSED)
 @pytest.mark.parametrize("kind", VISIBLE)
 def test_fused_equals_plain(kind, soft_cap, monkeypatch):
-    monkeypatch.setattr(fused, "_BLOCK", 16)
+    monkeypatch.setattr(tokamax, "_BLOCK", 16)
     queries = QUERIES.shape[1] if "cross" in kind else KEYS.shape[1]
     variables = qkv(queries, KEYS.shape[1])
     output, gradients = assert_paths_equal(variables, VISIBLE[kind], soft_cap)
@@ -111,7 +110,7 @@ def test_fused_equals_plain_over_several_chunks():
 
 def test_auto_is_fused_where_texts_are_long(monkeypatch):
     called = []
-    monkeypatch.setattr(fused, "attend", lambda q, *args, **kwargs: called.append(q.shape[1]) or q)
+    monkeypatch.setattr(fused, "attend", lambda *args: called.append(args[2].shape[1]) or args[2])
     for queries, keys in ((64, 64), (511, 512), (512, 512), (1, 2**18)):
         visible = masks.cross_attention(np.ones((1, keys), "int32"))
         tensors = [ops.convert_to_tensor(v) for v in qkv(queries, keys, (1, 1), rows=1)]
@@ -172,18 +171,14 @@ def test_a_pair_that_is_refused_keeps_its_setting():
 
 @on_jax
 def test_without_tokamax(monkeypatch):
-    def no_tokamax(name, *args, imported=builtins.__import__, **kwargs):
-        if name.startswith("tokamax"):
-            raise ImportError(name)
-        return imported(name, *args, **kwargs)
-
-    fused._kernel.cache_clear()
-    monkeypatch.setattr(builtins, "__import__", no_tokamax)
-    monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tokamax, "is_installed", lambda: False)
     tensors = [ops.convert_to_tensor(v) for v in qkv(512, 512, (1, 1), rows=1)]
     arguments = (*tensors, masks.cross_attention(np.ones((1, 512))))
-    with pytest.raises(ImportError, match=r'pip install "keras-encdec\[jax\]"'):
-        attend(*arguments, scale=1.0, path="fused")
+    for path in ("fused", "xla_chunked"):
+        with pytest.raises(ValueError, match=r'pip install "keras-encdec\[jax\]"'):
+            attend(*arguments, scale=1.0, path=path)
+        with pytest.raises(ValueError, match=r"Received: '.*Tokamax's, which is not installed"):
+            tiny_backbone().attention = path
     found = attend(*arguments, scale=1.0, path="auto")
     np.testing.assert_array_equal(found, attend(*arguments, scale=1.0, path="plain"))
 
@@ -195,9 +190,64 @@ def test_arguments_of_the_program_are_its_own(monkeypatch):
 
     flags.FLAGS.unparse_flags()
     monkeypatch.setattr("sys.argv", ["train.py", "--rate", "0.1"])
-    fused._kernel.cache_clear()
+    fused._refusal.cache_clear()
     tensors = [ops.convert_to_tensor(v) for v in qkv(4, 4, (1, 1), rows=1)]
     attend(*tensors, masks.cross_attention(np.ones((1, 4))), scale=1.0, path="fused")
+
+
+@pytest.mark.parametrize("name", fused.KERNELS)
+def test_a_kernel_is_taken_by_its_name_or_refused_with_the_reason(name):
+    """On a machine without GPU and TPU."""
+    backbone = tiny_backbone()
+    there = {"jax": "xla_chunked"}.get(keras.backend.backend())
+    if name == there:
+        backbone.attention = name
+        assert backbone.attention == name
+        return
+    reason = {
+        ("jax", "mosaic_gpu"): "runs on gpu, and this is cpu",
+        ("jax", "triton"): "runs on gpu, and this is cpu",
+        ("jax", "splash"): "runs on tpu, and this is cpu",
+        ("torch", "sdpa"): r"takes no soft cap, and here it is 5\.0",
+    }.get((keras.backend.backend(), name), f"is for .*, and this is {keras.backend.backend()}")
+    with pytest.raises(ValueError, match=f"Received: '{name}' {reason}.*or to 'plain'"):
+        backbone.attention = name
+    assert backbone.attention == "auto"
+
+
+def test_what_auto_takes_is_logged_once(caplog):
+    choice._log.cache_clear()
+    tensors = [ops.convert_to_tensor(v) for v in qkv(512, 512, (1, 1), rows=1)]
+    short = [x[:, :4] for x in tensors]
+    with caplog.at_level("INFO", logger="keras_encdec"):
+        for _ in range(2):
+            attend(*tensors, masks.cross_attention(np.ones((1, 512))), scale=1.0)
+            attend(*short, masks.cross_attention(np.ones((1, 4))), scale=1.0)
+            attend(*short, masks.cross_attention(np.ones((1, 4))), scale=1.0, path="plain")
+    long, short = (record.getMessage() for record in caplog.records)
+    taken = {"jax": "xla_chunked", "torch": "sdpa", "tensorflow": "plain"}[keras.backend.backend()]
+    assert long.startswith(f"Attention by 'auto': {taken}")
+    assert ("mosaic_gpu runs on gpu, and this is cpu" in long) == (taken == "xla_chunked")
+    assert short == (
+        "Attention by 'auto': plain, not faster ones (fused pays from 262144 pairs of query and "
+        "key on)."
+    )
+
+
+@on_jax
+def test_what_a_gpu_does_not_get_is_a_warning(monkeypatch, caplog):
+    choice._log.cache_clear()
+    monkeypatch.setattr(fused, "platform", lambda: "gpu")
+    monkeypatch.setattr(fused, "_refusal", lambda name, *args: "no" if "_" not in name else None)
+    problem = fused.Problem((1, 512, 1, 2), (1, 512, 1, 2), "float32", 1.0, None, None)
+    choice.choose("auto", problem)
+    assert [record.levelname for record in caplog.records] == []  # a kernel, for info
+    monkeypatch.setattr(
+        fused, "_refusal", lambda name, *args: None if name == "xla_chunked" else "refuses: no cap"
+    )
+    choice.choose("auto", problem)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "triton refuses: no cap" in caplog.text
 
 
 @on_jax
@@ -211,25 +261,28 @@ def test_a_kernel_without_a_gradient_gives_way(monkeypatch):
         return kernel
 
     def refuse(*args):
-        raise NotImplementedError
-
-    kernels = {
-        "refuses": kernel(refuse),
-        "takes": kernel(lambda rest, upstream: (upstream, *rest)),
-        "xla_chunked": kernel(None),
-    }
-    monkeypatch.setattr(fused, "_tokamax", lambda name, **spec: kernels[name])
-    choose = fused._kernel.__wrapped__  # without its memory
-    shapes = (jax.ShapeDtypeStruct((1, 4, 1, 2), "float32"),) * 5
-    assert choose(("refuses", "takes"), shapes) is kernels["takes"]
-    assert choose(("refuses",), shapes) is kernels["xla_chunked"]
+        raise NotImplementedError("no cap")
 
     def broken(*args):
         raise TypeError("Mesh.__init__() got an unexpected keyword argument 'out_shape'")
 
-    kernels["breaks"] = broken  # as those of a Tokamax that is older than JAX
-    with pytest.warns(UserWarning, match="'breaks' does not work with JAX .*out_shape"):
-        assert choose(("breaks", "takes"), shapes) is kernels["takes"]
+    kernels = {
+        "mosaic_gpu": kernel(refuse),
+        "triton": kernel(lambda rest, upstream: (upstream, *rest)),
+        "xla_chunked": kernel(None),
+    }
+    monkeypatch.setattr(tokamax, "kernel", lambda name, **spec: kernels[name])
+    monkeypatch.setattr(fused, "platform", lambda: "gpu")
+    monkeypatch.setattr(fused, "_refusal", fused._refusal.__wrapped__)  # without its memory
+    problem = fused.Problem((1, 4, 1, 2), (1, 4, 1, 2), "float32", 1.0, None, None)
+    assert fused.choose("fused", problem) == ("triton", (("mosaic_gpu", "refuses: no cap"),))
+    assert fused.choose("mosaic_gpu", problem) == (None, (("mosaic_gpu", "refuses: no cap"),))
+    with pytest.raises(ValueError, match=r"Received: 'mosaic_gpu' refuses: no cap\. Set it to"):
+        choice.choose("mosaic_gpu", problem)
+
+    kernels["mosaic_gpu"] = broken  # as those of a Tokamax that is older than JAX
+    with pytest.warns(UserWarning, match="'mosaic_gpu' does not work with JAX .*out_shape"):
+        assert fused.choose("fused", problem)[0] == "triton"
 
 
 @on_jax
@@ -242,24 +295,26 @@ def test_tokamax_says_nothing_of_its_tuning(monkeypatch, caplog):
         return query
 
     found = {"triton": implementation}, lambda **spec: None
-    monkeypatch.setattr(fused, "tokamax_attention", lambda: found)
+    monkeypatch.setattr(tokamax, "tokamax_attention", lambda: found)
     tensors = [ops.convert_to_tensor(v) for v in qkv(4, 4, (1, 1), rows=1)]
     for _ in range(2):
-        fused._tokamax("triton", scale=1.0, soft_cap=None)(*tensors, *np.zeros((2, 1, 4), "int32"))
+        visible = masks.KeyRange(*np.zeros((2, 1, 4), "int32"))
+        tokamax.kernel("triton", scale=1.0, soft_cap=None)(*tensors, visible)
     assert [record.getMessage() for record in caplog.records] == ["Something else."] * 2
     filters = logging.get_absl_logger().filters
-    assert filters.count(fused._says_more_than_tuning) == 1
+    assert filters.count(tokamax._says_more_than_tuning) == 1
 
 
 @on_jax
 def test_tokamax_kernels_fill_up_tiles():
-    def kernel(query, key, value, start, end):
-        assert query.shape[1] == start.shape[1] == end.shape[1] == 256
+    def kernel(query, key, value, visible):
+        assert query.shape[1] == visible.start.shape[1] == visible.end.shape[1] == 256
         assert key.shape[1] == value.shape[1] == 512
         return query
 
     query, key = np.ones((1, 200, 1, 2)), np.ones((1, 300, 1, 2))
-    output = fused._aligned(kernel)(query, key, key, np.zeros((1, 200)), np.zeros((1, 200)))
+    visible = masks.KeyRange(*np.zeros((2, 1, 200)))
+    output = tokamax._aligned(kernel)(query, key, key, visible)
     assert output.shape == query.shape
 
 

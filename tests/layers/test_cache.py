@@ -18,7 +18,7 @@ def keys_values(tokens):
 def held(layer, index, window):
     """The tokens that token `index` sees before itself."""
     visible = cache.visible(index, 1, layer[0].shape[2], window)
-    start, end = (int(to_numpy(x).item()) for x in visible)
+    start, end = (int(to_numpy(x).item()) for x in visible[:2])
     keys, values = map(to_numpy, layer)
     np.testing.assert_array_equal(values, keys + 100)
     return sorted(keys[0, 0, start:end, 0].tolist())

@@ -10,20 +10,30 @@ from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
 from keras_encdec.training import Distillation, FusedCrossEntropy
 
 
-def needed(*args, **options):
-    """Bytes of what goes into a compiled step and of what it works with."""
-    memory = compiled(*args, **options).memory_analysis()
+def needed(spec, *sizes, **options):
+    """Bytes of what goes into a step that is `compiled` and of what it works with.
+
+    As in `fit`, what comes out takes the place of what went in.
+    """
+    memory = compiled(spec, *sizes, **options).memory_analysis()
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes
 
 
 def compiled(
-    spec, batch_size, source_length, target_length, teacher=None, chunk_tokens=512, **options
+    spec,
+    batch_size,
+    source_length,
+    target_length,
+    teacher=None,
+    chunk_tokens=512,
+    attention="plain",
+    **options,
 ):
-    """A training step. As in `fit`, what comes out takes the place of what went in."""
+    """A training step under the active distribution, compiled."""
     lm = EncDecSeq2SeqLM(EncDecBackbone.of(spec))
     asked = teacher and Distillation(causal_lm(teacher), start_token=2)
     loss = FusedCrossEntropy(chunk_tokens=chunk_tokens)
-    lm.compile(loss=loss, attention="plain", distillation=asked, **options)
+    lm.compile(loss=loss, attention=attention, distillation=asked, **options)
     x = {
         f"{side}_{name}": np.ones((batch_size, length), "int32")
         for side, length in (("encoder", source_length), ("decoder", target_length))

@@ -181,7 +181,7 @@ def train_on_text():
     tokenizer = keras_hub.models.Tokenizer.from_preset(EMBEDDED)
     preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 24, 20)
     lm = EncDecSeq2SeqLM(tiny_backbone(pair(vocabulary_size=4096)), preprocessor)
-    lm.compile()
+    lm.compile(attention="fused")
     texts = [f"Returns the mean of {i} numbers along an axis." * (1 + i % 3) for i in range(40)]
     data = batches(tokenize(texts, tokenizer), preprocessor, ROWS)
     history = lm.fit(data, verbose=0)
