@@ -357,9 +357,10 @@ class Rehearsal(Engine):
         state = self._begin.ahead(*tensors, **static)
         return state._replace(index=np.zeros(state.index.shape, "int32"))
 
-    def advance(self, *tensors: Any, **static: Any) -> loop.State:
-        *_, state = tensors
-        self._advance.ahead(*tensors, **static)
+    def advance(
+        self, source: Source, least: Any, numbers: loop.Numbers, state: loop.State, **static: Any
+    ) -> loop.State:
+        self._advance.ahead(source, least, numbers, self._table(state, 1), state, **static)
         return state._replace(done=np.ones(state.index.shape, bool))
 
 
