@@ -12,6 +12,7 @@ with quiet.imports():
     import keras_hub  # noqa: F401  imports TensorFlow
 
 from keras_encdec import data, generation, models, objectives, training
+from keras_encdec.programs import compile_cache
 from keras_encdec.sharing.catalog import presets
 from keras_encdec.sharing.load import adapt, from_preset
 from keras_encdec.sharing.upload import upload_preset
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "adapt",
+    "compile_cache",
     "data",
     "from_preset",
     "generation",

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -345,6 +345,22 @@ def rows_apart(x: Tensor) -> Tensor:
     axes = (distribution.batch_dim_name, *[None] * (len(x.shape) - 1))
     layout = keras.distribution.TensorLayout(axes, distribution.device_mesh)
     return keras.distribution.distribute_tensor(x, layout)
+
+
+def stacked(arrays: Sequence[Tensor], variable: keras.Variable) -> Tensor:
+    """Arrays of one shape as one with an axis before theirs, cut as each of them is.
+
+    Args:
+        arrays: values of variables that are alike.
+        variable: one of these.
+    """
+    array = keras.ops.stack(arrays)
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return array
+    axes = distribution.get_variable_layout(variable).axes
+    layout = keras.distribution.TensorLayout((None, *axes), distribution.device_mesh)
+    return keras.distribution.distribute_tensor(array, layout)
 
 
 class ActivationAxes(NamedTuple):

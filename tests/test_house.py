@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "progress": set(),
     "quiet": set(),
     "private": set(),
+    "programs": set(),
     "accelerators": {"warn"},
     "hosts": {"spec", "private"},
     "warn": set(),
@@ -59,7 +60,7 @@ MAY_IMPORT = {
     },
     "testing": {"spec", "models"},
     "cli": {"", "spec", "files", "progress", "data", "models", "sharing"},
-    "": {"quiet", "data", "generation", "models", "objectives", "sharing", "training"},
+    "": {"quiet", "programs", "data", "generation", "models", "objectives", "sharing", "training"},
 }
 # One method hands over to a later room: `lm.export_to_transformers` is a name of the door.
 LATE = {("models", "sharing")}

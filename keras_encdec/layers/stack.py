@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_encdec import layout
 from keras_encdec.layers import cache as caches
-from keras_encdec.layers import masks, remat
+from keras_encdec.layers import depth, masks, remat
 from keras_encdec.layers.attention import Part
 from keras_encdec.layers.block import Block
 from keras_encdec.layers.cache import KeysValues
@@ -48,10 +48,11 @@ class Context(NamedTuple):
 class Stack(keras.layers.Layer):
     """Embedding, blocks and final norm, shared by `Encoder` and `Decoder`.
 
-    Two settings of the run, which change memory and speed and no number, are the user's:
-    `attention`, one of `keras_encdec.layers.choice.PATHS`, by default `"auto"`, and
-    `remat`, whether each block is computed again in the backward pass. A path that this stack
-    cannot take on this backend is a ValueError.
+    Three settings of the run, which change memory and speed and no number, are the user's:
+    `attention`, one of `keras_encdec.layers.choice.PATHS`, by default `"auto"`;
+    `remat`, whether each block is computed again in the backward pass; and `scan`, whether
+    blocks that are alike are compiled once (`keras_encdec.layers.depth`). What this stack
+    cannot do on this backend is a ValueError.
 
     Args:
         spec: `StackSpec`, or its fields as a dict.
@@ -72,7 +73,7 @@ class Stack(keras.layers.Layer):
         super().__init__(**kwargs)
         self.causal = causal
         self.spec = spec = stack_from_json(spec)
-        self._attention, self._remat = "auto", False
+        self._attention, self._remat, self._scan = "auto", False, False
         policy = {"dtype": self.dtype_policy}
         self.embedding = embedding or keras.layers.ReversibleEmbedding(
             spec.vocabulary_size,
@@ -115,6 +116,15 @@ class Stack(keras.layers.Layer):
             raise ValueError(f"Expected remat to be True or False. Received: {value!r}")
         self._remat = value
 
+    @property
+    def scan(self) -> bool:
+        return self._scan
+
+    @scan.setter
+    def scan(self, value: bool) -> None:
+        depth.check(value)
+        self._scan = value
+
     def _build_stack(self, context_shape: InputShape | None = None) -> None:
         if not self.embedding.built:
             self.embedding.build()
@@ -155,17 +165,31 @@ class Stack(keras.layers.Layer):
                 under `remat` these are None.
         """
         x = self.embed(token_ids, training)
-        for i, (block, window) in enumerate(zip(self.blocks, self.spec.windows, strict=True)):
-            tensors = {"x": x, "visible": visible[window], "positions": positions}
+
+        def run(i: int, x: Tensor) -> tuple[Tensor, KeysValues | None]:
+            tensors = {"x": x, "visible": visible[self.spec.windows[i]], "positions": positions}
             if context is not None:
                 tensors |= {"context": context[i], "context_visible": context_visible}
             kept = {} if cache is None else {"cache": cache[i]}
-            limits = Limits(self.causal, window)
-            y, keys_values = self._run_block(block, tensors, limits, training, **kept)
+            limits = Limits(self.causal, self.spec.windows[i])
+            return self._run_block(self.blocks[i], tensors, limits, training, **kept)
+
+        for stretch in self._stretches(x, each is None):
+            if stretch.times > 1:
+                x = depth.scan(run, x, self.blocks, stretch)
+                continue
+            y, keys_values = run(stretch.start, x)
             if each is not None:
                 each(x, keys_values)
             x = y
         return self.dropout(self.final_norm(x), training=training)
+
+    def _stretches(self, x: Tensor, can_scan: bool) -> list[depth.Stretch]:
+        """The blocks, one by one or, where they are scanned, those that are alike together."""
+        if not (self.scan and can_scan and depth.is_traced(x)):
+            return [depth.Stretch(i, 1, 1) for i in range(len(self.blocks))]
+        kinds = [depth.kind(block) for block in self.blocks]
+        return depth.stretches(list(zip(kinds, self.spec.windows, strict=True)))
 
     def _run_block(
         self,

@@ -49,15 +49,18 @@ class EncDecBackbone(keras_hub.models.Backbone):
     An example stands in one run of the row, without padding inside; padding may stand
     before and after it.
 
-    Two settings change memory and speed but, rounding aside, no number. They are not
+    Three settings change memory and speed but, rounding aside, no number. They are not
     saved, and, as in Keras, a compiled task sees a change at its next `compile()`:
     `backbone.attention` is `"auto"` (fused for long texts), `"plain"`, `"fused"` or the
     name of a kernel (`keras_encdec.layers.choice.PATHS`); all but the first two are an
     error, which says why, where they cannot be: merged attention, TensorFlow, a soft cap
     on PyTorch; `backbone.remat = True` computes each block again in the backward pass
-    instead of keeping what it computed.
+    instead of keeping what it computed; `backbone.scan = True`, on JAX,
+    compiles blocks that are alike once, as a loop. Each step then copies the weights of these
+    blocks, which need their memory twice, and the optimizer's part, one update for each
+    weight, is compiled as before.
 
-    A third one changes the time of greedy generation and its memory, and no token, from the next
+    A fourth one changes the time of greedy generation and its memory, and no token, from the next
     call on: `backbone.output_screen`. Where a table of the output matrix in int8 says which
     word is the likeliest, a quarter of the bytes of float32 is read, else the whole matrix. By
     default, `"auto"`, on JAX on CPUs in float32, with room for more than 64 tokens, where it is
@@ -156,6 +159,15 @@ class EncDecBackbone(keras_hub.models.Backbone):
     @remat.setter
     def remat(self, value: bool) -> None:
         self.encoder.remat = self.decoder.remat = check.flag("remat", value)
+
+    @property
+    def scan(self) -> bool:
+        """Whether blocks that are alike are compiled once."""
+        return self.encoder.scan
+
+    @scan.setter
+    def scan(self, value: bool) -> None:
+        self.encoder.scan = self.decoder.scan = value
 
     @property
     def output_screen(self) -> bool | str:

@@ -12,6 +12,7 @@ import keras
 import keras_hub
 
 from keras_encdec import check
+from keras_encdec.layers import depth
 from keras_encdec.training.checkpoint_about import learning_rate
 from keras_encdec.training.distillation import Distillation
 from keras_encdec.training.loss import FusedCrossEntropy
@@ -34,6 +35,7 @@ class Compiled(Trainer):
         gradient_accumulation_steps: int = 1,
         attention: str | None = None,
         remat: bool | None = None,
+        scan: bool | None = None,
         logs: Sequence[str] = LOGS,
         weighted_metrics: Any = "auto",
         sampler: Any = "top_k",
@@ -51,8 +53,7 @@ class Compiled(Trainer):
             distillation: `keras_encdec.training.Distillation`, or None.
             gradient_accumulation_steps: parts that a batch is gone through in, for
                 less memory; the step is that of the whole batch. On JAX.
-            attention: sets `backbone.attention`; None leaves it.
-            remat: sets `backbone.remat`; None leaves it.
+            attention, remat, scan: set those of `backbone`; None leaves them.
             logs: which of `"tokens"` (seen in the run, padding not counted),
                 `"tokens_per_second"`, `"learning_rate"` and `"gradient_norm"` (before
                 clipping) join the logs of `fit`; `()` for none.
@@ -67,7 +68,7 @@ class Compiled(Trainer):
         given = dict(locals(), **kwargs)
         options = {k: v for k, v in given.items() if k not in _NO_OPTIONS}
         self._compiled_with = types.MappingProxyType(options)  # Keras would keep metrics of a dict
-        self._check_settings(sampler, attention, remat)
+        self._check_settings(sampler, attention, remat, scan)
         if isinstance(optimizer, str) and optimizer == "auto":
             optimizer = keras.optimizers.AdamW(1e-4, global_clipnorm=1.0)
         loss = FusedCrossEntropy() if loss == "auto" else loss
@@ -75,16 +76,15 @@ class Compiled(Trainer):
         if isinstance(loss, FusedCrossEntropy):
             _refuse_metrics(weighted_metrics, kwargs.get("metrics"))
             loss = weighted_metrics = None
-        if attention is not None:
-            self.backbone.attention = attention
-        if remat is not None:
-            self.backbone.remat = remat
+        for name in _OF_A_MACHINE:
+            if given[name] is not None:
+                setattr(self.backbone, name, given[name])
         super().compile(
             optimizer, loss, weighted_metrics=weighted_metrics, sampler=sampler, **kwargs
         )
         self.compiled_rate = learning_rate(self.optimizer)
 
-    def _check_settings(self, sampler: Any, attention: str | None, remat: Any) -> None:
+    def _check_settings(self, sampler: Any, attention: str | None, remat: Any, scan: Any) -> None:
         """Those that are set before Keras compiles, or looked at after it."""
         if isinstance(sampler, str):
             check.one_of("sampler", sampler, _SAMPLERS)
@@ -94,6 +94,8 @@ class Compiled(Trainer):
             stack.check_attention(stack.attention if attention is None else attention)
         if remat is not None:
             check.flag("remat", remat)
+        if scan is not None:
+            depth.check(scan)
 
     def compiled_facts(self) -> dict[str, Any]:
         """What decides the loss, as JSON types."""
@@ -108,7 +110,7 @@ class Compiled(Trainer):
     def get_compile_config(self) -> dict[str, Any]:
         """The options of `compile` as a .keras file keeps them.
 
-        Those that set the backbone (`attention`, `remat`) belong to a machine, not to a
+        Those that set the backbone (`attention`, `remat`, `scan`) belong to a machine, not to a
         model, and are not saved with either.
         """
         if not self.compiled or self._compiled_with is None:
@@ -134,7 +136,7 @@ class Compiled(Trainer):
 
 _SAMPLERS = "greedy", "random", "top_k", "top_p", "beam", "contrastive", "speculative"
 _NO_OPTIONS = ("self", "kwargs", "given", "__class__")
-_OF_A_MACHINE = ("attention", "remat")
+_OF_A_MACHINE = ("attention", "remat", "scan")
 
 
 def _refuse_metrics(weighted_metrics: Any, metrics: Any) -> None:

@@ -594,12 +594,14 @@ def test_a_keras_file_keeps_what_compile_was_given(tmp_path):
         logs=("tokens",),
         attention="plain",
         remat=True,
+        scan=keras.backend.backend() == "jax",
     )
     x, y = arrays_of_tiny()
     lm.fit(x, y, verbose=0)
     lm.save(tmp_path / "lm.keras")
     again = keras.saving.load_model(tmp_path / "lm.keras")
-    assert (again.backbone.attention, again.backbone.remat) == ("auto", False)  # of a machine
+    backbone = again.backbone  # these three are of a machine
+    assert (backbone.attention, backbone.remat, backbone.scan) == ("auto", False, False)
     assert type(again.optimizer) is keras.optimizers.Lion
     assert again.sampler.get_config() == lm.sampler.get_config()
     both = [m.fit(x, y, verbose=0, epochs=2).history for m in (lm, again)]

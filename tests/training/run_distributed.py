@@ -75,11 +75,35 @@ def fit_other(meshes):
     return fit(meshes, other=True)
 
 
-def train(spec):
+def scanned(meshes):
+    """As `fit`, of blocks that are scanned on the mesh and not on one device."""
+    spec = tiny_pair(encoder=tiny_encoder(windows=(8,) * 3), decoder=tiny_decoder(windows=(6,) * 3))
+    expected, differences = train(spec), {}
+    for mesh in meshes:
+        with distribution(mesh, spec).scope():
+            found = train(spec, scan=True)
+        differences[str(mesh)] = {k: float(np.abs(found[k] - v).max()) for k, v in expected.items()}
+    return differences
+
+
+def gathered(mesh):
+    """Shapes that a compiled step gathers over devices, without a scan and with one."""
+    attention = AttentionSpec(8, 8, 32, 16.0)
+    stack = StackSpec(1024, 192, 768, attention, (None,) * 3)
+    with distribution(mesh, spec := PairSpec(stack, stack)).scope():
+        steps = [compiled_step.compiled(spec, 8, 64, 64, scan=scan) for scan in (False, True)]
+    found = [
+        re.findall(r"= (\w+\[[\d,]*\])\S* all-gather(?:-start)?\(", step.as_text())
+        for step in steps
+    ]
+    return [sorted(set(shapes)) for shapes in found]
+
+
+def train(spec, **settings):
     """Loss and weights after five steps with the default compile."""
     keras.utils.set_random_seed(0)
     lm = EncDecSeq2SeqLM(tiny_backbone(spec))
-    lm.compile()
+    lm.compile(**settings)
     x = make_inputs((20, 13, 1, 7, 9, 20, 4, 5) * STEPS, (16, 9, 1, 4, 5, 16, 8, 7) * STEPS)
     y = np.roll(x["decoder_token_ids"], -1, axis=1)
     weight = x["decoder_padding_mask"].astype("float32")
@@ -484,21 +508,8 @@ def asked(spec):
     return lm.fit(TEXTS, batch_size=8, verbose=0).history["loss"][0], lm
 
 
-COMMANDS = (
-    step,
-    program,
-    loss,
-    fit,
-    fit_other,
-    write,
-    load,
-    held,
-    hosts,
-    read,
-    uneven,
-    order,
-    teacher,
-)
+COMMANDS = (step, program, loss, fit, fit_other, scanned, gathered, write, load, held, hosts)
+COMMANDS += (read, uneven, order, teacher)
 COMMANDS = {f.__name__: f for f in COMMANDS}
 
 if __name__ == "__main__":

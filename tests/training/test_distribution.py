@@ -50,6 +50,15 @@ def test_a_mesh_writes_like_one_device(quick, mesh):
     assert difference < 1e-4
 
 
+@pytest.mark.slow
+def test_a_mesh_scans_like_one_device_and_gathers_one_block_at_a_time():
+    found = answer(start(scanned=[[[2, 4]]], gathered=[[2, 4]]))
+    assert_same(found["scanned"]["[2, 4]"])
+    plain, scanned = found["gathered"]
+    assert "f32[192,192]" in plain  # a kernel of the feed-forward
+    assert set(scanned) <= set(plain)  # none has an axis of blocks
+
+
 @pytest.fixture(scope="module")
 def uneven():
     return answer(start(uneven=[[[2, 4]]], order=[[2, 4]], teacher=[[[2, 4]]]))
