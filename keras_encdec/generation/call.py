@@ -14,33 +14,26 @@ import numpy as np
 from keras_encdec import hosts
 from keras_encdec.data.prompts import Prompts
 from keras_encdec.generation import buckets
-from keras_encdec.generation.engine import Engine, Rehearsal
+from keras_encdec.generation.engine import Engine
 from keras_encdec.generation.jobs import in_batches
 from keras_encdec.generation.options import DecodingOptions
-from keras_encdec.generation.results import Encoding, Source, apart
+from keras_encdec.generation.results import Encoding, apart
 from keras_encdec.generation.session import DecodingSession, pad
 from keras_encdec.generation.text import Detokenize, SessionTexts
 
 _SHARE = 8  # of a batch's slots, one share is filled again at a time
 
 
-def encode(engine: Engine, prompts: Prompts, call: "Call | None" = None, **sizes: int) -> Encoding:
-    """Runs the encoder over prompts; `sizes` as of `Engine.encode`.
-
-    What a call will decode with is compiled meanwhile, where the encoder is compiled too.
-    """
+def encode(engine: Engine, prompts: Prompts, **sizes: int) -> Encoding:
+    """Runs the encoder over prompts; `sizes` as of `Engine.encode`."""
     hosts.check_same("prompts", prompts.ids)
     arrays = prompts.arrays()
     sides = arrays["encoder_token_ids"], arrays["encoder_padding_mask"]
+    source = engine.encode(*sides, largest=prompts.longest, **sizes)
     given = arrays["decoder_padding_mask"].astype(bool)
-    about = arrays["decoder_token_ids"], given, prompts.single, prompts.width is not None
-
-    def meanwhile(source: Source) -> None:
-        if call is not None:
-            call.compile(Encoding(source, *about))
-
-    source = engine.encode(*sides, largest=prompts.longest, meanwhile=meanwhile, **sizes)
-    return Encoding(source, *about)
+    return Encoding(
+        source, arrays["decoder_token_ids"], given, prompts.single, prompts.width is not None
+    )
 
 
 class Call:
@@ -63,26 +56,13 @@ class Call:
         self._draft = options.draft.make_generate_function() if drafts else options.draft
         self.seed = engine.draw_seed() if options.seed is None else (options.seed,)
 
-    def compile(self, encoding: Encoding) -> None:
-        """Compiles what a session needs of inputs, of whose source there are shapes alone.
-
-        Not with a draft model, which would run.
-        """
-        if self.engine.refills and self._draft in ("auto", None):
-            self.session(encoding, engine=Rehearsal(self.engine)).advance()
-
-    def session(
-        self,
-        encoding: Encoding,
-        numbers: Sequence[int] | None = None,
-        engine: Engine | None = None,
-    ) -> DecodingSession:
-        """Rows for inputs, which have these numbers in the call, of this engine or another."""
+    def session(self, encoding: Encoding, numbers: Sequence[int] | None = None) -> DecodingSession:
+        """Rows for inputs, which have these numbers in the call."""
         options, length = self.options, self.options.max_length
         hosts.check_same("options", options.identity())
         arrays = encoding.token_ids, encoding.given
         ids, given = (pad(x[:, :length], length, len(x)) for x in arrays)
-        return (engine or self.engine).decode(
+        return self.engine.decode(
             encoding.source,
             ids,
             given,
@@ -129,7 +109,7 @@ class Call:
         self, prompts: Prompts, numbers: list[int], batch_size: int
     ) -> Iterator[dict[int, Any]]:
         def write(some: list[int]) -> list:
-            found = self.whole(encode(self.engine, prompts.some(some), call=self), some)
+            found = self.whole(encode(self.engine, prompts.some(some)), some)
             parts = list(found) if self.options.return_scores else [found]
             parts = [self._by_input(part, prompts) for part in parts]
             return list(zip(*parts, strict=True)) if self.options.return_scores else parts[0]
@@ -158,7 +138,7 @@ class Call:
         """Outputs of inputs whose padded length is the same."""
         slots, waiting = numbers[:batch_size], numbers[batch_size:]
         few = max(1, len(slots) // _SHARE)
-        encoding = encode(self.engine, prompts.some(slots), call=self)
+        encoding = encode(self.engine, prompts.some(slots))
         rows = _Rows(self, self.session(encoding, slots), encoding.tokens)
         there = np.ones(len(slots), bool)
         while there.any():

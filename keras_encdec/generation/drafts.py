@@ -25,6 +25,7 @@ _LONGEST, _SHORTEST = 8, 2  # tokens that agree before a draft, as far as they a
 NOTHING, _BEFORE = -1, -2  # no token of the text; no token before its first
 LEAST = 1.0  # tokens that a row's draft must give for a step of eight to pay (LOG.md)
 _MOST_ROWS = 32
+_LEAST_LENGTH = 64  # tokens of an output at which a program more may pay
 _NEWS = 0.2  # how much of a row's rate the last token of a draft is
 
 
@@ -37,7 +38,7 @@ def fit(spec: StackSpec, length: int, rows: int) -> bool:
         rows: of a step.
     """
     fewest = min(caches.room(length, window) for window in spec.windows)
-    return fewest > TOKENS and rows <= _MOST_ROWS
+    return length >= _LEAST_LENGTH and fewest > TOKENS and rows <= _MOST_ROWS
 
 
 def find(source: Tensor, token_ids: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from keras_hub.samplers import SpeculativeSampler
 from keras_encdec import hosts
 from keras_encdec.generation import buckets, choosing, drafts, loop, speculation
 from keras_encdec.generation.beams import search
-from keras_encdec.generation.compiled import Compiled, Meanwhile
+from keras_encdec.generation.compiled import Compiled
 from keras_encdec.generation.likelihood import log_likelihoods
 from keras_encdec.generation.memory import require_room
 from keras_encdec.generation.options import DecodingOptions
@@ -70,7 +70,6 @@ class Engine:
         self._search = compiled(self._run_sampler)
         self._compiled = compiled
         self._speculate: tuple[Engine, Compiled] | None = None
-        self._meanwhile = Meanwhile() if _compiles_ahead(eager) else None
 
     @property
     def is_current(self) -> bool:
@@ -123,8 +122,6 @@ class Engine:
 
     def begin(self, *tensors: Any, **static: Any) -> loop.State:
         """The state after the prompts; see `keras_encdec.generation.loop.begin`."""
-        if self._meanwhile is not None:
-            self._meanwhile.wait()
         return self._begin(*tensors, **static)
 
     def beams(self, *tensors: Any) -> Any:
@@ -199,7 +196,6 @@ class Engine:
         largest: int | None = None,
         smallest: int = buckets.SMALLEST_SOURCE,
         rows: int | None = None,
-        meanwhile: Callable[[Source], None] = lambda _: None,
     ) -> Source:
         """What a decoder reads of inputs, computed once.
 
@@ -209,16 +205,10 @@ class Engine:
             largest: the longest S there will be.
             smallest: the shortest S that there is a program for.
             rows: B at least.
-            meanwhile: where the encoder is compiled first, called with the shapes that will be
-                returned, beside it.
         """
         count = _rows(max(len(mask), rows or 0))
         sides = _cut(token_ids, mask, rows=count, largest=largest, smallest=smallest)
-        tensors = [distributed(side) for side in sides]
-        if self._meanwhile is not None and self._meanwhile.is_new(tensors[0].shape):
-            shapes = self._encode.shapes(*tensors)
-            self._meanwhile.start(functools.partial(meanwhile, shapes))
-        return self._encode(*tensors)
+        return self._encode(*map(distributed, sides))
 
     def decode(
         self, source: Source, token_ids: np.ndarray, given: np.ndarray, **options: Any
@@ -341,32 +331,6 @@ class Engine:
         states, _ = decoder.prefill(token_ids[:, :-1], 0, context, 1)
         finite = choosing.is_finite(ops.cast(states, "float32"))[:, None]
         return ops.where(finite, token_ids, choosing.NO_TOKEN)
-
-
-class Rehearsal(Engine):
-    """An engine whose sessions compile what they begin and advance with, and run nothing.
-
-    Args:
-        engine: whose programs these are.
-    """
-
-    def __init__(self, engine: Engine):
-        self.__dict__.update(engine.__dict__)
-
-    def begin(self, *tensors: Any, **static: Any) -> loop.State:
-        state = self._begin.ahead(*tensors, **static)
-        return state._replace(index=np.zeros(state.index.shape, "int32"))
-
-    def advance(
-        self, source: Source, least: Any, numbers: loop.Numbers, state: loop.State, **static: Any
-    ) -> loop.State:
-        self._advance.ahead(source, least, numbers, self._table(state, 1), state, **static)
-        return state._replace(done=np.ones(state.index.shape, bool))
-
-
-def _compiles_ahead(eager: bool) -> bool:
-    """Whether another thread can compile what this one will run: shapes say what that is."""
-    return not eager and keras.backend.backend() == "jax" and not keras.distribution.distribution()
 
 
 def _check_sampler(sampler: Any, vocabulary_size: int) -> None:

@@ -113,7 +113,7 @@ class Generator:
         options = self._resolved(options, prompts, batch_size)
         call = self._call(options, prompts)
         if path is None and len(prompts) <= batch_size:
-            return self._shaped(call, self._encode(prompts, call))
+            return self._shaped(call, self._encode(prompts))
         identity = "" if path is None else self._identity(prompts.ids(), options.identity())
         write = call.of_many(prompts, batch_size)
         outputs = jobs.run(write, prompts.lengths, path, identity)
@@ -154,8 +154,7 @@ class Generator:
         converter = self._required_converter()
         prompts = Prompts.of_ids([converter.of_chat(messages)], converter, single=True)
         options = self._resolved(options, prompts)
-        call = self._call(options, prompts)
-        return self._shaped(call, self._encode(prompts, call))
+        return self._shaped(self._call(options, prompts), self._encode(prompts))
 
     def score(self, pairs: Any, batch_size: int = 32) -> Scores:
         """Log-likelihoods of texts, given others, without generating anything.
@@ -211,8 +210,8 @@ class Generator:
         converter = self._required_converter()
         return Prompts.of_ids(prompts_of(source, converter), converter, source.single)
 
-    def _encode(self, prompts: Prompts, call: Call | None = None) -> Encoding:
-        return encode(self.make_generate_function(), prompts, call)
+    def _encode(self, prompts: Prompts) -> Encoding:
+        return encode(self.make_generate_function(), prompts)
 
     def decode(
         self,
@@ -338,7 +337,7 @@ class Generator:
         return self._stream(prompts, options)
 
     def _stream(self, prompts: Prompts, options: DecodingOptions) -> Iterator[Any]:
-        encoding = self._encode(prompts, call := self._call(options, prompts))
+        call, encoding = self._call(options, prompts), self._encode(prompts)
         for new in call.texts(call.session(encoding)).parts():
             if any(new):
                 yield new[0] if encoding.single else new
