@@ -26,6 +26,7 @@ NOTHING, _BEFORE = -1, -2  # no token of the text; no token before its first
 LEAST = 1.0  # tokens that a row's draft must give for a step of eight to pay (LOG.md)
 _MOST_ROWS = 32
 _LEAST_LENGTH = 64  # tokens of an output at which a program more may pay
+_COPIES = 0.6  # the rate of a row that copies, at least
 _NEWS = 0.2  # how much of a row's rate the last token of a draft is
 
 
@@ -41,7 +42,7 @@ def fit(spec: StackSpec, length: int, rows: int) -> bool:
     return length >= _LEAST_LENGTH and fewest > TOKENS and rows <= _MOST_ROWS
 
 
-def find(source: Tensor, token_ids: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+def find(source: Tensor, token_ids: Tensor, index: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
     """What followed the last tokens of each row, where most of them stood before.
 
     Of places as good as each other those count that have the most to follow, and of these the
@@ -51,6 +52,8 @@ def find(source: Tensor, token_ids: Tensor, index: Tensor) -> tuple[Tensor, Tens
         source: (B, S) int32 that the encoder read, below 0 where nothing stood.
         token_ids: (R, T) int32; R / B rows one after another are of one source.
         index: (R,) int32, tokens of each row so far.
+        rate: (R,) float32, of `State`; of a row that copies, one token that agrees is enough,
+            such as the first one behind a word that was changed.
 
     Returns:
         `(drafts (R, 7) int32, lengths (R,) int32)`: 0 where nothing was found.
@@ -68,7 +71,8 @@ def find(source: Tensor, token_ids: Tensor, index: Tensor) -> tuple[Tensor, Tens
     for ahead in range(1, TOKENS + 1):
         follows = ops.logical_and(follows, text[:, ahead : ahead + size] >= 0)
         after = after + ops.cast(follows, "int32")
-    counts = ops.logical_and(run >= _SHORTEST, after > 0)
+    shortest = ops.where(rate >= _COPIES, 1, _SHORTEST)[:, None]
+    counts = ops.logical_and(run >= shortest, after > 0)
     place = ops.arange(size, dtype="int32")
     rank = ops.where(counts, (run * (TOKENS + 1) + after) * size + place, -1)
     best = ops.cast(ops.argmax(rank, axis=1), "int32")[:, None]
@@ -107,7 +111,7 @@ def pause(source: Tensor, until: Tensor, least: Tensor) -> Callable:
             last = ops.take_along_axis(state.token_ids, state.index[:, None] - 1, axis=1)
             rate = _seen(state.rate, ops.squeeze(last, 1) == expected)
             state = state._replace(rate=ops.where(expected >= 0, rate, state.rate))
-        drafts, lengths = find(source, state.token_ids, state.index)
+        drafts, lengths = find(source, state.token_ids, state.index, state.rate)
         expected = ops.where(lengths > 0, drafts[:, 0], NOTHING)
         return pay(lengths, until, least, state), expected, state
 
@@ -143,7 +147,7 @@ def verify(
     vocabulary = decoder.spec.vocabulary_size
 
     def found(state: State) -> tuple[Tensor, Tensor]:
-        return find(source.token_ids, state.token_ids, state.index)
+        return find(source.token_ids, state.token_ids, state.index, state.rate)
 
     def goes_on(drafts: Tensor, lengths: Tensor, *state: Any) -> Tensor:
         now = State(*state)

@@ -20,9 +20,9 @@ TEXTS = [
 LENGTH = 48
 
 
-def found_by_hand(source, written):
+def found_by_hand(source, written, shortest):
     """The longest agreement of up to 8 tokens with the end of `written`; the last of equals."""
-    best = 2, 1, []
+    best = shortest, 1, []
     for text in (written, source):
         for after in range(1, len(text)):
             run = 0
@@ -41,10 +41,11 @@ def test_drafts_are_what_followed_the_longest_agreement():
     source = rng.integers(0, 5, (rows, size)).astype("int32")
     read, index = rng.integers(1, size + 1, rows), rng.integers(1, room + 1, rows)
     source[np.arange(size) >= read[:, None]] = -1
-    given = map(ops.convert_to_tensor, (source, token_ids, index.astype("int32")))
+    rate = np.where(np.arange(rows) % 2, 0.7, 0.5).astype("float32")  # every other one copies
+    given = map(ops.convert_to_tensor, (source, token_ids, index.astype("int32"), rate))
     found, lengths = map(ops.convert_to_numpy, drafts.find(*given))
     expected = [
-        found_by_hand(source[i, : read[i]].tolist(), token_ids[i, : index[i]].tolist())
+        found_by_hand(source[i, : read[i]].tolist(), token_ids[i, : index[i]].tolist(), 2 - i % 2)
         for i in range(rows)
     ]
     assert [found[i, : lengths[i]].tolist() for i in range(rows)] == expected
