@@ -112,7 +112,7 @@ print(lm.generate(begun, max_length=LENGTH, strip_prompt=True))
 With `"top_k"` (5 tokens, and the default) or `"top_p"` the next token is drawn. Names
 stand for KerasHub's samplers, which can be passed themselves. Temperature and seed may be
 those of a call: with a seed, the call gives the same again. What a row draws follows from
-the seed and its place in the batch.
+the seed and its number among the inputs, however they are batched.
 """
 
 lm.compile(sampler="top_p")
