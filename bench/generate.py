@@ -14,6 +14,9 @@ torch, with eager attention, which alone has the soft cap. Workloads:
     W5       1 input of 512 tokens, with room for 512 with <bos>: until the first is there
     growth   seconds per new token at 256 to 8192 input tokens; ours of one encoding
 
+Random weights soon say one word again and again, which drafts would take eight at a time: they
+are off but for `--drafts`.
+
 Every peer and workload is run in a process of its own, in turn. Except in W3 a first call is
 left out, and medians over the next ones are printed: the last line can be compared, in which
 "1.50x" are a peer's seconds over ours. The peers' tokens are checked to be the same, up to the
@@ -68,16 +71,22 @@ class Ours:
         self.lm = keras_encdec.from_preset(folder, preprocessor=None)
         if options.quantize:
             self.lm.quantize(options.quantize)
+        self.lm.backbone.output_screen = False if options.no_screen else "auto"
         self.lm.compile(sampler="greedy")
+        self.options = {"draft": "auto" if options.drafts else None}
 
     def __call__(self, inputs, stops=None):
-        return self.lm.generate(inputs, stop_token_ids=stops)["decoder_token_ids"]
+        found = self.lm.generate(inputs, stop_token_ids=stops, **self.options)
+        return found["decoder_token_ids"]
 
     def of_one_encoding(self, inputs):
         encoding = self.lm.encode(inputs)
-        return lambda _, stops=None: self.lm.decode(encoding, stop_token_ids=stops)[
-            "decoder_token_ids"
-        ]
+
+        def decode(_, stops=None):
+            found = self.lm.decode(encoding, stop_token_ids=stops, **self.options)
+            return found["decoder_token_ids"]
+
+        return decode
 
 
 class KerasHub:
@@ -246,6 +255,8 @@ def main():
     parser.add_argument("--repeats", type=int, default=3, help="timed calls in a process")
     parser.add_argument("--rounds", type=int, default=1, help="processes of each peer, in turn")
     parser.add_argument("--quantize", choices=["int8", "int4"], help="ours alone")
+    parser.add_argument("--drafts", action="store_true", help="ours alone; see bench/drafts.py")
+    parser.add_argument("--no-screen", action="store_true", help="ours alone")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
