@@ -75,7 +75,7 @@ def test_all_states_are_what_goes_into_each_block():
     states = run(encoder.all_states, IDS, MASK)
     assert len(states) == 4
     np.testing.assert_array_equal(to_numpy(states[0]), to_numpy(encoder.embed(IDS)))
-    positions, visible = encoder._places(ops.convert_to_tensor(MASK), causal=False)
+    positions, visible = encoder._places(ops.convert_to_tensor(MASK))
     *inputs, output = states
     for block, before, after in zip(encoder.blocks, inputs, [*inputs[1:], output], strict=True):
         found, _ = block(before, visible[None], positions)
