@@ -5,7 +5,6 @@ goes to the next input while the others go on ("continuous batching", Orca, OSDI
 rows to `keras_encdec.generation.session`, the file of a job to `keras_encdec.generation.jobs`.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -129,13 +128,17 @@ class Call:
             needed = max(1, prompts.lengths[number])
             return buckets.length(needed, prompts.longest, buckets.SMALLEST_SOURCE)
 
-        for length, group in itertools.groupby(numbers, size):
-            yield from self._of_one_size(prompts, list(group), batch_size, length)
+        while numbers:
+            length = size(numbers[0])
+            count = sum(size(number) == length for number in numbers)
+            count = max(count, batch_size)  # shorter ones fill a batch rather than begin another
+            yield from self._of_one_size(prompts, numbers[:count], batch_size, length)
+            numbers = numbers[count:]
 
     def _of_one_size(
         self, prompts: Prompts, numbers: list[int], batch_size: int, length: int
     ) -> Iterator[dict[int, Any]]:
-        """Outputs of inputs whose padded length is the same."""
+        """Outputs of inputs that are padded to one length."""
         slots, waiting = numbers[:batch_size], numbers[batch_size:]
         few = max(1, len(slots) // _SHARE)
         encoding = encode(self.engine, prompts.some(slots))
