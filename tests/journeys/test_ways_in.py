@@ -604,6 +604,8 @@ def test_a_keras_file_keeps_what_compile_was_given(tmp_path):
     assert (backbone.attention, backbone.remat, backbone.scan) == ("auto", False, False)
     assert type(again.optimizer) is keras.optimizers.Lion
     assert again.sampler.get_config() == lm.sampler.get_config()
+    for name in ("attention", "remat", "scan"):
+        setattr(backbone, name, getattr(lm.backbone, name))
     both = [m.fit(x, y, verbose=0, epochs=2).history for m in (lm, again)]
     assert both[0] == both[1]
     assert_same(weights(lm), weights(again))
