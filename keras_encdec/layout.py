@@ -388,6 +388,14 @@ def activation_axes() -> ActivationAxes | None:
     return ActivationAxes(mesh.backend_mesh, batch, model)
 
 
+def platform() -> str:
+    """Of the devices that JAX computes on: `"cpu"`, `"gpu"` or `"tpu"`."""
+    from jax.extend.backend import get_default_device
+
+    axes = activation_axes()
+    return (get_default_device() if axes is None else axes.mesh.devices.flat[0]).platform
+
+
 def as_laid(variable: Any) -> Tensor:
     """The value of a variable, whose gradient is laid as the variable is.
 

@@ -23,7 +23,7 @@ from keras_encdec.spec import StackSpec, Tensor
 TOKENS = 7  # of a draft at most
 _LONGEST, _SHORTEST = 8, 2  # tokens that agree before a draft, as far as they are compared
 NOTHING, _BEFORE = -1, -2  # no token of the text; no token before its first
-LEAST = 1.0  # tokens that a row's draft must give for a step of eight to pay (LOG.md)
+LEAST = 1.0  # tokens a draft must give beside the one of any step, for a step of eight to pay
 _MOST_ROWS = 32
 _LEAST_LENGTH = 64  # tokens of an output at which a program more may pay
 _COPIES = 0.6  # the rate of a row that copies, at least
@@ -95,7 +95,7 @@ def _agreement(text: Tensor, token_ids: Tensor, index: Tensor) -> Tensor:
     return run
 
 
-def pause(source: Tensor, until: Tensor, least: Tensor) -> Callable:
+def pause(source: Tensor, until: Tensor) -> Callable:
     """For `loop.advance`: stops it where drafts are worth reading.
 
     Until then what would have been drafted is compared with what is chosen, for nothing.
@@ -103,7 +103,6 @@ def pause(source: Tensor, until: Tensor, least: Tensor) -> Callable:
     Args:
         source: as of `find`.
         until: of `Numbers`.
-        least: as of `pay`.
     """
 
     def pause(state: State, expected: Tensor | None) -> tuple[Tensor, Tensor, State]:
@@ -113,7 +112,7 @@ def pause(source: Tensor, until: Tensor, least: Tensor) -> Callable:
             state = state._replace(rate=ops.where(expected >= 0, rate, state.rate))
         drafts, lengths = find(source, state.token_ids, state.index, state.rate)
         expected = ops.where(lengths > 0, drafts[:, 0], NOTHING)
-        return pay(lengths, until, least, state), expected, state
+        return pay(lengths, until, state), expected, state
 
     return pause
 
@@ -123,7 +122,7 @@ def _seen(rate: Tensor, right: Tensor) -> Tensor:
     return rate + _NEWS * (ops.cast(right, "float32") - rate)
 
 
-def pay(lengths: Tensor, until: Tensor, least: Tensor, state: State) -> Tensor:
+def pay(lengths: Tensor, until: Tensor, state: State, least: float | Tensor = LEAST) -> Tensor:
     """Whether drafts of these lengths give `least` tokens to each row that goes on; bool."""
     goes_on = ops.cast(ops.logical_not(resting(state, until)), "float32")
     each = ops.minimum(state.rate, 0.99)
@@ -131,16 +130,13 @@ def pay(lengths: Tensor, until: Tensor, least: Tensor, state: State) -> Tensor:
     return ops.sum(worth * goes_on) >= least * ops.maximum(ops.sum(goes_on), 1.0)
 
 
-def verify(
-    decoder: Any, sampler: Any, source: Source, least: Tensor, numbers: Numbers, state: State
-) -> State:
+def verify(decoder: Any, sampler: Any, source: Source, numbers: Numbers, state: State) -> State:
     """Generates by drafts as long as they pay.
 
     Args:
         decoder: `keras_encdec.layers.Decoder`.
         sampler: `keras_hub.samplers.Sampler` that chooses each token by its probability.
         source: `Source`.
-        least: float32, tokens that a draft must give beside the one that a step gives anyway.
         numbers: `Numbers`.
         state: `State`.
     """
@@ -151,7 +147,7 @@ def verify(
 
     def goes_on(drafts: Tensor, lengths: Tensor, *state: Any) -> Tensor:
         now = State(*state)
-        return ops.logical_and(is_going(now, numbers), pay(lengths, numbers.until, least, now))
+        return ops.logical_and(is_going(now, numbers), pay(lengths, numbers.until, now))
 
     def body(drafts: Tensor, lengths: Tensor, *state: Any) -> tuple:
         now = State(*state)

@@ -129,11 +129,11 @@ class Engine:
         return self._beams(*tensors)
 
     def advance(
-        self, source: Source, least: Any, numbers: loop.Numbers, state: loop.State, **static: Any
+        self, source: Source, numbers: loop.Numbers, state: loop.State, **static: Any
     ) -> loop.State:
         """The state some tokens later; see `keras_encdec.generation.loop.advance`."""
         table = self._table(state, 1)
-        return self._advance(source, least, numbers, table, state, **static)
+        return self._advance(source, numbers, table, state, **static)
 
     @property
     def refills(self) -> bool:
@@ -144,12 +144,10 @@ class Engine:
         """A session's source and state with rows of another; see `DecodingSession.replace`."""
         return self._insert(*tensors)
 
-    def verify(
-        self, source: Source, least: Any, numbers: loop.Numbers, state: loop.State
-    ) -> loop.State:
+    def verify(self, source: Source, numbers: loop.Numbers, state: loop.State) -> loop.State:
         """The state some drafts later; see `keras_encdec.generation.drafts.verify`."""
         table = self._table(state, 1 + drafts.TOKENS)
-        return self._verify(source, least, numbers, table, state)
+        return self._verify(source, numbers, table, state)
 
     def _table(self, state: loop.State, tokens: int) -> Any:
         """What screens the output projection of a step of so many tokens of each row, or ()."""
@@ -248,14 +246,13 @@ class Engine:
     def _run_advance(
         self,
         source: Source,
-        least: Tensor,
         numbers: loop.Numbers,
         table: Any,
         state: loop.State,
         *,
         copies: bool,
     ) -> loop.State:
-        pause = drafts.pause(source.token_ids, numbers.until, least) if copies else None
+        pause = drafts.pause(source.token_ids, numbers.until) if copies else None
         chooser = self._chooser(table)
         return loop.advance(self.backbone.decoder, chooser, source.context, numbers, state, pause)
 
@@ -278,10 +275,10 @@ class Engine:
         return put(old[0], new[0], 1), put(old[1], new[1], samples)
 
     def _run_verify(
-        self, source: Source, least: Tensor, numbers: loop.Numbers, table: Any, state: loop.State
+        self, source: Source, numbers: loop.Numbers, table: Any, state: loop.State
     ) -> loop.State:
         chooser = self._chooser(table)
-        return drafts.verify(self.backbone.decoder, chooser, source, least, numbers, state)
+        return drafts.verify(self.backbone.decoder, chooser, source, numbers, state)
 
     def _run_beams(self, *tensors: Any) -> Any:
         return search(self.backbone.decoder, self.sampler, *tensors)

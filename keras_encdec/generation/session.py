@@ -107,13 +107,12 @@ class DecodingSession:
                 least; all by default.
         """
         numbers = self._numbers(tokens, self.rows if spare is None else spare)
-        least = np.float32(drafts.LEAST)
         while True:
-            call = self.source, least, numbers, self.state
+            call = self.source, numbers, self.state
             self.state = self.engine.advance(*call, copies=self.copies)
             if not self.copies or not self._goes_on(numbers):
                 return self
-            self.state = self.engine.verify(self.source, least, numbers, self.state)
+            self.state = self.engine.verify(self.source, numbers, self.state)
 
     def _numbers(self, tokens: int | None, spare: int) -> loop.Numbers:
         index, filling = self.state.index, self.state.index.shape[0] - self.rows

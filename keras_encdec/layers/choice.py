@@ -9,6 +9,7 @@ import functools
 import logging
 import math
 
+from keras_encdec import layout
 from keras_encdec.layers import fused
 from keras_encdec.layers.fused import Problem, Refusals
 from keras_encdec.layers.shards import Cut
@@ -83,7 +84,7 @@ def choose(path: str, problem: Problem) -> Choice:
         reason = f"finds no kernel {fused.said(refused)}" if path == "fused" else refused[0][1]
         raise _impossible(path, reason)
     if path == "auto":
-        slow = choice.path == "xla_chunked" and fused.platform() != "cpu"
+        slow = choice.path == "xla_chunked" and layout.platform() != "cpu"
         _log(logging.WARNING if slow else logging.INFO, f"Attention by 'auto': {choice}.")
     return choice
 

@@ -56,14 +56,6 @@ class Problem(NamedTuple):
     limits: Limits | None
 
 
-def platform() -> str:
-    """Of the devices that JAX computes on: `"cpu"`, `"gpu"` or `"tpu"`."""
-    from jax.extend.backend import get_default_device
-
-    axes = layout.activation_axes()
-    return (get_default_device() if axes is None else axes.mesh.devices.flat[0]).platform
-
-
 def cut(problem: Problem) -> Cut | None:
     """How the active distribution cuts it; None without one."""
     return shards.cut(problem.query, problem.key)
@@ -87,8 +79,8 @@ def obstacle(name: str, soft_cap: float | None) -> str | None:
         return f"is for {backend}, and this is {keras.backend.backend()}"
     if name == "sdpa":
         return None if soft_cap is None else f"takes no soft cap, and here it is {soft_cap}"
-    if here[name] not in (None, platform()):
-        return f"runs on {here[name]}, and this is {platform()}"
+    if here[name] not in (None, layout.platform()):
+        return f"runs on {here[name]}, and this is {layout.platform()}"
     if name != "splash" and not tokamax.is_installed():
         return 'is Tokamax\'s, which is not installed: pip install "keras-encdec[jax]"'
     return None
@@ -157,7 +149,7 @@ def _short(error: Exception) -> str:
 def _kernel(name: str, problem: Problem) -> Attend:
     if name == "splash":
         assert problem.limits is not None
-        made = functools.partial(splash.kernel, interpret=platform() != "tpu")
+        made = functools.partial(splash.kernel, interpret=layout.platform() != "tpu")
         return made(scale=problem.scale, soft_cap=problem.soft_cap, limits=problem.limits)
     return tokamax.kernel(name, scale=problem.scale, soft_cap=problem.soft_cap)
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_encdec import layout
 from keras_encdec.spec import Tensor
 
 
@@ -29,8 +30,4 @@ def _is_one_token(x: Tensor) -> bool:
 
 
 def _on_cpu() -> bool:
-    if keras.backend.backend() != "jax":
-        return False
-    from jax.extend.backend import get_default_device
-
-    return get_default_device().platform == "cpu"
+    return keras.backend.backend() == "jax" and layout.platform() == "cpu"

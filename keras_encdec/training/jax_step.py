@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import keras
-from jax.extend.backend import get_default_device
 
+from keras_encdec import layout
 from keras_encdec.spec import Tensor
 
 # Work in the order that needs least memory. XLA's default on CPU, by what could run side by
@@ -219,7 +219,7 @@ def compiler_options() -> dict[str, Any]:
 
 
 def _on_cpu() -> bool:
-    return get_default_device().platform == "cpu"
+    return layout.platform() == "cpu"
 
 
 @functools.cache

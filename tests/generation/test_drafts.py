@@ -59,12 +59,12 @@ def test_drafts_pay_by_what_they_gave():
     state = State(None, np.full(4, 5, "int32"), done, [], [], rate)
     until = np.array([9, 9, 9, 9], "int32")
     mean = np.mean(gains)
-    assert bool(drafts.pay(lengths, until, np.float32(mean - 0.01), state))
-    assert not bool(drafts.pay(lengths, until, np.float32(mean + 0.01), state))
+    assert bool(drafts.pay(lengths, until, state, np.float32(mean - 0.01)))
+    assert not bool(drafts.pay(lengths, until, state, np.float32(mean + 0.01)))
     rests = np.array([9, 5, 9, 9], "int32")  # rows that are full do not count
-    assert not bool(drafts.pay(lengths, rests, np.float32(gains[1] + 0.01), state))
+    assert not bool(drafts.pay(lengths, rests, state, np.float32(gains[1] + 0.01)))
     state = state._replace(done=np.array([True, False, True, True]))
-    assert bool(drafts.pay(lengths, until, np.float32(gains[1] - 0.01), state))
+    assert bool(drafts.pay(lengths, until, state, np.float32(gains[1] - 0.01)))
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,6 @@ PAIRS = {"encoder_text": TEXTS, "decoder_text": ["the", "a"] * 3 + ["of"]}
 
 
 @pytest.fixture(scope="module")
-def lm():
-    lm = keras_encdec.from_preset("gemma2_tiny_tiny")
-    lm.compile(sampler="greedy")
-    return lm
-
-
-@pytest.fixture(scope="module")
 def outputs(lm):
     return lm.generate(TEXTS, 12)
 

@@ -31,13 +31,6 @@ def texts(count, longest=20):
 
 
 @pytest.fixture(scope="module")
-def lm():
-    lm = keras_encdec.from_preset("gemma2_tiny_tiny")
-    lm.compile(sampler="greedy")
-    return lm
-
-
-@pytest.fixture(scope="module")
 def stops(lm):
     """Ids that end most outputs somewhere between their beginning and their end."""
     ids = lm.generate(lm.preprocessor.generate_preprocess(texts(23), sequence_length=24))

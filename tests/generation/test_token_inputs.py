@@ -19,13 +19,6 @@ LENGTH = 16
 
 
 @pytest.fixture(scope="module")
-def lm():
-    lm = keras_encdec.from_preset("gemma2_tiny_tiny")
-    lm.compile(sampler="greedy")
-    return lm
-
-
-@pytest.fixture(scope="module")
 def inputs(lm):
     x = lm.preprocessor.generate_preprocess(PROMPTED, sequence_length=LENGTH)
     return {name: np.asarray(keras.ops.convert_to_numpy(array)) for name, array in x.items()}

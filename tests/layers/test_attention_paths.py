@@ -237,7 +237,7 @@ def test_what_auto_takes_is_logged_once(caplog):
 @on_jax
 def test_what_a_gpu_does_not_get_is_a_warning(monkeypatch, caplog):
     choice._log.cache_clear()
-    monkeypatch.setattr(fused, "platform", lambda: "gpu")
+    monkeypatch.setattr(fused.layout, "platform", lambda: "gpu")
     monkeypatch.setattr(fused, "_refusal", lambda name, *args: "no" if "_" not in name else None)
     problem = fused.Problem((1, 512, 1, 2), (1, 512, 1, 2), "float32", 1.0, None, None)
     choice.choose("auto", problem)
@@ -272,7 +272,7 @@ def test_a_kernel_without_a_gradient_gives_way(monkeypatch):
         "xla_chunked": kernel(None),
     }
     monkeypatch.setattr(tokamax, "kernel", lambda name, **spec: kernels[name])
-    monkeypatch.setattr(fused, "platform", lambda: "gpu")
+    monkeypatch.setattr(fused.layout, "platform", lambda: "gpu")
     monkeypatch.setattr(fused, "_refusal", fused._refusal.__wrapped__)  # without its memory
     problem = fused.Problem((1, 4, 1, 2), (1, 4, 1, 2), "float32", 1.0, None, None)
     assert fused.choose("fused", problem) == ("triton", (("mosaic_gpu", "refuses: no cap"),))
