@@ -91,7 +91,7 @@ def test_two_arrays_as_large_as_the_embedding_are_there_at_once(optimizer):
     attention = AttentionSpec(4, 2, 40, 16.0, 5.0)
     stack = StackSpec(WORDS, WIDTH, 64, attention, (None,), final_logit_soft_cap=30.0)
     step = compiled(
-        PairSpec(stack, stack), 2, 32, WIDTH // 2, None, WIDTH, True, optimizer=optimizer
+        PairSpec(stack, stack), 2, 32, WIDTH // 2, None, WIDTH, by_memory=True, optimizer=optimizer
     )
     entry = step.as_text().partition("ENTRY")[2]
     assert f"f32[{WORDS},{WIDTH}]" in entry
