@@ -45,6 +45,8 @@ def fit(spec: StackSpec, length: int, rows: int) -> bool:
 def find(source: Tensor, token_ids: Tensor, index: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
     """What followed the last tokens of each row, where most of them stood before.
 
+    A row that copies may change a word: its last token then stands nowhere, and what followed
+    the token in its place is a draft, too. It counts half as much for each token that agrees.
     Of places as good as each other those count that have the most to follow, and of these the
     last one, the input's before the output's.
 
@@ -66,15 +68,20 @@ def find(source: Tensor, token_ids: Tensor, index: Tensor, rate: Tensor) -> tupl
     text = ops.concatenate([written, border, source, room], axis=1)
     size = text.shape[1] - TOKENS
     run = _agreement(text[:, :size], token_ids, index)
+    before = _agreement(text[:, :size], token_ids, index - 1)
+    changed = ops.pad(before[:, :-1], [(0, 0), (1, 0)])  # up to the token in the place of the last
     follows = ops.ones(run.shape, "bool")
     after = ops.zeros(run.shape, "int32")
     for ahead in range(1, TOKENS + 1):
         follows = ops.logical_and(follows, text[:, ahead : ahead + size] >= 0)
         after = after + ops.cast(follows, "int32")
-    shortest = ops.where(rate >= _COPIES, 1, _SHORTEST)[:, None]
-    counts = ops.logical_and(run >= shortest, after > 0)
+    copies = (rate >= _COPIES)[:, None]
+    score = ops.where(run >= ops.where(copies, 1, _SHORTEST), 2 * run, 0)
+    changed = ops.where(ops.logical_and(copies, changed >= _SHORTEST), changed, 0)
+    score = ops.maximum(score, changed)
+    counts = ops.logical_and(score > 0, after > 0)
     place = ops.arange(size, dtype="int32")
-    rank = ops.where(counts, (run * (TOKENS + 1) + after) * size + place, -1)
+    rank = ops.where(counts, (score * (TOKENS + 1) + after) * size + place, -1)
     best = ops.cast(ops.argmax(rank, axis=1), "int32")[:, None]
     lengths = ops.squeeze(ops.take_along_axis(ops.where(counts, after, 0), best, axis=1), 1)
     drafts = ops.take_along_axis(text, best + 1 + ops.arange(TOKENS, dtype="int32"), axis=1)

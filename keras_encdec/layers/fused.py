@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from keras_encdec import layout
-from keras_encdec.layers import masks, shards, splash, tokamax
+from keras_encdec.layers import by_head, masks, shards, splash, tokamax
 from keras_encdec.layers.masks import KeyRange, Limits, Segments
 from keras_encdec.layers.shards import Attend, Cut
 from keras_encdec.spec import Shape, Tensor
@@ -22,7 +22,13 @@ from keras_encdec.warn import warn
 # By backend, the fastest first, with the platform that each runs on, None for all. PyTorch's own
 # takes no soft cap and keeps a (B, 1, T, S) mask; TensorFlow has none.
 _KERNELS: dict[str, dict[str, str | None]] = {
-    "jax": {"mosaic_gpu": "gpu", "triton": "gpu", "splash": "tpu", "xla_chunked": None},
+    "jax": {
+        "mosaic_gpu": "gpu",
+        "triton": "gpu",
+        "splash": "tpu",
+        "xla_by_head": "cpu",
+        "xla_chunked": None,
+    },
     "torch": {"sdpa": None},
 }
 KERNELS = tuple(name for names in _KERNELS.values() for name in names)
@@ -81,7 +87,7 @@ def obstacle(name: str, soft_cap: float | None) -> str | None:
         return None if soft_cap is None else f"takes no soft cap, and here it is {soft_cap}"
     if here[name] not in (None, layout.platform()):
         return f"runs on {here[name]}, and this is {layout.platform()}"
-    if name != "splash" and not tokamax.is_installed():
+    if name not in ("splash", "xla_by_head") and not tokamax.is_installed():
         return 'is Tokamax\'s, which is not installed: pip install "keras-encdec[jax]"'
     return None
 
@@ -151,6 +157,8 @@ def _kernel(name: str, problem: Problem) -> Attend:
         assert problem.limits is not None
         made = functools.partial(splash.kernel, interpret=layout.platform() != "tpu")
         return made(scale=problem.scale, soft_cap=problem.soft_cap, limits=problem.limits)
+    if name == "xla_by_head":
+        return by_head.kernel(scale=problem.scale, soft_cap=problem.soft_cap)
     return tokamax.kernel(name, scale=problem.scale, soft_cap=problem.soft_cap)
 
 

@@ -20,17 +20,30 @@ TEXTS = [
 LENGTH = 48
 
 
-def found_by_hand(source, written, shortest):
-    """The longest agreement of up to 8 tokens with the end of `written`; the last of equals."""
-    best = shortest, 1, []
+def agreement(text, written):
+    """How many of up to 8 tokens at the ends of two texts are the same."""
+    run = 0
+    while run < min(8, len(text), len(written)) and text[-1 - run] == written[-1 - run]:
+        run += 1
+    return run
+
+
+def found_by_hand(source, written, copies):
+    """What followed the best agreement with the end of `written`; the last of equals.
+
+    A token that agrees counts 2. In a row that copies the last one may be another: those before
+    it then count 1 each.
+    """
+    best = 1, 1, []
     for text in (written, source):
         for after in range(1, len(text)):
-            run = 0
-            while run < min(8, after, len(written)) and text[after - 1 - run] == written[-1 - run]:
-                run += 1
+            run = agreement(text[:after], written)
+            score = 2 * run if run >= 2 - copies else 0
+            changed = agreement(text[: after - 1], written[:-1])
+            score = max(score, changed if copies and changed >= 2 else 0)
             follows = text[after : after + drafts.TOKENS]
-            if (run, len(follows)) >= best[:2]:
-                best = run, len(follows), follows
+            if (score, len(follows)) >= best[:2]:
+                best = score, len(follows), follows
     return best[2]
 
 
@@ -45,7 +58,7 @@ def test_drafts_are_what_followed_the_longest_agreement():
     given = map(ops.convert_to_tensor, (source, token_ids, index.astype("int32"), rate))
     found, lengths = map(ops.convert_to_numpy, drafts.find(*given))
     expected = [
-        found_by_hand(source[i, : read[i]].tolist(), token_ids[i, : index[i]].tolist(), 2 - i % 2)
+        found_by_hand(source[i, : read[i]].tolist(), token_ids[i, : index[i]].tolist(), i % 2)
         for i in range(rows)
     ]
     assert [found[i, : lengths[i]].tolist() for i in range(rows)] == expected

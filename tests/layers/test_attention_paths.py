@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_encdec.layers import cache, choice, fused, masks, tokamax
+from keras_encdec.layers import by_head, cache, choice, fused, masks, tokamax
 from keras_encdec.layers.attention import Attention, attend
 from keras_encdec.layers.stack import Decoder, Encoder
 from keras_encdec.spec import CrossAttentionSpec
@@ -25,6 +25,7 @@ on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="Tokamax is
 CAPS = [None, 5.0]
 # Under which caps each backend fuses.
 FUSED = {"jax": CAPS, "torch": [None], "tensorflow": []}[keras.backend.backend()]
+PATHS = ["fused", *(["xla_chunked"] if keras.backend.backend() == "jax" else [])]
 
 
 def lengths_mask(length, *runs):
@@ -68,9 +69,9 @@ def value_and_output_gradients(path, variables, visible, soft_cap):
     return to_numpy(output()), gradients
 
 
-def assert_paths_equal(variables, visible, soft_cap):
+def assert_paths_equal(variables, visible, soft_cap, path="fused"):
     expected = value_and_output_gradients("plain", variables, visible, soft_cap)
-    found = value_and_output_gradients("fused", variables, visible, soft_cap)
+    found = value_and_output_gradients(path, variables, visible, soft_cap)
     assert_close(found[0], expected[0])
     for gradient, reference in zip(found[1], expected[1], strict=True):
         assert np.isfinite(reference).all()
@@ -79,13 +80,15 @@ def assert_paths_equal(variables, visible, soft_cap):
     return found
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("soft_cap", FUSED)
 @pytest.mark.parametrize("kind", VISIBLE)
-def test_fused_equals_plain(kind, soft_cap, monkeypatch):
+def test_fused_equals_plain(kind, soft_cap, path, monkeypatch):
     monkeypatch.setattr(tokamax, "_BLOCK", 16)
+    monkeypatch.setattr(by_head, "_LOGITS", 16 * 3 * KEYS.shape[1])
     queries = QUERIES.shape[1] if "cross" in kind else KEYS.shape[1]
     variables = qkv(queries, KEYS.shape[1])
-    output, gradients = assert_paths_equal(variables, VISIBLE[kind], soft_cap)
+    output, gradients = assert_paths_equal(variables, VISIBLE[kind], soft_cap, path)
     unseen = ops.convert_to_numpy(VISIBLE[kind].end <= VISIBLE[kind].start)
     assert unseen.any()
     unseen = np.broadcast_to(unseen, output.shape[:2])
@@ -93,19 +96,22 @@ def test_fused_equals_plain(kind, soft_cap, monkeypatch):
     assert not gradients[0][unseen].any()
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("soft_cap", FUSED[:1])
 @pytest.mark.parametrize("heads", HEADS)
-def test_fused_equals_plain_for_all_groupings(heads, soft_cap):
-    assert_paths_equal(qkv(45, 45, HEADS[heads]), VISIBLE["causal, window"], soft_cap)
+def test_fused_equals_plain_for_all_groupings(heads, soft_cap, path):
+    assert_paths_equal(qkv(45, 45, HEADS[heads]), VISIBLE["causal, window"], soft_cap, path)
 
 
 @on_jax
-def test_fused_equals_plain_over_several_chunks():
+@pytest.mark.parametrize("path", PATHS)
+def test_fused_equals_plain_over_several_chunks(path, monkeypatch):
     """Longer than a block of queries and Tokamax's 1024 keys, and no multiple of either."""
     mask = lengths_mask(1100, (3, 1090))
     visible = masks.self_attention(mask, causal=True, window=700)
     visible = masks.KeyRange(visible.start[:, 500:1030], visible.end[:, 500:1030])
-    assert_paths_equal(qkv(530, 1100, (2, 1), rows=1), visible, 5.0)
+    monkeypatch.setattr(by_head, "_LOGITS", 2**18)
+    assert_paths_equal(qkv(530, 1100, (2, 1), rows=1), visible, 5.0, path)
 
 
 def test_auto_is_fused_where_texts_are_long(monkeypatch):
@@ -174,11 +180,13 @@ def test_without_tokamax(monkeypatch):
     monkeypatch.setattr(tokamax, "is_installed", lambda: False)
     tensors = [ops.convert_to_tensor(v) for v in qkv(512, 512, (1, 1), rows=1)]
     arguments = (*tensors, masks.cross_attention(np.ones((1, 512))))
-    for path in ("fused", "xla_chunked"):
-        with pytest.raises(ValueError, match=r'pip install "keras-encdec\[jax\]"'):
-            attend(*arguments, scale=1.0, path=path)
-        with pytest.raises(ValueError, match=r"Received: '.*Tokamax's, which is not installed"):
-            tiny_backbone().attention = path
+    with pytest.raises(ValueError, match=r'pip install "keras-encdec\[jax\]"'):
+        attend(*arguments, scale=1.0, path="xla_chunked")
+    with pytest.raises(ValueError, match=r"Received: '.*Tokamax's, which is not installed"):
+        tiny_backbone().attention = "xla_chunked"
+    expected = attend(*arguments, scale=1.0, path="xla_by_head")
+    np.testing.assert_array_equal(attend(*arguments, scale=1.0, path="auto"), expected)
+    monkeypatch.setattr(fused.layout, "platform", lambda: "gpu")
     found = attend(*arguments, scale=1.0, path="auto")
     np.testing.assert_array_equal(found, attend(*arguments, scale=1.0, path="plain"))
 
@@ -192,15 +200,15 @@ def test_arguments_of_the_program_are_its_own(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", "--rate", "0.1"])
     fused._refusal.cache_clear()
     tensors = [ops.convert_to_tensor(v) for v in qkv(4, 4, (1, 1), rows=1)]
-    attend(*tensors, masks.cross_attention(np.ones((1, 4))), scale=1.0, path="fused")
+    attend(*tensors, masks.cross_attention(np.ones((1, 4))), scale=1.0, path="xla_chunked")
 
 
 @pytest.mark.parametrize("name", fused.KERNELS)
 def test_a_kernel_is_taken_by_its_name_or_refused_with_the_reason(name):
     """On a machine without GPU and TPU."""
     backbone = tiny_backbone()
-    there = {"jax": "xla_chunked"}.get(keras.backend.backend())
-    if name == there:
+    there = {"jax": ("xla_by_head", "xla_chunked")}.get(keras.backend.backend(), ())
+    if name in there:
         backbone.attention = name
         assert backbone.attention == name
         return
@@ -225,9 +233,9 @@ def test_what_auto_takes_is_logged_once(caplog):
             attend(*short, masks.cross_attention(np.ones((1, 4))), scale=1.0)
             attend(*short, masks.cross_attention(np.ones((1, 4))), scale=1.0, path="plain")
     long, short = (record.getMessage() for record in caplog.records)
-    taken = {"jax": "xla_chunked", "torch": "sdpa", "tensorflow": "plain"}[keras.backend.backend()]
+    taken = {"jax": "xla_by_head", "torch": "sdpa", "tensorflow": "plain"}[keras.backend.backend()]
     assert long.startswith(f"Attention by 'auto': {taken}")
-    assert ("mosaic_gpu runs on gpu, and this is cpu" in long) == (taken == "xla_chunked")
+    assert ("mosaic_gpu runs on gpu, and this is cpu" in long) == (taken == "xla_by_head")
     assert short == (
         "Attention by 'auto': plain, not faster ones (fused pays from 262144 pairs of query and "
         "key on)."

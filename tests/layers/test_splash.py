@@ -164,7 +164,7 @@ def test_without_the_limits_it_gives_way():
     shape = (1, 512, 1, 128)
     problem = fused.Problem(shape, shape, "float32", 1.0, None, limits=None)
     assert fused.choose("splash", problem)[1][0][1].startswith("needs the limits and segments")
-    assert choice.find("auto", problem).path == "xla_chunked"
+    assert choice.find("auto", problem).path == "xla_by_head"
     assert choice.find("auto", problem._replace(limits=Limits())).path == "splash"
 
 

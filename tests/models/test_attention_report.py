@@ -9,7 +9,7 @@ from keras_encdec.spec import CrossAttentionSpec
 from keras_encdec.testing.models import make_inputs, tiny_backbone
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
 
-LONG = "xla_chunked" if keras.backend.backend() == "jax" else "plain"  # under a soft cap, on a CPU
+LONG = "xla_by_head" if keras.backend.backend() == "jax" else "plain"  # under a soft cap, on a CPU
 LENGTHS = {"source": 640, "target": 576}
 
 

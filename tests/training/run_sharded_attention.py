@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_encdec.layers import fused, masks, shards, tokamax
+from keras_encdec.layers import by_head, fused, masks, shards
 from keras_encdec.layers.attention import attend as attend_here
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
 from keras_encdec.spec import AttentionSpec
@@ -165,7 +165,6 @@ def shapes(text):
 COMMANDS = {f.__name__: f for f in (attend, step, splash_step, program)}
 
 if __name__ == "__main__":
-    if "program" not in sys.argv[1]:
-        tokamax._BLOCK = 16  # several of them in short texts
+    by_head._LOGITS = 16 * 45 if "program" not in sys.argv[1] else 2**17  # several blocks
     calls = json.loads(sys.argv[1])
     print(json.dumps({name: COMMANDS[name](*arguments) for name, arguments in calls.items()}))
