@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_encdec.spec import PairSpec, Shape, Tensor
+from keras_encdec.spec import EncoderSpec, PairSpec, Shape, Tensor
 
 _BATCH, _MODEL = "batch", "model"
 Axes = tuple[str | None, ...]
@@ -52,7 +52,7 @@ _KEYS_AND_VALUES = ("key/kernel", "value/kernel", "key/bias", "value/bias")
 
 def layout_map(
     device_mesh: keras.distribution.DeviceMesh,
-    spec: PairSpec | None = None,
+    spec: PairSpec | EncoderSpec | None = None,
     model_parallel_dim_name: str = _MODEL,
     data_parallel_dim_name: str = _BATCH,
 ) -> keras.distribution.LayoutMap:
@@ -64,7 +64,7 @@ def layout_map(
 
     Args:
         device_mesh: `keras.distribution.DeviceMesh` with the two axes.
-        spec: the pair. An axis that does not divide a dimension is then left out for
+        spec: of the pair, or of an encoder alone. An axis that does not divide a dimension is then left out for
             it. Without a spec every dimension is cut, but the key/value heads, which
             are often fewer than devices.
         model_parallel_dim_name: the mesh axis for heads, F and V.
@@ -100,7 +100,7 @@ def _rules() -> dict[str, Axes]:
     return rules
 
 
-def _fitted(spec: PairSpec, sizes: Mapping[str, int]) -> dict[str, Axes]:
+def _fitted(spec: PairSpec | EncoderSpec, sizes: Mapping[str, int]) -> dict[str, Axes]:
     """Axes by pattern of a weight's path, where each axis divides its dimension."""
     fitted = {}
     for path, shape in spec.weights().items():
@@ -386,6 +386,11 @@ def activation_axes() -> ActivationAxes | None:
         others = []  # their weights lie whole on each device
     model = others[0] if len(others) == 1 else _MODEL if _MODEL in others else None
     return ActivationAxes(mesh.backend_mesh, batch, model)
+
+
+def replicas() -> int:
+    """Groups of rows that lie on devices of their own."""
+    return getattr(keras.distribution.distribution(), "num_model_replicas", 1)
 
 
 def platform() -> str:

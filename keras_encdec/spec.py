@@ -1,4 +1,4 @@
-"""What a model is: frozen dataclasses for an attention, a stack and a pair.
+"""What a model is: frozen dataclasses for an attention, a stack, a pair and an encoder.
 
 Knows every number that shapes a model, and from them the name and shape of each
 weight. Leaves what is computed to `keras_encdec.layers`, and what other projects
@@ -329,10 +329,8 @@ class PairSpec:
         decoder = self.decoder.weights(self.encoder.width, self.cross_attention)
         if self.tied_embeddings:
             del decoder[_EMBEDDING]
-        return {
-            **{f"encoder/{k}": v for k, v in self.encoder.weights(writes=False).items()},
-            **{f"decoder/{k}": v for k, v in decoder.items()},
-        }
+        encoder = EncoderSpec(self.encoder, self.encoder_attention).weights()
+        return {**encoder, **{f"decoder/{k}": v for k, v in decoder.items()}}
 
     @property
     def vocabulary_sizes(self) -> dict[str, int]:
@@ -344,6 +342,32 @@ class PairSpec:
         """Path of the weight that writes the logits: (V, D), or (D, V) if it is not tied."""
         side = "encoder" if self.tied_embeddings else "decoder"
         return f"{side}/{_EMBEDDING if self.decoder.tied_output else _OUTPUT}"
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderSpec:
+    """An encoder alone; its weights have the names that they have in a pair.
+
+    Args:
+        encoder: the stack that reads the input.
+        encoder_attention: `"bidirectional"`, or `"causal"` as a decoder-only model reads.
+    """
+
+    encoder: StackSpec
+    encoder_attention: EncoderAttention = "bidirectional"
+
+    def __post_init__(self) -> None:
+        allowed = get_args(EncoderAttention)
+        check.one_of("encoder_attention of EncoderSpec", self.encoder_attention, allowed)
+
+    def weights(self) -> dict[str, Shape]:
+        """Name and shape of each weight; names are variable paths."""
+        return {f"encoder/{k}": v for k, v in self.encoder.weights(writes=False).items()}
+
+    @property
+    def vocabulary_sizes(self) -> dict[str, int]:
+        """How many ids there are."""
+        return {"encoder": self.encoder.vocabulary_size}
 
 
 def window_lengths(window: int | tuple[int, int]) -> tuple[int, int]:

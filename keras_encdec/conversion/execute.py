@@ -21,9 +21,11 @@ from keras_encdec.families import dialect
 from keras_encdec.families.dialect import Rule
 from keras_encdec.integrity import check_finite
 from keras_encdec.models.backbone import EncDecBackbone
+from keras_encdec.models.base import StacksBackbone
+from keras_encdec.models.encoder import EncoderBackbone
 from keras_encdec.private import deferred_variables
 from keras_encdec.progress import track
-from keras_encdec.spec import PairSpec
+from keras_encdec.spec import EncoderSpec, PairSpec
 
 
 def convert(plan: Plan, sources: Mapping[str, Source], dtype: Any = None) -> EncDecBackbone:
@@ -48,7 +50,7 @@ def convert(plan: Plan, sources: Mapping[str, Source], dtype: Any = None) -> Enc
             users[step.source].append(step)
     for side, name in plan.dropped:
         sources[side].weights.release(bound[side][name].name)
-    backbone, variables = _without_values(plan.pair, dtype)
+    backbone, variables = _without_values(EncDecBackbone, plan.pair, dtype)
     for (side, name), steps in track(list(users.items()), "Converting"):
         tensor, weights = bound[side][name], sources[side].weights
         array = check_finite(tensor.name, weights.read(tensor.name), f"the {side}'s weights")
@@ -85,10 +87,47 @@ def load(
     """
     bound = dialect.bind(rules, pair.weights())
     dialect.check(bound, source.tensors(), dropped)
-    backbone, variables = _without_values(pair, dtype)
+    backbone, variables = _without_values(EncDecBackbone, pair, dtype)
     for name, tensor in track(list(bound.items()), "Loading"):
         array = check_finite(tensor.name, source.read(tensor.name), "the weights to load")
         _assign(variables[name], tensor.to_ours(array))
+    return backbone
+
+
+def convert_encoder(spec: EncoderSpec, source: Source, dtype: Any = None) -> EncoderBackbone:
+    """An encoder of a decoder-only model, whose output matrix, if it has one, is left out.
+
+    Args:
+        spec: of the source's stack.
+        source: the model.
+        dtype: dtype or policy of the encoder.
+
+    Raises:
+        ValueError: as `convert`.
+    """
+    every = dialect.bind(source.rules, source.spec.weights())
+    dialect.check(every, source.weights.tensors(), source.dropped)
+    backbone, variables = _without_values(EncoderBackbone, spec, dtype)
+    for name, tensor in track(list(every.items()), "Converting"):
+        if f"encoder/{name}" in variables:
+            array = check_finite(tensor.name, source.weights.read(tensor.name), "the weights")
+            _assign(variables[f"encoder/{name}"], tensor.to_ours(array))
+        source.weights.release(tensor.name)
+    return backbone
+
+
+def copy_encoder(model: StacksBackbone, dtype: Any = None) -> EncoderBackbone:
+    """The encoder of a pair or of an encoder, with LoRA merged and in float; a copy.
+
+    Args:
+        model: `EncDecBackbone` or `EncoderBackbone`.
+        dtype: dtype or policy of the copy.
+    """
+    spec = EncoderSpec(model.spec.encoder, model.spec.encoder_attention)
+    weights = effective_weights(model)
+    backbone, variables = _without_values(EncoderBackbone, spec, dtype)
+    for name, variable in track(list(variables.items()), "Copying the encoder"):
+        _assign(variable, check_finite(name, weights[name], "the model"))
     return backbone
 
 
@@ -103,12 +142,14 @@ def export(
         write(tensor.name, np.ascontiguousarray(tensor.to_theirs(array)))
 
 
-def _without_values(pair: PairSpec, dtype: Any) -> tuple[EncDecBackbone, dict[str, keras.Variable]]:
-    """The backbone and its variables by path; on JAX nothing is allocated yet."""
+def _without_values(
+    kind: type[StacksBackbone], spec: PairSpec | EncoderSpec, dtype: Any
+) -> tuple[Any, dict[str, keras.Variable]]:
+    """A backbone and its variables by path; on JAX nothing is allocated yet."""
     deferred = keras.backend.backend() == "jax"
     scope = keras.StatelessScope(initialize_variables=False)
     with scope if deferred else contextlib.nullcontext():
-        backbone = EncDecBackbone.of(pair, dtype=dtype)
+        backbone = kind.of(spec, dtype=dtype)
     variables = {v.path: v for v in backbone.weights}
     if deferred:
         _forget_deferred(variables.values())

@@ -28,6 +28,7 @@ from keras_encdec.data.kinds import (
     documents_of,
     joined_pairs,
 )
+from keras_encdec.data.labelled import Classes
 from keras_encdec.data.pipeline import Epoch, Order, Passes, epoch_of_examples, this_host
 from keras_encdec.data.recognize import READ_AHEAD
 from keras_encdec.data.tokenizing import Log, encoded, tokenize
@@ -55,6 +56,8 @@ class Batching:
         last_stage: of `Stages`, the last objective alone, as in evaluation.
         epochs: of the run, which `Stages` divide.
         inputs_only: leaves labels and weights of ready arrays out, as in prediction.
+        vocabularies: sizes, which ready ids must be below, of each side.
+        classes: which labels a text may have, where it has one for all of it.
 
     Raises:
         ValueError: if a number is below 1.
@@ -70,6 +73,7 @@ class Batching:
     epochs: int = 1
     inputs_only: bool = False
     vocabularies: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    classes: Classes | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps"):
@@ -81,10 +85,11 @@ class Batching:
         """The rows of ready arrays."""
         x = ready.checked_ids(inputs.x, self.vocabularies)
         inputs = ModelInputs(x) if self.inputs_only else dataclasses.replace(inputs, x=x)
-        return ready.Rows(ready.checked(inputs, self.labels))
+        inputs = ready.checked(inputs, self.labels)
+        return ready.Rows(inputs.x, inputs.y, inputs.weights)
 
-    def order(self, converter: FeatureConverter | None, rows: int) -> Order:
-        """The order of that many rows."""
+    def order(self, converter: Any, rows: int) -> Order:
+        """The order of that many rows, by the seed of a converter, 0 without one."""
         seed = 0 if converter is None else converter.seed
         count = this_host()[1]
         size = self.batch_size or -(-min(BATCH_SIZE, rows) // count) * count
@@ -129,14 +134,29 @@ def batch_source(
     if isinstance(source, Stream):
         return _Streamed(source, converter, batching)
     if isinstance(source, ModelInputs):
-        found = _of_arrays(source, converter, batching)
-    else:
-        found = _of_text(source, required(converter), batching)
-        if batching.labels is not None and batching.labels.class_weight is not None:
-            found = _ByClass(found, batching.labels)
+        return _of_arrays(source, converter, batching)
+    found = _of_text(source, required(converter), batching)
+    if batching.labels is not None and batching.labels.class_weight is not None:
+        found = _ByClass(found, batching.labels)
     if batching.steps is None or isinstance(getattr(found, "plain", found), _Staged):
         return found
     return _Stepped(found, batching.steps)
+
+
+def of_rows(rows: ready.Rows, order: Order, steps: int | None) -> BatchSource:
+    """Batches of rows that are ready.
+
+    Args:
+        rows: all of them.
+        order: `Order`.
+        steps: batches of an epoch; None for all the rows.
+    """
+
+    def epoch_of(epoch: int) -> Epoch:
+        return Epoch(order.shuffled(grain.MapDataset.source(rows), epoch), rows.lay, order)
+
+    found = _Indexed(functools.lru_cache(1)(epoch_of))
+    return found if steps is None else _Stepped(found, steps)
 
 
 def split(source: Source, fraction: float) -> tuple[Source, Source]:
@@ -253,12 +273,7 @@ def _of_arrays(
     inputs: ModelInputs, converter: FeatureConverter | None, batching: Batching
 ) -> BatchSource:
     rows = batching.rows(inputs)
-    order = batching.order(converter, len(rows))
-
-    def epoch_of(epoch: int) -> Epoch:
-        return Epoch(order.shuffled(grain.MapDataset.source(rows), epoch), rows.lay, order)
-
-    return _Indexed(functools.lru_cache(1)(epoch_of))
+    return of_rows(rows, batching.order(converter, len(rows)), batching.steps)
 
 
 def _of_text(source: Source, converter: FeatureConverter, batching: Batching) -> BatchSource:

@@ -21,6 +21,7 @@ from keras_encdec.data.kinds import (
     as_dict,
     kind_of,
 )
+from keras_encdec.data.labelled import Labelled, ReadyRows
 from keras_encdec.data.tokens import Tokens, vocabulary_digest
 from keras_encdec.objectives import Objective, Stages
 from keras_encdec.objectives.config import to_config
@@ -105,11 +106,21 @@ def _parts(source: Source) -> Iterable[bytes]:
     elif isinstance(source, ModelInputs):
         for name, array in {**source.x, **as_dict(source.y, "y")}.items():
             yield from (name.encode(), _bytes(array))
+    elif isinstance(source, Labelled):
+        yield from (text.encode() for row in source.read() for text in row)
+        yield from (str(label).encode() for label in _listed(source.labels))
+    elif isinstance(source, ReadyRows):
+        for name, array in {**source.x, **as_dict(source.labels, "labels")}.items():
+            yield from (name.encode(), _bytes(array))
     else:
         yield source.name.encode()
     weights = getattr(source, "weights", None)
     if weights is not None:
         yield _bytes(weights)
+
+
+def _listed(labels: Any) -> list:
+    return [] if labels is None else labels.tolist()
 
 
 def _bytes(array: Any) -> bytes:

@@ -279,7 +279,7 @@ Source = Documents | Pairs | Tokens | ModelInputs | Stream
 def kind_of(source: Any) -> str:
     """What a source is, in a message."""
     names = {Documents: "texts", Pairs: "pairs", Tokens: "tokens", ModelInputs: "model inputs"}
-    return names.get(type(source), "a stream")
+    return names.get(type(source), getattr(source, "kind", "a stream"))
 
 
 def as_dict(value: Any, name: str) -> dict[str, Any]:

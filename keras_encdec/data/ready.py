@@ -65,21 +65,30 @@ def checked_ids(x: Inputs, vocabularies: Mapping[str, int]) -> Inputs:
     Raises:
         ValueError: if ids are no integers, or one that is not padding is outside its vocabulary.
     """
-    checked = dict(x)
+    found = dict(x)
     for side, size in vocabularies.items():
         name = f"{side}_token_ids"
-        ids, mask = np.asarray(x[name]), np.asarray(x[f"{side}_padding_mask"]) != 0
-        if ids.dtype.kind not in "iu":
-            raise ValueError(f"Expected integers as {name}. Received: {ids.dtype}.")
-        wrong = (ids < 0) | (ids >= size)
-        if (wrong & mask).any():
-            row, place = np.argwhere(wrong & mask)[0]
-            raise ValueError(
-                f"Expected {name} from 0 to {size - 1}, the vocabulary. Received: "
-                f"{ids[row, place]} at place {place} of row {row}."
-            )
-        checked[name] = np.where(wrong, 0, ids).astype("int32")
-    return checked
+        found[name] = ids_within(name, x[name], x[f"{side}_padding_mask"], size)
+    return found
+
+
+def ids_within(name: str, ids: Any, padding_mask: Any, size: int) -> np.ndarray:
+    """int32 ids of a vocabulary of that size; 0 at padding where they are none of it.
+
+    Raises:
+        ValueError: as `checked_ids`.
+    """
+    ids, mask = np.asarray(ids), np.asarray(padding_mask) != 0
+    if ids.dtype.kind not in "iu":
+        raise ValueError(f"Expected integers as {name}. Received: {ids.dtype}.")
+    wrong = (ids < 0) | (ids >= size)
+    if (wrong & mask).any():
+        row, *place = np.argwhere(wrong & mask)[0]
+        raise ValueError(
+            f"Expected {name} from 0 to {size - 1}, the vocabulary. Received: "
+            f"{ids[row, *place]} at place {place[-1]} of row {row}."
+        )
+    return np.where(wrong, 0, ids).astype("int32")
 
 
 def checked(inputs: ModelInputs, labels: Labels | None) -> ModelInputs:
@@ -141,15 +150,17 @@ class Rows:
     """Rows of model inputs: `rows[i]`, and `rows.lay` to make a batch of some.
 
     Args:
-        inputs: `ModelInputs`.
+        x: model inputs, (N, ...) each.
+        y: (N, ...), or a dict of such, or None.
+        weights: (N, ...) or None.
     """
 
-    def __init__(self, inputs: ModelInputs):
-        self.inputs = inputs
-        self.parts: Batch = (inputs.x, inputs.y, inputs.weights)  # type: ignore[assignment]
+    def __init__(self, x: Inputs, y: Any = None, weights: np.ndarray | None = None):
+        self.parts: Batch = (x, y, weights)  # type: ignore[assignment]
+        self._count = len(next(iter(x.values())))
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return self._count
 
     def __getitem__(self, index: int) -> int:
         return int(index)

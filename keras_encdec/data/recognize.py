@@ -9,7 +9,8 @@ import itertools
 import math
 import numbers
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from functools import partial
 from typing import Any
 
 import grain
@@ -33,6 +34,8 @@ READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
 
 _COLUMNS = ("text", "encoder_text", "decoder_text", *INPUTS)
 _TEXT = (str, bytes)
+
+Make = Callable[..., Any]  # what an element of a stream is
 
 
 def as_source(x: Any, y: Any = None, sample_weight: Any = None, field: str = "text") -> Source:
@@ -60,10 +63,10 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, field: str = "te
         return _of_columns(columns, y, sample_weight, field)
     if is_single_text(x):
         return _of_text(x, y, sample_weight)
-    if (stream := _stream(x, field)) is not None:
-        _refuse_beside(x, y=y, sample_weight=sample_weight)
+    if (stream := stream_of(x, partial(as_source, field=field))) is not None:
+        refuse_beside(x, y=y, sample_weight=sample_weight)
         return stream
-    return _of_sequence(_listed(x), y, sample_weight, field)
+    return _of_sequence(listed(x), y, sample_weight, field)
 
 
 def unpacked(data: Any) -> tuple[Any, Any, Any]:
@@ -139,9 +142,9 @@ def _known(names: Sequence[str], field: str) -> list[str]:
 
 def _of_columns(columns: dict[str, Any], y: Any, weight: Any, field: str) -> Source:
     if any(name in columns for name in INPUTS):
-        x = {name: _array(columns[name]) for name in INPUTS if name in columns}
-        labels = {k: _array(v) for k, v in y.items()} if isinstance(y, Mapping) else _array(y)
-        return ModelInputs(x, labels, _array(weight))
+        x = {name: array_of(columns[name]) for name in INPUTS if name in columns}
+        labels = {k: array_of(v) for k, v in y.items()} if isinstance(y, Mapping) else array_of(y)
+        return ModelInputs(x, labels, array_of(weight))
     if "encoder_text" in columns or "decoder_text" in columns:
         return _of_pairs(columns, y, weight)
     return as_source(columns[field], y, weight)
@@ -163,7 +166,7 @@ def _of_pairs(columns: dict[str, Any], y: Any, weight: Any) -> Pairs:
         )
     texts = strings(read, "encoder_text")
     targets = None if written is None else strings(written, "decoder_text")
-    return Pairs(texts, targets, _weights(weight, len(texts)), single)
+    return Pairs(texts, targets, weights_of(weight, len(texts)), single)
 
 
 # Texts and sequences.
@@ -172,7 +175,7 @@ def _of_pairs(columns: dict[str, Any], y: Any, weight: Any) -> Pairs:
 def _of_text(x: Any, y: Any, weight: Any) -> Documents | Pairs:
     if y is not None:
         return _of_pairs({"encoder_text": x}, y, weight)
-    return Documents(lambda: _numbered([x]), _weights(weight, 1), single=True)
+    return Documents(lambda: _numbered([x]), weights_of(weight, 1), single=True)
 
 
 def _of_sequence(x: Sequence[Any], y: Any, weight: Any, field: str) -> Source:
@@ -181,7 +184,8 @@ def _of_sequence(x: Sequence[Any], y: Any, weight: Any, field: str) -> Source:
     if isinstance(first, Mapping):
         return _of_rows(x, y, weight, field)
     if isinstance(first, (tuple, list)) and y is None:
-        whole = Stream(lambda skip: _elements(x[skip:], field), type(x).__name__, len(x))
+        make = partial(as_source, field=field)
+        whole = Stream(lambda skip: _elements(x[skip:], make), type(x).__name__, len(x))
         return _as_it_is(whole.collected(), None, weight)
     if _is_numeric(first):
         raise ValueError(
@@ -190,7 +194,7 @@ def _of_sequence(x: Sequence[Any], y: Any, weight: Any, field: str) -> Source:
         )
     if y is not None:
         return _of_pairs({"encoder_text": x}, y, weight)
-    return Documents(lambda: _numbered(x), _weights(weight, len(x)))
+    return Documents(lambda: _numbered(x), weights_of(weight, len(x)))
 
 
 def _of_rows(rows: Sequence[Mapping], y: Any, weight: Any, field: str) -> Source:
@@ -213,37 +217,42 @@ def strings(texts: Any, what: str) -> list[str]:
     """Texts of a column, checked one by one."""
     if is_single_text(texts):
         texts = [texts]
-    every = enumerate(_listed(texts))
+    every = enumerate(listed(texts))
     return [check.text(f"{what} of row {n}", _scalar(text)) for n, text in every]
 
 
 # Streams.
 
 
-def _stream(x: Any, field: str) -> Stream | None:
-    """What can only be gone through; None for what can be indexed."""
+def stream_of(x: Any, make: Make) -> Stream | None:
+    """What can only be gone through; None for what can be indexed.
+
+    Args:
+        x: data.
+        make: what each of its elements is, of `(x)`, `(x, y)` or `(x, y, sample_weight)`.
+    """
     name = type(x).__name__
     if hasattr(x, "element_spec") and hasattr(x, "as_numpy_iterator"):  # tf.data
         length: float | None = int(x.cardinality())
         length = {-1: math.inf, -2: None}.get(int(length or 0), length)
-        return Stream(lambda skip: _elements(x.skip(skip).as_numpy_iterator(), field), name, length)
+        return Stream(lambda skip: _elements(x.skip(skip).as_numpy_iterator(), make), name, length)
     if isinstance(x, grain.MapDataset):
         length = math.inf if len(x) >= sys.maxsize else len(x)
         return Stream(
-            lambda skip: _elements(x[skip:].to_iter_dataset(READ_AHEAD), field), name, length
+            lambda skip: _elements(x[skip:].to_iter_dataset(READ_AHEAD), make), name, length
         )
     if isinstance(x, keras.utils.PyDataset):
         count = x.num_batches
         return Stream(
-            lambda skip: _elements(_of_py_dataset(x, skip), field),
+            lambda skip: _elements(_of_py_dataset(x, skip), make),
             name,
             math.inf if count is None else count,
         )
     if isinstance(x, Iterator):
-        return _once(_elements(x, field), name)
+        return _once(_elements(x, make), name)
     if isinstance(x, Iterable) and not isinstance(x, (Sequence, np.ndarray)) and _is_lazy(x):
         count = len(x) if isinstance(x, Sized) else None
-        return Stream(lambda skip: itertools.islice(_elements(x, field), skip, None), name, count)
+        return Stream(lambda skip: itertools.islice(_elements(x, make), skip, None), name, count)
     return None
 
 
@@ -269,7 +278,7 @@ def _of_py_dataset(data: Any, skip: int) -> Iterator[Any]:
     data.on_epoch_end()
 
 
-def _elements(elements: Iterable[Any], field: str) -> Iterator[Source]:
+def _elements(elements: Iterable[Any], make: Make) -> Iterator[Source]:
     """Each element as a source: tuples are `(x, y)` or `(x, y, sample_weight)`."""
     for element in elements:
         if isinstance(element, list) and element and isinstance(element[0], (tuple, Mapping)):
@@ -277,18 +286,17 @@ def _elements(elements: Iterable[Any], field: str) -> Iterator[Source]:
             is_columns = len(element) <= 3 and not isinstance(element[-1], Mapping)
             element = tuple(element) if is_columns else element
         if isinstance(element, tuple):
-            x, y, weight = (*element, None, None)[:3]
-            yield as_source(x, y, weight, field)
+            yield make(*element[:3])
         else:
-            yield as_source(element, field=field)
+            yield make(element)
 
 
 # Arrays of any framework.
 
 
-def _listed(x: Any) -> Sequence[Any]:
+def listed(x: Any) -> Sequence[Any]:
     """Something in memory as a sequence of its first axis."""
-    x = _array(x) if hasattr(x, "numpy") or hasattr(x, "__array__") else x
+    x = array_of(x) if hasattr(x, "numpy") or hasattr(x, "__array__") else x
     if isinstance(x, np.ndarray):
         if x.ndim == 2 and x.shape[1] == 1 and x.dtype.kind in "USOT":
             x = x[:, 0]
@@ -303,7 +311,7 @@ def _listed(x: Any) -> Sequence[Any]:
     )
 
 
-def _array(x: Any) -> Any:
+def array_of(x: Any) -> Any:
     """An array or tensor of any framework, or a list of numbers, as a NumPy array."""
     if x is None or isinstance(x, np.ndarray):
         return x
@@ -319,13 +327,13 @@ def _array(x: Any) -> Any:
         ) from error
 
 
-def _weights(weight: Any, count: int) -> np.ndarray | None:
+def weights_of(weight: Any, count: int) -> np.ndarray | None:
     """One weight, or several, for each of `count` rows."""
     if weight is None:
         return None
     if not isinstance(weight, np.ndarray) and _is_ragged(weight):
         weight = _padded([np.asarray(row, "float32") for row in weight])
-    array = np.asarray(_array(weight))
+    array = np.asarray(array_of(weight))
     numbers = array.dtype.kind in "biuf"
     array = array.astype("float32") if numbers else np.full(0, np.nan, "float32")
     array = array[None] if not array.ndim else array
@@ -357,7 +365,7 @@ def _scalar(x: Any) -> Any:
     """An array or tensor of no axis as what it holds."""
     if getattr(x, "shape", None) != () or isinstance(x, _TEXT):
         return x
-    return _array(x).item()
+    return array_of(x).item()
 
 
 def _is_numeric(x: Any) -> bool:
@@ -372,15 +380,15 @@ def _short(x: Any) -> str:
 
 
 def _as_it_is(x: Source, y: Any, weight: Any) -> Source:
-    _refuse_beside(x, y=y)
+    refuse_beside(x, y=y)
     if isinstance(x, (Documents, Pairs, Tokens)) and weight is not None:
-        weights = _weights(weight, np.shape(_array(weight))[0])
+        weights = weights_of(weight, np.shape(array_of(weight))[0])
         return x if weights is None else x.weighted(weights)
-    _refuse_beside(x, sample_weight=weight)
+    refuse_beside(x, sample_weight=weight)
     return x
 
 
-def _refuse_beside(x: Any, **given: Any) -> None:
+def refuse_beside(x: Any, **given: Any) -> None:
     if names := [name for name, value in given.items() if value is not None]:
         raise ValueError(
             f"Expected {' and '.join(names)} inside the data. Received: {' and '.join(names)} "

@@ -1,8 +1,19 @@
 """Backbone, task and preprocessor, as KerasHub users know them."""
 
 from keras_encdec.models.backbone import EncDecBackbone
+from keras_encdec.models.encoder import EncoderBackbone
 from keras_encdec.models.json_tokenizer import JsonTokenizer
 from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor
 from keras_encdec.models.seq2seq_lm import EncDecSeq2SeqLM
+from keras_encdec.models.text_classifier import EncDecTextClassifier
+from keras_encdec.models.text_classifier_preprocessor import EncDecTextClassifierPreprocessor
 
-__all__ = ["EncDecBackbone", "EncDecSeq2SeqLM", "EncDecSeq2SeqLMPreprocessor", "JsonTokenizer"]
+__all__ = [
+    "EncDecBackbone",
+    "EncDecSeq2SeqLM",
+    "EncDecSeq2SeqLMPreprocessor",
+    "EncDecTextClassifier",
+    "EncDecTextClassifierPreprocessor",
+    "EncoderBackbone",
+    "JsonTokenizer",
+]

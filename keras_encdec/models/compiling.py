@@ -16,11 +16,12 @@ from keras_encdec.layers import depth
 from keras_encdec.training.checkpoint_about import learning_rate
 from keras_encdec.training.distillation import Distillation
 from keras_encdec.training.loss import FusedCrossEntropy
-from keras_encdec.training.trainer import LOGS, Trainer
+from keras_encdec.training.pair_trainer import PairTrainer
+from keras_encdec.training.trainer import LOGS
 from keras_encdec.warn import warn
 
 
-class Compiled(Trainer):
+class Compiled(PairTrainer):
     """Gives a task `compile` with defaults for adaptation."""
 
     _compiled_with: Mapping[str, Any] | None = None

@@ -1,8 +1,7 @@
-"""`fit`, `evaluate`, `predict` and their like: Keras' signatures, and data of any kind.
+"""`fit`, `evaluate`, `predict` and their like: Keras' signatures, for every task.
 
-Knows which batches each of them reads. What data is, `keras_encdec.data.as_source` decides;
-batches are `keras_encdec.data.batching`'s, epochs `keras_encdec.training.run`'s and steps
-`keras_encdec.training.step`'s.
+Knows which batches each of them reads. What data is and which batches it makes, a task says;
+epochs are `keras_encdec.training.run`'s and steps `keras_encdec.training.step`'s.
 """
 
 import math
@@ -15,23 +14,22 @@ import numpy as np
 
 from keras_encdec import check, hosts, layout
 from keras_encdec.accelerators import check_seen
-from keras_encdec.data.batching import Batching, BatchSource, batch_source, split, tokens_of
+from keras_encdec.data.batching import Batching, BatchSource, split
 from keras_encdec.data.facts import described, made_of
-from keras_encdec.data.kinds import Documents, Source, Stream, Tokens
-from keras_encdec.data.ready import Labels
-from keras_encdec.data.recognize import as_source, unpacked
-from keras_encdec.data.teacher import check_one_vocabulary
-from keras_encdec.data.tokens import vocabulary_digest
-from keras_encdec.models.compiling import Compiled
-from keras_encdec.objectives import PrefixLM
-from keras_encdec.objectives.converter import FeatureConverter
+from keras_encdec.data.kinds import Source
+from keras_encdec.data.recognize import unpacked
 from keras_encdec.training import run
 from keras_encdec.training.checkpoint_about import run_facts
 from keras_encdec.training.recording import Recording
+from keras_encdec.training.trainer import Trainer
 
 
-class Learner(Compiled):
-    """Gives a task with a `preprocessor` what trains and evaluates it."""
+class Learner(Trainer):
+    """Gives a task what trains and evaluates it.
+
+    A task says what data is (`_source`), which converter makes batches of it (`_converter`), how
+    they are made (`_batching`) and which they are (`_batch_source`).
+    """
 
     preprocessor: Any
 
@@ -81,15 +79,15 @@ class Learner(Compiled):
         """
         self._assert_compile_called("fit")
         _check(batch_size, epochs, initial_epoch, validation_batch_size, validation_split, shuffle)
-        source, held_out = as_source(x, y, sample_weight), None
+        source, held_out = self._source(x, y, sample_weight), None
         if validation_data is not None:
-            held_out = as_source(*unpacked(validation_data))
+            held_out = self._source(*unpacked(validation_data))
         elif validation_split:
             source, held_out = split(self._in_memory(source), validation_split)
-        batching = self._batching(batch_size, shuffle, steps_per_epoch, class_weight, epochs)
+        rules = {"shuffle": shuffle, "steps": steps_per_epoch, "class_weight": class_weight}
+        batching = self._batching(batch_size, epochs=epochs, **rules)
         batches = self._batches(source, batching)
-        size = validation_batch_size or batch_size
-        held: BatchSource | None = None
+        size, held = validation_batch_size or batch_size, None
         if held_out is not None:
             held = self._evaluated(held_out, size, validation_steps)
         made = source, self._converter, batching
@@ -115,7 +113,7 @@ class Learner(Compiled):
                 self, x, callbacks=callbacks, return_dict=True, _use_cached_eval_dataset=True
             )
         self._assert_compile_called("evaluate")
-        batches = self._evaluated(as_source(x, y, sample_weight), batch_size, steps)
+        batches = self._evaluated(self._source(x, y, sample_weight), batch_size, steps)
         with run.one_pass(self, batches) as adapter:
             return keras.Model.evaluate(
                 self,
@@ -134,7 +132,7 @@ class Learner(Compiled):
         steps: int | None = None,
         callbacks: Any = None,
     ) -> np.ndarray:
-        """Logits (N, T, V) of each row that `fit` would train on.
+        """What the model says of each row that `fit` would train on, such as logits (N, T, V).
 
         Raises:
             ValueError: in one of several processes, each of which would hold a part of them.
@@ -144,17 +142,10 @@ class Learner(Compiled):
                 f"Expected one process for logits. Received: {hosts.count()}. score and generate "
                 "work on several."
             )
-        batching = Batching(
-            batch_size,
-            shuffle=False,
-            steps=steps,
-            fill=False,
-            multiple=_replicas(),
-            last_stage=True,
-            inputs_only=True,
-            vocabularies=self.backbone.spec.vocabulary_sizes,
+        batching = self._batching(
+            batch_size, steps=steps, fill=False, last_stage=True, inputs_only=True
         )
-        inputs = run.InputsAlone(self._made(as_source(x), batching))
+        inputs = run.InputsAlone(self._made(self._source(x), batching))
         with run.one_pass(self, inputs) as adapter:
             return inputs.data(
                 keras.Model.predict(self, adapter, verbose=verbose, callbacks=callbacks)
@@ -169,8 +160,8 @@ class Learner(Compiled):
         return_dict: bool = False,
     ) -> Any:
         """As in Keras, on one batch of what `fit` takes."""
-        source = as_source(x, y, sample_weight)
-        batch = self._one_batch(source, self._labels(class_weight))
+        source = self._source(x, y, sample_weight)
+        batch = self._one_batch(source, class_weight=class_weight)
         with run.protected(self):
             found = keras.Model.train_on_batch(self, *batch, return_dict=return_dict)
         self.backbone.record.count("train_on_batch")
@@ -180,63 +171,54 @@ class Learner(Compiled):
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:
         """As in Keras, on one batch of what `fit` takes."""
-        batch = self._one_batch(as_source(x, y, sample_weight), self._labels())
+        batch = self._one_batch(self._source(x, y, sample_weight))
         with run.protected(self):
             return keras.Model.test_on_batch(self, *batch, return_dict=return_dict)
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """As in Keras, on one batch of what `fit` takes."""
-        inputs, *_ = self._one_batch(as_source(x), None)
+        inputs, *_ = self._one_batch(self._source(x), inputs_only=True)
         with run.protected(self):
             return keras.Model.predict_on_batch(self, inputs)
 
-    # What `fit` and the others have in common.
+    # What a task says.
 
     @property
-    def _converter(self) -> FeatureConverter | None:
-        return None if self.preprocessor is None else self.preprocessor.converter
+    def _converter(self) -> Any:
+        """What makes batches of text, or None."""
+        raise NotImplementedError
 
-    def _labels(self, class_weight: Mapping[int, float] | None = None) -> Labels | None:
-        """How labels are checked; a loss of the user's gets them as they are."""
-        if self._fused is not None:
-            return Labels(self.backbone.spec.decoder.vocabulary_size, class_weight)
-        if class_weight is not None:
-            raise ValueError(
-                "Expected the fused loss with class_weight, which counts tokens by their id. "
-                "Received: a loss on logits. Weigh its tokens by sample_weight."
-            )
-        return None
+    def _source(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """What data is."""
+        raise NotImplementedError
 
-    def _batching(
-        self,
-        batch_size: int | None,
-        shuffle: bool,
-        steps: int | None,
-        class_weight: Mapping[int, float] | None,
-        epochs: int,
-    ) -> Batching:
-        """How data is batched to train on."""
-        parts = self._gradient_accumulation_steps
-        if batch_size is not None and batch_size % parts:
-            raise ValueError(
-                f"Expected a batch that {parts} gradient_accumulation_steps divide. "
-                f"Received: {batch_size} rows."
-            )
-        return Batching(
-            batch_size,
-            shuffle,
-            steps,
-            fill=self._fused is not None,
-            multiple=parts * _replicas(),
-            labels=self._labels(class_weight),
-            epochs=epochs,
-            vocabularies=self.backbone.spec.vocabulary_sizes,
-        )
+    def _batching(self, batch_size: int | None, **options: Any) -> Batching:
+        """How data is batched, in order unless `shuffle`.
+
+        Args:
+            batch_size: B, or None.
+            **options: fields of `Batching` in place of the task's own, `epochs` of a run that
+                trains, and `class_weight`.
+        """
+        raise NotImplementedError
+
+    def _batch_source(self, source: Any, batching: Batching) -> BatchSource:
+        """The batches of data."""
+        raise NotImplementedError
+
+    def _in_memory(self, source: Any) -> Any:
+        """Data that can be split."""
+        return source
+
+    def _check_data(self, source: Any) -> None:
+        """Raises ValueError where what is compiled cannot train on it."""
+
+    # What `fit` and the others have in common.
 
     def _batches(self, source: Source, batching: Batching) -> BatchSource:
         """Batches to train on."""
         self.check_optimizer()
-        self._check_teacher(source)
+        self._check_data(source)
         batches = self._made(source, batching)
         if not batches.again and batching.epochs > 1 and batching.steps is None:
             raise ValueError(
@@ -248,17 +230,7 @@ class Learner(Compiled):
 
     def _evaluated(self, source: Source, batch_size: int | None, steps: int | None) -> BatchSource:
         """Batches to evaluate on, in their order."""
-        batching = Batching(
-            batch_size,
-            False,
-            steps,
-            fill=self._fused is not None,
-            multiple=_replicas(),
-            labels=self._labels(),
-            last_stage=True,
-            vocabularies=self.backbone.spec.vocabulary_sizes,
-        )
-        return self._made(source, batching)
+        return self._made(source, self._batching(batch_size, steps=steps, last_stage=True))
 
     def _made(self, source: Source, batching: Batching) -> BatchSource:
         """Batches of data, which every process has given alike, for a model where it belongs."""
@@ -268,7 +240,7 @@ class Learner(Compiled):
             "data and options",
             lambda: [made_of(source, self._converter, batching), batching.epochs],
         )
-        return batch_source(source, self._converter, batching)
+        return self._batch_source(source, batching)
 
     def _facts(self, data: dict[str, Any]) -> dict[str, Any]:
         """What a record says of a run."""
@@ -295,65 +267,26 @@ class Learner(Compiled):
                 "Expected data whose batches can be found again, with a Checkpoint: texts, pairs, "
                 f"arrays, a tf.data or a Grain dataset. Received: {batches.name}."
             )
+        if checkpoint is not None:
+            self._build_metrics(batches)
         own = Recording(self._facts(data)), run.TokensPerSecond(self._logs)
         every = [*own, *given, run.StopAtNaN(checkpoint)]
         with run.guarded(every):
             return run.run(self, batches, callbacks=every, validation=validation, **options)
 
-    def _one_batch(self, source: Source, labels: Labels | None) -> tuple:
+    def _build_metrics(self, batches: BatchSource) -> None:
+        """Gives metrics of the user's the variables that Keras makes at a first batch.
+
+        A checkpoint of a run has them.
+        """
+        first = next(iter(batches.read(0)), None)
+        if first is not None:
+            self._symbolic_build(data_batch=first)
+
+    def _one_batch(self, source: Source, **options: Any) -> tuple:
         """All rows as one batch."""
-        batching = Batching(
-            10**9,
-            shuffle=False,
-            fill=False,
-            labels=labels,
-            last_stage=True,
-            inputs_only=labels is None and self._fused is not None,
-            vocabularies=self.backbone.spec.vocabulary_sizes,
-        )
-        return next(iter(batch_source(source, self._converter, batching).read(0)))
-
-    def _in_memory(self, source: Source) -> Source:
-        """Data that can be split."""
-        if isinstance(source, Stream):
-            source = source.collected()
-        if isinstance(source, Documents) and self._converter is not None:
-            return tokens_of(source, self._converter)
-        return source
-
-    def _check_teacher(self, source: Source) -> None:
-        """Raises ValueError where a teacher that is asked would not see what it must."""
-        teacher = self._distillation and self._distillation.teacher
-        if self.preprocessor is None or not teacher:
-            return
-        converter = self.preprocessor.converter
-        check_one_vocabulary(converter)
-        theirs = getattr(teacher.preprocessor, "tokenizer", None)
-        if theirs is not None and vocabulary_digest(theirs) != vocabulary_digest(
-            converter.tokenizer
-        ):
-            raise ValueError(
-                "Expected a teacher with the student's tokenizer. Received: one whose tokens "
-                "differ. Distillation needs one vocabulary."
-            )
-        if converter.packing:
-            raise ValueError(
-                "Expected preprocessor.packing = False for a teacher that is asked in each step: "
-                "it reads one example a row. Received: packing. Keep rows with "
-                "keras_encdec.data.write_teacher."
-            )
-        plain = isinstance(source, (Documents, Tokens))
-        if plain and not isinstance(converter.objective, PrefixLM):
-            raise ValueError(
-                "Expected PrefixLM for a teacher that is asked in each step: it reads input and "
-                f"target as one text. Received: {type(converter.objective).__name__}. "
-                "Keep rows with keras_encdec.data.write_teacher."
-            )
-
-
-def _replicas() -> int:
-    """Groups of rows that lie on devices of their own."""
-    return getattr(keras.distribution.distribution(), "num_model_replicas", 1)
+        batching = self._batching(10**9, fill=False, multiple=1, last_stage=True, **options)
+        return next(iter(self._batch_source(source, batching).read(0)))
 
 
 def _check(

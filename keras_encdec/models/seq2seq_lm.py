@@ -1,6 +1,6 @@
 """The task: text in, text out; `fit`, `generate`, `save_to_preset`.
 
-Knows the output layer. Training is `keras_encdec.models.learner`'s, decoding
+Knows the output layer. Training is `keras_encdec.models.pair_learner`'s, decoding
 `keras_encdec.generation`'s, and folders are `keras_encdec.sharing`'s.
 """
 
@@ -9,18 +9,17 @@ from typing import Any
 import keras
 import keras_hub
 
-from keras_encdec import check, hosts
-from keras_encdec.files import atomic_folder
+from keras_encdec import check
 from keras_encdec.generation.generator import Generator
 from keras_encdec.layers.report import AttentionReport, report
 from keras_encdec.models.backbone import EncDecBackbone
-from keras_encdec.models.learner import Learner
-from keras_encdec.models.policies import bytes_in_files
+from keras_encdec.models.pair_learner import PairLearner
 from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor, check_preprocessor
+from keras_encdec.models.task_files import TaskFiles
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
-class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
+class EncDecSeq2SeqLM(Generator, TaskFiles, PairLearner, keras_hub.models.Seq2SeqLM):
     """An encoder-decoder language model with its preprocessor.
 
     Called on model inputs it returns logits (B, T, V). `fit` takes pairs of texts
@@ -58,13 +57,6 @@ class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
         logits = backbone.decoder.embedding(states, reverse=True)
         super().__init__(inputs=backbone.input, outputs=logits, **kwargs)
 
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """How the model was made, as JSON types: see `keras_encdec.provenance`; a copy."""
-        if self.recording is not None:
-            self.recording.note()
-        return self.backbone.record.to_json()
-
     def attention_report(
         self, source: int = 1024, target: int = 1024, batch_size: int = 32
     ) -> AttentionReport:
@@ -91,27 +83,8 @@ class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
 
     def quantize(self, mode: Any = None, **kwargs: Any) -> None:
         """As `keras.Model.quantize`, of the backbone: a tokenizer has nothing to quantise."""
-        self.backbone.quantize(mode, **kwargs)
-        self.train_function = self.test_function = self.predict_function = None
+        super().quantize(mode, **kwargs)
         self.generate_function = None
-
-    @hosts.by_first
-    def save_to_preset(self, preset_dir: Any, max_shard_size: float | None = 10) -> None:
-        """Writes a KerasHub preset folder, whole or not at all.
-
-        Args:
-            preset_dir: the folder; new, empty, or a preset to replace.
-            max_shard_size: of one weights file, in GB; None for a single file.
-
-        Raises:
-            ValueError: if the folder holds something else.
-        """
-        if max_shard_size is not None:
-            check.real("max_shard_size", max_shard_size, above=0)
-        size, largest = bytes_in_files(self.weights, max_shard_size)
-        with atomic_folder(preset_dir, size, largest=largest) as folder:
-            super().save_to_preset(str(folder), max_shard_size)
-            self.backbone.describe(folder, preset_dir)
 
     def export_to_transformers(
         self, path: Any, max_shard_size: float = 5.0, **options: Any
@@ -139,30 +112,6 @@ class EncDecSeq2SeqLM(Generator, Learner, keras_hub.models.Seq2SeqLM):
         with folder_for(path) as folder:
             export_to_transformers(self, folder, max_shard_size)
             upload_preset(folder, path, **options)
-
-    def upload(
-        self,
-        handle: str,
-        *,
-        license: str | None = None,
-        private: bool | None = None,
-        message: str | None = None,
-        max_shard_size: float | None = 10,
-    ) -> None:
-        """Saves and uploads it: see `keras_encdec.upload_preset`.
-
-        Where disk or connection are narrow, call `save_to_preset` and
-        `keras_encdec.upload_preset`: after a kill the folder is still there.
-
-        Example:
-            >>> lm.upload("hf://me/my_model", license="gemma", private=True)
-        """
-        from keras_encdec.sharing.upload import folder_for, upload_preset
-
-        options: Any = {"license": license, "private": private, "message": message}
-        with folder_for(handle) as folder:
-            self.save_to_preset(folder, max_shard_size)
-            upload_preset(folder, handle, **options)
 
 
 _OF_UPLOADS = "license", "private", "message"

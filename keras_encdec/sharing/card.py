@@ -16,7 +16,7 @@ from keras_encdec import provenance
 from keras_encdec.families import t5gemma
 from keras_encdec.files import read_json
 from keras_encdec.sharing import card_text, licenses
-from keras_encdec.spec import PairSpec, pair_from_json
+from keras_encdec.spec import EncoderSpec, PairSpec, pair_from_json, stack_from_json
 from keras_encdec.warn import warn
 
 FILE, NOTICE = "README.md", "NOTICE"
@@ -151,14 +151,17 @@ def _with_part(folder: Path, old: str | None, title: str, load: str, where: Path
     """A card, new or old, that says of a folder's model what is true now."""
     record, config = _record(folder), read_json(folder / "config.json")
     is_export = "model_type" in config
-    part = card_text.marked_part(record, _spec_of(config), load, is_export)
-    return _new(record, title, part, is_export) if old is None else _renewed(old, part, where)
+    kind = _kind_of(folder, config)
+    part = card_text.marked_part(record, _spec_of(config), load, is_export, kind)
+    if old is not None:
+        return _renewed(old, part, where)
+    return _new(record, title, part, is_export, kind)
 
 
 def _is_unedited(folder: Path, text: str) -> bool:
     """Whether a card is as it was written, but for its title and licence."""
-    is_export = "model_type" in read_json(folder / "config.json")
-    new = _new(_record(folder), "", "", is_export)
+    config = read_json(folder / "config.json")
+    new = _new(_record(folder), "", "", "model_type" in config, _kind_of(folder, config))
 
     def bare(text: str) -> str:
         before, _, rest = text.partition(BEGIN)
@@ -168,8 +171,8 @@ def _is_unedited(folder: Path, text: str) -> bool:
     return bare(text) == bare(new)
 
 
-def _new(record: Mapping[str, Any], title: str, part: str, is_export: bool) -> str:
-    fields = card_text.front_matter(record, is_export)
+def _new(record: Mapping[str, Any], title: str, part: str, is_export: bool, kind: str) -> str:
+    fields = card_text.front_matter(record, is_export, kind)
     front = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
     blanks = "\n".join(f"\n## {name}\n\n{card_text.BLANK}" for name in card_text.BLANKS)
     return f"---\n{front}---\n\n# {title}\n\n{BEGIN}\n\n{part}\n\n{END}\n{blanks}\n"
@@ -225,11 +228,22 @@ def _record(folder: Path) -> dict[str, Any]:
     return read_json(folder / provenance.FILE)
 
 
-def _spec_of(config: Mapping[str, Any]) -> PairSpec:
+def _kind_of(folder: Path, config: Mapping[str, Any]) -> str:
+    """The class of the task in a folder, or of its backbone."""
+    try:
+        return str(read_json(folder / "task.json").get("class_name"))
+    except FileNotFoundError:
+        return str(config.get("class_name", ""))
+
+
+def _spec_of(config: Mapping[str, Any]) -> PairSpec | EncoderSpec:
     if "model_type" in config:
         return t5gemma.from_transformers(dict(config))
+    said = config["config"]
+    if "decoder" not in said:
+        return EncoderSpec(stack_from_json(said["encoder"]), said["encoder_attention"])
     fields = [field.name for field in dataclasses.fields(PairSpec)]
-    return pair_from_json(**{name: config["config"][name] for name in fields})
+    return pair_from_json(**{name: said[name] for name in fields})
 
 
 def _broken(where: Any, line: int, problem: str) -> ValueError:

@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_encdec.families import t5gemma
 from keras_encdec.sharing import licenses
-from keras_encdec.spec import PairSpec, StackSpec, count_parameters
+from keras_encdec.spec import EncoderSpec, PairSpec, StackSpec, count_parameters
 
 SITE = "https://arxiv.org/abs/2504.06225"
 TAGS = ("keras", "encoder-decoder", "keras-encdec")
@@ -17,15 +17,31 @@ _SIDES = ("encoder", "decoder")
 BLANK = "To be filled by the author."
 BLANKS = ("Intended use", "Training data", "Limits, risks and biases")
 
+# Of tasks on an encoder: the hubs' name, what it is for, and a line that uses it.
+_TASKS = {
+    "EncDecTextClassifier": (
+        "text-classification",
+        " A head on it classifies texts.",
+        'print(model.classify(["A text."]))',
+    ),
+    "EncoderBackbone": (
+        "feature-extraction",
+        "",
+        'print(model({"token_ids": ids, "padding_mask": mask}))',
+    ),
+}
+
 Record = Mapping[str, Any]
+Spec = PairSpec | EncoderSpec
 
 
-def front_matter(record: Record, is_export: bool) -> dict[str, Any]:
+def front_matter(record: Record, is_export: bool, kind: str = "") -> dict[str, Any]:
     """Fields of the hubs' front matter, as far as they are known.
 
     Args:
         record: `lm.provenance`.
         is_export: whether the files are those of transformers.
+        kind: class of the task or backbone.
     """
     sources = list(record["sources"].values())
     bases = list(dict.fromkeys(s["hugging_face"] for s in sources if s.get("hugging_face")))
@@ -33,7 +49,7 @@ def front_matter(record: Record, is_export: bool) -> dict[str, Any]:
     license = licenses.common(record["sources"])
     fields = {
         "library_name": "transformers" if is_export else "keras-hub",
-        "pipeline_tag": "text2text-generation",
+        "pipeline_tag": _TASKS[kind][0] if kind in _TASKS else "text2text-generation",
         "license": license,
         "base_model": bases,
         "base_model_relation": "finetune" if bases else None,
@@ -43,39 +59,55 @@ def front_matter(record: Record, is_export: bool) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value}
 
 
-def marked_part(record: Record, spec: PairSpec, handle: str, is_export: bool) -> str:
+def marked_part(record: Record, spec: Spec, handle: str, is_export: bool, kind: str = "") -> str:
     """What the package says of a model, in Markdown.
 
     Args:
         record: `lm.provenance`.
-        spec: of the pair.
+        spec: of the pair, or of an encoder alone.
         handle: what the model is loaded by.
         is_export: whether the files are those of transformers.
+        kind: class of the task or backbone.
     """
-    sections = (_what_it_is(record, spec), _how_made(record), _how_to_use(spec, handle, is_export))
-    return "\n\n".join(sections)
+    if isinstance(spec, EncoderSpec):
+        use = _how_to_use_encoder(handle, kind)
+    else:
+        use = _how_to_use(spec, handle, is_export)
+    return "\n\n".join((_what_it_is(record, spec, kind), _how_made(record), use))
 
 
 # What it is.
 
 
-def _what_it_is(record: Record, spec: PairSpec) -> str:
-    total = count_parameters(spec.weights())
-    text = (
-        f"An encoder-decoder language model of {total:,} parameters: the encoder reads the input "
-        "at once, in both directions, and the decoder writes the output. Made with "
-        f"keras_encdec by the method of [Encoder-Decoder Gemma]({SITE})."
-    )
-    return f"{text}\n\n{_table(('', *_SIDES), _rows_of_sides(record['sources'], spec))}"
+def _what_it_is(record: Record, spec: Spec, kind: str) -> str:
+    total = f"{count_parameters(spec.weights()):,}"
+    if isinstance(spec, EncoderSpec):
+        causal = spec.encoder_attention == "causal"
+        how = "token by token, each seeing those before it" if causal else "at once"
+        text = f"An encoder of {total} parameters, which reads a text {how}."
+        text += _TASKS[kind][1] if kind in _TASKS else ""
+    else:
+        text = (
+            f"An encoder-decoder language model of {total} parameters: the encoder reads the input "
+            "at once, in both directions, and the decoder writes the output."
+        )
+    text += f" Made with keras_encdec by the method of [Encoder-Decoder Gemma]({SITE})."
+    sides = _sides(spec)
+    return f"{text}\n\n{_table(('', *sides), _rows_of_sides(record['sources'], spec))}"
 
 
-def _rows_of_sides(sources: Record, spec: PairSpec) -> Iterator[tuple[str, ...]]:
-    made_of = [sources.get(side) or sources.get("pair") or {} for side in _SIDES]
-    stacks = spec.encoder, spec.decoder
+def _sides(spec: Spec) -> tuple[str, ...]:
+    return _SIDES[:1] if isinstance(spec, EncoderSpec) else _SIDES
+
+
+def _rows_of_sides(sources: Record, spec: Spec) -> Iterator[tuple[str, ...]]:
+    sides = _sides(spec)
+    made_of = [sources.get(side) or sources.get("pair") or {} for side in sides]
+    stacks: list[StackSpec] = [getattr(spec, side) for side in sides]
     if any(made_of):
         yield "made of", *(_source(source) for source in made_of)
         yield "licence of that", *(source.get("license") or "not recorded" for source in made_of)
-    yield "parameters", *(f"{_parameters(spec, side):,}" for side in _SIDES)
+    yield "parameters", *(f"{_parameters(spec, side):,}" for side in sides)
     yield "layers", *(str(stack.num_layers) for stack in stacks)
     yield "width", *(f"{stack.width:,}" for stack in stacks)
     yield "attention heads", *(_heads(stack) for stack in stacks)
@@ -87,7 +119,7 @@ def _source(source: Record) -> str:
     return f"{name} ([{there}](https://huggingface.co/{there}))" if there else str(name)
 
 
-def _parameters(spec: PairSpec, side: str) -> int:
+def _parameters(spec: Spec, side: str) -> int:
     weights = spec.weights()
     return count_parameters({n: s for n, s in weights.items() if n.startswith(f"{side}/")})
 
@@ -142,6 +174,8 @@ def _line(entry: Record) -> str:
         "quantised": lambda: f"quantised: {entry.get('mode')}",
         "loaded": lambda: "loaded from files that say nothing of what was done before",
         "exported": lambda: "exported to the layout of transformers, quantised weights as floats",
+        "made an encoder": lambda: f"made a {entry.get('attention')} encoder, alone",
+        "encoder taken": lambda: "the encoder taken out, alone",
         "train_on_batch": lambda: f"`train_on_batch`, {entry['times']:,} times",
         "weights loaded": lambda: f"weights loaded from {entry.get('name')}",
     }
@@ -240,6 +274,13 @@ def _how_to_use(spec: PairSpec, handle: str, is_export: bool) -> str:
         f"## How to use it\n\n`pip install keras-encdec`, then:\n\n{_code(ours)}\n\n"
         f"In KerasHub:\n\n{_code(theirs)}\n\n{_in_transformers(spec)}"
     )
+
+
+def _how_to_use_encoder(handle: str, kind: str) -> str:
+    use = _TASKS[kind][2] if kind in _TASKS else "print(model.summary())"
+    load = f'model = keras_encdec.models.{kind}.from_preset("{handle}")'
+    code = f"import keras_encdec\n\n{load}\n{use}"
+    return f"## How to use it\n\n`pip install keras-encdec`, then:\n\n{_code(code)}"
 
 
 def _in_transformers(spec: PairSpec) -> str:

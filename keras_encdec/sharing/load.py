@@ -38,7 +38,8 @@ from keras_encdec.sharing.tokenizers import tokenizer_of_files
 from keras_encdec.spec import PairSpec
 
 _AUTO = "auto"
-_RELEASED: dict[str, Any] = {"t5gemma": t5gemma, "t5gemma2": t5gemma2}  # by their model_type
+PAIR = "keras_encdec>EncDecBackbone"  # the registered name in a preset's config
+RELEASED: dict[str, Any] = {"t5gemma": t5gemma, "t5gemma2": t5gemma2}  # by their model_type
 
 
 @takes_conversion_options
@@ -88,10 +89,10 @@ def from_preset(
         return _from_recipe(catalog.presets[preset], dtype, chat, preprocessor, options)
     name, preset = preset, catalog.on_this_machine(preset)
     config = config_of(preset)
-    if config.get("registered_name") == "keras_encdec>EncDecBackbone":
+    if config.get("registered_name") == PAIR:
         _check_no_options(options, chat)
         return _load_ours(folder_of(preset), dtype, preprocessor)
-    if config.get("model_type") in tuple(_RELEASED):  # whatever type it has
+    if config.get("model_type") in tuple(RELEASED):  # whatever type it has
         _check_no_options(options, chat)
         return _load_released(folder_of(preset), config, dtype, preprocessor, name)
     if not {"registered_name", "model_type"} & set(config):
@@ -194,13 +195,13 @@ def _from_recipe(
         backbone = EncDecBackbone.of(_random_pair(recipe, options), dtype=dtype)
         tokenizer = None
         if preprocessor == _AUTO:
-            tokenizer = _tokenizer_alone(recipe.tokenizer)
+            tokenizer = tokenizer_alone(recipe.tokenizer)
         return _task(backbone, tokenizer, chat, preprocessor)
     names = [recipe.encoder] + ([recipe.decoder] if recipe.decoder != recipe.encoder else [])
     return _convert([find(name) for name in names], dtype, chat, preprocessor, options)
 
 
-def _tokenizer_alone(preset: str | None) -> Any:
+def tokenizer_alone(preset: str | None) -> Any:
     """That of a preset whose weights are not wanted."""
     preset = catalog.on_this_machine(str(preset))
     with explained(hub_of(preset)):
@@ -284,20 +285,32 @@ def _take_over(backbone: Any, dtype: Any) -> EncDecBackbone:
 
 def _load_ours(preset: str, dtype: Any, preprocessor: Any) -> EncDecSeq2SeqLM:
     kwargs = {} if preprocessor == _AUTO else {"preprocessor": preprocessor}
-    with contextlib.suppress(FileNotFoundError):  # not sharded
-        shard_names(file_of(preset, "model.weights.json"))
-    check_agreement(preset)
-    integrity.check_assets(Path(preset))
+    check_files(preset)
     with readable("preset", preset):
         lm = EncDecSeq2SeqLM.from_preset(preset, dtype=dtype, **kwargs)
     check_preprocessor(lm.preprocessor, lm.backbone.spec)
     return lm
 
 
+def check_files(preset: str) -> None:
+    """Refuses a preset of ours that is not whole, before a weight is read.
+
+    Args:
+        preset: its folder.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    with contextlib.suppress(FileNotFoundError):  # not sharded
+        shard_names(file_of(preset, "model.weights.json"))
+    check_agreement(preset)
+    integrity.check_assets(Path(preset))
+
+
 def _load_released(
     preset: str, config: dict[str, Any], dtype: Any, preprocessor: Any, name: str
 ) -> EncDecSeq2SeqLM:
-    release = _RELEASED[config["model_type"]]
+    release = RELEASED[config["model_type"]]
     source = SafetensorsSource(lambda name: file_of(preset, name), preset)
     pair = release.from_transformers(config)
     backbone = load(pair, source, release.TRANSFORMERS, release.TRANSFORMERS_DROPPED, dtype)

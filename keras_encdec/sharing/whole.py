@@ -15,6 +15,8 @@ from keras_encdec.files import foreign_names, read_json
 from keras_encdec.progress import track
 from keras_encdec.sharing.agreement import check_agreement
 
+_OURS = "keras_encdec>EncDecBackbone", "keras_encdec>EncoderBackbone"
+
 
 def check_whole(folder: Path) -> bool:
     """Refuses a folder that should not be shared as a model.
@@ -35,9 +37,9 @@ def check_whole(folder: Path) -> bool:
         )
     config = read_json(folder / "config.json")
     is_export = config.get("model_type") == "t5gemma"
-    if not is_export and config.get("registered_name") != "keras_encdec>EncDecBackbone":
+    if not is_export and config.get("registered_name") not in _OURS:
         raise ValueError(
-            "Expected an encoder-decoder of this package. Received: "
+            "Expected a model of this package. Received: "
             f"{folder}, whose config.json is of {_kind(config)}. Upload it with "
             "keras_hub.upload_preset."
         )

@@ -245,7 +245,7 @@ class InputsAlone:
     def read(self, epoch: int, start: int = 0) -> Iterator[Any]:
         self.kept = []
         for x, _, weight in self._batches.read(epoch, start):
-            count = len(x["encoder_token_ids"])
+            count = len(next(iter(x.values())))
             counts = np.ones(count) if weight is None else weight
             self.kept.append(np.any(counts.reshape(count, -1), axis=1))
             yield x, None, None

@@ -31,6 +31,7 @@ def world(tmp_path_factory):
         "texts": [text] * 4,
         "documents": [text] * 10,
         "summaries": ["Adds arrays."] * 10,
+        "answers": ["no", "yes"] * 2,
     }
     sizes = {
         "gemma2_2b_2b": "gemma2_tiny_tiny",

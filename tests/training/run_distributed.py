@@ -30,10 +30,16 @@ from keras_encdec.families import t5gemma
 from keras_encdec.files import read_json
 from keras_encdec.generation import BeamSearch
 from keras_encdec.layout import shard_shape
-from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
+from keras_encdec.models import (
+    EncDecBackbone,
+    EncDecSeq2SeqLM,
+    EncDecSeq2SeqLMPreprocessor,
+    EncDecTextClassifier,
+    EncoderBackbone,
+)
 from keras_encdec.sharing import catalog
 from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
-from keras_encdec.testing.models import make_inputs, tiny_backbone
+from keras_encdec.testing.models import draw, make_inputs, tiny_backbone
 from keras_encdec.testing.specs import other_pair, tiny_decoder, tiny_encoder, tiny_pair
 from keras_encdec.training.estimate import estimate
 from keras_encdec.training.warmup import pretrained
@@ -109,6 +115,29 @@ def train(spec, **settings):
     weight = x["decoder_padding_mask"].astype("float32")
     history = lm.fit(x, y, sample_weight=weight, batch_size=ROWS, shuffle=False, verbose=0)
     return {"loss": np.array(history.history["loss"]), **weights_of(lm)}
+
+
+def classify(meshes):
+    """As `fit`, of a classifier; its last batch is no whole one."""
+    spec, differences = pair(), {}
+    expected = train_classifier(spec)
+    for mesh in meshes:
+        with distribution(mesh, spec).scope():
+            found = train_classifier(spec)
+        differences[str(mesh)] = {k: float(np.abs(found[k] - v).max()) for k, v in expected.items()}
+    return differences
+
+
+def train_classifier(spec):
+    keras.utils.set_random_seed(0)
+    backbone = EncoderBackbone.from_preset(tiny_backbone(spec))
+    model = EncDecTextClassifier(backbone, num_classes=3)
+    for weight in model.head.weights:
+        weight.assign(draw(weight.name, tuple(weight.shape)))
+    inputs = make_inputs((20, 13, 1, 7, 9, 20, 4, 5, 11, 2), (1,) * 10)
+    x = {name: inputs[f"encoder_{name}"] for name in ("token_ids", "padding_mask")}
+    history = model.fit(x, np.arange(10) % 3, batch_size=ROWS, shuffle=False, epochs=2, verbose=0)
+    return {"loss": np.array(history.history["loss"]), **weights_of(model)}
 
 
 def weights_of(lm):
@@ -509,7 +538,7 @@ def asked(spec):
 
 
 COMMANDS = (step, program, loss, fit, fit_other, scanned, gathered, write, load, held, hosts)
-COMMANDS += (read, uneven, order, teacher)
+COMMANDS += (read, uneven, order, teacher, classify)
 COMMANDS = {f.__name__: f for f in COMMANDS}
 
 if __name__ == "__main__":

@@ -32,7 +32,13 @@ def answer(process):
 def quick(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("presets") / "ours")
     return answer(
-        start(fit=[[[2, 4]]], fit_other=[[[2, 4]]], load=[folder], write=[["data", [2, 4]]])
+        start(
+            fit=[[[2, 4]]],
+            fit_other=[[[2, 4]]],
+            load=[folder],
+            write=[["data", [2, 4]]],
+            classify=[["data", [2, 4]]],
+        )
     )
 
 
@@ -40,6 +46,12 @@ def quick(tmp_path_factory):
 def test_a_mixed_mesh_trains_like_one_device(quick):
     assert_same(quick["fit"]["[2, 4]"])
     assert_same(quick["fit_other"]["[2, 4]"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["data", "[2, 4]"])
+def test_a_classifier_trains_like_on_one_device(quick, mesh):
+    assert_same(quick["classify"][mesh])
 
 
 @pytest.mark.slow

@@ -1,0 +1,122 @@
+"""What tasks on an encoder have in common: what they train on, and where they come from.
+
+Leaves `fit` and its like to `keras_encdec.models.learner`, and what a task's output is to the
+tasks.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_encdec import layout
+from keras_encdec.data.batching import Batching, BatchSource, of_rows
+from keras_encdec.data.labelled import Classes, Labelled, ReadyRows, as_labelled
+from keras_encdec.data.ready import Rows
+from keras_encdec.models.encoder import EncoderBackbone
+from keras_encdec.models.learner import Learner
+from keras_encdec.models.task_files import TaskFiles
+from keras_encdec.models.text_classifier_preprocessor import inputs_of
+from keras_encdec.objectives.reader import Reader
+from keras_encdec.training.encoder_trainer import EncoderTrainer
+
+_OF_PREPROCESSORS = (
+    "sequence_length",
+    "separator",
+    "add_start_token",
+    "add_end_token",
+    "allow_special",
+    "seed",
+)
+
+
+class EncoderTask(TaskFiles, Learner, EncoderTrainer):
+    """Gives a task on an encoder what trains, loads and saves it."""
+
+    backbone_cls = EncoderBackbone
+
+    @classmethod
+    def from_preset(cls, preset: Any, load_weights: bool = True, **kwargs: Any) -> Any:
+        """The task that was saved, or a new one on an encoder.
+
+        Args:
+            preset: a preset of this task, which comes back whole; or whatever has an encoder, as
+                for `EncoderBackbone.from_preset`, which gets a new head.
+            load_weights: as in KerasHub.
+            **kwargs: of the task; `dtype`; `encoder_attention` of a decoder-only model; and with
+                a new head settings of the preprocessor, such as `sequence_length`.
+
+        Raises:
+            ValueError: if there is no such model, or it is a preset of another task.
+        """
+        from keras_encdec.sharing.encoders import find_encoder, is_task
+
+        if is_task(preset, cls):
+            return super().from_preset(preset, load_weights, **kwargs)
+        settings = {n: kwargs.pop(n) for n in _OF_PREPROCESSORS if n in kwargs}
+        found_by = {n: kwargs.pop(n) for n in ("dtype", "encoder_attention") if n in kwargs}
+        found = find_encoder(preset, **found_by)
+        if "preprocessor" not in kwargs:
+            starts = found.backbone.spec.encoder_attention == "causal"
+            settings = {"add_start_token": starts, **settings}
+            kwargs["preprocessor"] = found.tokenizer and cls.preprocessor_cls(
+                found.tokenizer, **settings
+            )
+        return cls(found.backbone, **kwargs)
+
+    def save_task_weights(self, filepath: Any) -> None:
+        """As in KerasHub, without the optimizer's, which it would keep of the backbone too."""
+        keras.saving.save_weights(self, str(filepath), objects_to_skip=self._not_in_a_head())
+
+    def load_task_weights(self, filepath: Any) -> None:
+        """As in KerasHub, of a head alone."""
+        keras.saving.load_weights(self, str(filepath), objects_to_skip=self._not_in_a_head())
+
+    def _not_in_a_head(self) -> list[Any]:
+        return [*self.backbone._flatten_layers(), self.optimizer]
+
+    @property
+    def _converter(self) -> Reader | None:
+        return None if self.preprocessor is None else self.preprocessor.reader
+
+    def _source(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        return as_labelled(x, y, sample_weight)
+
+    def _batching(
+        self,
+        batch_size: int | None,
+        class_weight: Mapping[int, float] | None = None,
+        epochs: int | None = None,
+        **options: Any,
+    ) -> Batching:
+        own = {"shuffle": False, "epochs": epochs or 1, "multiple": layout.replicas()}
+        return Batching(batch_size, **{**own, "classes": self._classes(class_weight), **options})
+
+    def _classes(self, class_weight: Mapping[int, float] | None) -> Classes | None:
+        """Which labels there may be; None for any."""
+        raise NotImplementedError
+
+    def _batch_source(self, source: Labelled | ReadyRows, batching: Batching) -> BatchSource:
+        size = self.backbone.spec.encoder.vocabulary_size
+        x = inputs_of(source, self._converter, size)
+        y, weights = None, None
+        if not batching.inputs_only:
+            y, weights = labels_of(source, batching.classes)
+        order = batching.order(self._converter, len(source))
+        return of_rows(Rows(x, y, weights), order, batching.steps)
+
+
+def labels_of(source: Labelled | ReadyRows, classes: Classes | None) -> tuple[Any, Any]:
+    """Labels and weights of rows.
+
+    Raises:
+        ValueError: if there are no labels, or one is none of the classes.
+    """
+    if source.labels is None:
+        raise ValueError("Expected labels, one for each text: fit(texts, labels). Received: none.")
+    weights = np.ones(len(source), "float32") if source.weights is None else source.weights
+    if classes is None:
+        return source.labels, weights
+    labels = classes.ids(source.labels)
+    return labels, classes.reweighted(labels, weights)

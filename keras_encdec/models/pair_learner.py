@@ -1,0 +1,104 @@
+"""What a pair of encoder and decoder trains on: texts, pairs of texts, tokens, model inputs.
+
+Leaves `fit` and its like to `keras_encdec.models.learner`, and options of `compile` to
+`keras_encdec.models.compiling`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras_encdec import layout
+from keras_encdec.data.batching import Batching, BatchSource, batch_source, tokens_of
+from keras_encdec.data.kinds import Documents, Source, Stream, Tokens
+from keras_encdec.data.ready import Labels
+from keras_encdec.data.recognize import as_source
+from keras_encdec.data.teacher import check_one_vocabulary
+from keras_encdec.data.tokens import vocabulary_digest
+from keras_encdec.models.compiling import Compiled
+from keras_encdec.models.learner import Learner
+from keras_encdec.objectives import PrefixLM
+from keras_encdec.objectives.converter import FeatureConverter
+
+
+class PairLearner(Learner, Compiled):
+    """Trains and evaluates a pair with its `preprocessor`."""
+
+    @property
+    def _converter(self) -> FeatureConverter | None:
+        return None if self.preprocessor is None else self.preprocessor.converter
+
+    def _source(self, x: Any, y: Any = None, sample_weight: Any = None) -> Source:
+        return as_source(x, y, sample_weight)
+
+    def _batching(
+        self,
+        batch_size: int | None,
+        class_weight: Mapping[int, float] | None = None,
+        epochs: int | None = None,
+        **options: Any,
+    ) -> Batching:
+        parts = 1 if epochs is None else self._gradient_accumulation_steps
+        if batch_size is not None and batch_size % parts:
+            raise ValueError(
+                f"Expected a batch that {parts} gradient_accumulation_steps divide. "
+                f"Received: {batch_size} rows."
+            )
+        own = {
+            "shuffle": False,
+            "epochs": epochs or 1,
+            "fill": self._fused is not None,
+            "multiple": parts * layout.replicas(),
+            "labels": None if options.get("inputs_only") else self._labels(class_weight),
+            "vocabularies": self.backbone.spec.vocabulary_sizes,
+        }
+        return Batching(batch_size, **{**own, **options})
+
+    def _batch_source(self, source: Source, batching: Batching) -> BatchSource:
+        return batch_source(source, self._converter, batching)
+
+    def _labels(self, class_weight: Mapping[int, float] | None = None) -> Labels | None:
+        """How labels are checked; a loss of the user's gets them as they are."""
+        if self._fused is not None:
+            return Labels(self.backbone.spec.decoder.vocabulary_size, class_weight)
+        if class_weight is not None:
+            raise ValueError(
+                "Expected the fused loss with class_weight, which counts tokens by their id. "
+                "Received: a loss on logits. Weigh its tokens by sample_weight."
+            )
+        return None
+
+    def _in_memory(self, source: Source) -> Source:
+        if isinstance(source, Stream):
+            source = source.collected()
+        if isinstance(source, Documents) and self._converter is not None:
+            return tokens_of(source, self._converter)
+        return source
+
+    def _check_data(self, source: Source) -> None:
+        """A teacher that is asked must see what the student sees."""
+        teacher = self._distillation and self._distillation.teacher
+        if self.preprocessor is None or not teacher:
+            return
+        converter = self.preprocessor.converter
+        check_one_vocabulary(converter)
+        theirs = getattr(teacher.preprocessor, "tokenizer", None)
+        if theirs is not None and vocabulary_digest(theirs) != vocabulary_digest(
+            converter.tokenizer
+        ):
+            raise ValueError(
+                "Expected a teacher with the student's tokenizer. Received: one whose tokens "
+                "differ. Distillation needs one vocabulary."
+            )
+        if converter.packing:
+            raise ValueError(
+                "Expected preprocessor.packing = False for a teacher that is asked in each step: "
+                "it reads one example a row. Received: packing. Keep rows with "
+                "keras_encdec.data.write_teacher."
+            )
+        plain = isinstance(source, (Documents, Tokens))
+        if plain and not isinstance(converter.objective, PrefixLM):
+            raise ValueError(
+                "Expected PrefixLM for a teacher that is asked in each step: it reads input and "
+                f"target as one text. Received: {type(converter.objective).__name__}. "
+                "Keep rows with keras_encdec.data.write_teacher."
+            )

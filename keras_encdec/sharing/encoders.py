@@ -1,0 +1,142 @@
+"""From a name or a model to an encoder alone.
+
+Knows where there is one: in a pair, in a preset of an encoder, in a decoder-only model. Leaves
+finding and reading to `keras_encdec.sharing.load` and `keras_encdec.sharing.decoder_only`.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import keras_hub
+
+from keras_encdec.accelerators import check_seen
+from keras_encdec.conversion.execute import convert_encoder, copy_encoder
+from keras_encdec.files import read_json, readable
+from keras_encdec.models.base import StacksBackbone
+from keras_encdec.models.encoder import EncoderBackbone
+from keras_encdec.sharing import catalog
+from keras_encdec.sharing.decoder_only import DecoderOnly, backbone_of, config_of, find
+from keras_encdec.sharing.fetch import file_of, folder_of
+from keras_encdec.sharing.load import PAIR, RELEASED, check_files, from_preset, tokenizer_alone
+from keras_encdec.spec import EncoderAttention, EncoderSpec
+
+ENCODER = "keras_encdec>EncoderBackbone"  # the registered name in a preset's config
+
+
+class Found(NamedTuple):
+    """An encoder and what its text is tokenised by, or None."""
+
+    backbone: EncoderBackbone
+    tokenizer: Any
+
+
+def find_encoder(
+    preset: Any, encoder_attention: EncoderAttention | None = None, dtype: Any = None
+) -> Found:
+    """The encoder of whatever has one.
+
+    Args:
+        preset: a preset, folder or handle of ours, of a pair or of an encoder; a released
+            T5Gemma; such a model in memory, of which it is a copy; a recipe of
+            `keras_encdec.presets`, whose encoder is its first source made bidirectional; or a
+            decoder-only model, all that `keras_encdec.adapt` takes.
+        encoder_attention: how a decoder-only model is to read: `"bidirectional"` by default, or
+            `"causal"` as it was trained.
+        dtype: dtype or policy; if None, Keras' default, or that of a model of ours.
+
+    Raises:
+        ValueError: if there is no such model, or `encoder_attention` is given for an encoder that
+            was trained to attend as it does.
+    """
+    check_seen()
+    attention = encoder_attention
+    if isinstance(preset, (str, Path)):
+        return _by_name(str(preset), attention, dtype)
+    model = backbone_of(preset)
+    if not isinstance(model, StacksBackbone):
+        return _of_decoder_only(find(preset), attention, dtype)
+    _refuse_attention(attention, f"a {type(preset).__name__}")
+    return _copied(model, getattr(preset, "preprocessor", None), dtype)
+
+
+def is_task(preset: Any, kind: type) -> bool:
+    """Whether a preset is of a task of this class, with its head.
+
+    Raises:
+        ValueError: if the files of such a preset are not whole.
+    """
+    if not isinstance(preset, (str, Path)) or preset in catalog.presets:
+        return False
+    catalog.check_known(str(preset))
+    where = catalog.on_this_machine(str(preset))
+    try:
+        said = read_json(file_of(where, "task.json")).get("registered_name")
+    except FileNotFoundError:
+        return False
+    if said != f"keras_encdec>{kind.__name__}":
+        return False
+    check_files(folder_of(where))
+    return True
+
+
+def _by_name(name: str, attention: EncoderAttention | None, dtype: Any) -> Found:
+    if name in catalog.presets:
+        return _of_recipe(name, attention, dtype)
+    catalog.check_known(name)
+    preset = catalog.on_this_machine(name)
+    config = config_of(preset)
+    kind = config.get("registered_name")
+    if kind != ENCODER and kind != PAIR and config.get("model_type") not in RELEASED:
+        return _of_decoder_only(find(name), attention, dtype)
+    _refuse_attention(attention, repr(name))
+    if kind == ENCODER:
+        return _of_preset(folder_of(preset), dtype)
+    lm = from_preset(name, dtype=dtype)
+    return _copied(lm.backbone, lm.preprocessor, dtype)
+
+
+def _of_preset(folder: str, dtype: Any) -> Found:
+    """Of an encoder of ours, alone or with a task."""
+    check_files(folder)
+    task = Path(folder) / "task.json"
+    with readable("preset", folder):
+        if not task.exists():
+            return Found(keras_hub.models.Backbone.from_preset(folder, dtype=dtype), None)
+        kind: Any = keras.saving.get_registered_object(read_json(task)["registered_name"])
+        found = kind.from_preset(folder, dtype=dtype)
+    return Found(found.backbone, getattr(found.preprocessor, "tokenizer", None))
+
+
+def _of_recipe(name: str, attention: EncoderAttention | None, dtype: Any) -> Found:
+    """The first source of a recipe, or random weights where it has none."""
+    recipe = catalog.presets[name]
+    if recipe.encoder is not None:
+        return _of_decoder_only(find(recipe.encoder), attention, dtype)
+    spec = EncoderSpec(recipe.spec.encoder, attention or "bidirectional")
+    return Found(EncoderBackbone.of(spec, dtype=dtype), tokenizer_alone(recipe.tokenizer))
+
+
+def _of_decoder_only(model: DecoderOnly, attention: EncoderAttention | None, dtype: Any) -> Found:
+    spec = EncoderSpec(model.spec, attention or "bidirectional")
+    backbone = convert_encoder(spec, model.source(dtype), dtype)
+    backbone.record.sources = {"encoder": model.about()}
+    backbone.record.add("made an encoder", attention=spec.encoder_attention)
+    return Found(backbone, model.tokenizer())
+
+
+def _copied(model: StacksBackbone, preprocessor: Any, dtype: Any) -> Found:
+    """The encoder of a model of ours, which stays as it is."""
+    backbone = copy_encoder(model, dtype or model.dtype_policy)
+    backbone.record.take(model.record.to_json(), "a model in memory")
+    backbone.record.add("encoder taken", of=type(model).__name__)
+    reads_by = getattr(preprocessor, "encoder_tokenizer", None)
+    return Found(backbone, reads_by or getattr(preprocessor, "tokenizer", None))
+
+
+def _refuse_attention(attention: EncoderAttention | None, received: str) -> None:
+    if attention is not None:
+        raise ValueError(
+            "Expected no encoder_attention for an encoder that was trained to attend as it does. "
+            f"Received: encoder_attention={attention!r} for {received}."
+        )

@@ -1,0 +1,120 @@
+"""How a task on an encoder trains: the mean of what each row's loss is.
+
+Leaves a step and what is kept of it to `keras_encdec.training.trainer`.
+"""
+
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_encdec import check
+from keras_encdec.spec import Tensor
+from keras_encdec.training.checkpoint_about import learning_rate
+from keras_encdec.training.trainer import LOGS, Trainer
+
+
+class EncoderTrainer(Trainer):
+    """Trains and evaluates a task whose output and labels are one thing for each row."""
+
+    _row_loss: Any = None
+    compiled_rate: Any = None
+    _compiled_with: Mapping[str, Any] = types.MappingProxyType({})
+
+    def compile_rows(
+        self, optimizer: Any, loss: Any, metrics: Any, logs: Sequence[str] = LOGS, **kwargs: Any
+    ) -> None:
+        """Takes what `compile` got.
+
+        Args:
+            optimizer: as in Keras.
+            loss: a loss of Keras, or a function of labels and outputs, that gives one number for
+                each row.
+            metrics: as in Keras; rows count by their weight, as in the loss.
+            logs: as of `EncDecSeq2SeqLM.compile`.
+            **kwargs: of `keras.Model.compile`.
+
+        Raises:
+            ValueError: if there is no such loss or log.
+        """
+        found = keras.losses.get(loss)
+        if found is None:
+            raise ValueError("Expected a loss. Received: none.")
+        check.keywords("an argument of compile()", kwargs, _OPTIONS)
+        self.report(logs)
+        keras.Model.compile(self, optimizer, None, weighted_metrics=metrics, **kwargs)
+        self._row_loss, self.compiled_rate = found, learning_rate(self.optimizer)
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """The options of `compile` as a .keras file keeps them."""
+        if not self.compiled:
+            return {}
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        options = {**self._compiled_with, "optimizer": optimizer}
+        options["optimizer_is_built"] = self.optimizer.built
+        return {k: keras.saving.serialize_keras_object(v) for k, v in options.items()}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """As in Keras: compiles as the model that was saved, with variables of the optimizer."""
+        options = {k: keras.saving.deserialize_keras_object(v) for k, v in config.items()}
+        is_built = options.pop("optimizer_is_built")
+        self.compile(**options)
+        if is_built:
+            self.optimizer.build(self.trainable_variables)
+
+    def _each_loss(self, y: Any, output: Tensor) -> Tensor:
+        """(B,) float32."""
+        is_object = isinstance(self._row_loss, keras.losses.Loss)
+        losses = (self._row_loss.call if is_object else self._row_loss)(y, output)
+        return ops.cast(losses, "float32")
+
+    def compiled_facts(self) -> dict[str, Any]:
+        """What decides the loss, as JSON types."""
+        return {"loss": keras.saving.serialize_keras_object(self._row_loss)}
+
+    def batch_loss(
+        self,
+        x: dict[str, Tensor],
+        y: Any,
+        sample_weight: Tensor | None,
+        training: bool,
+        total_weight: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of a batch, a scalar; metrics are updated.
+
+        Args:
+            x: `token_ids` and `padding_mask`.
+            y: labels, (B, ...).
+            sample_weight: (B,), 0 for a row that fills the batch up; or None.
+            training: whether dropout is on.
+            total_weight: of the whole batch, where this is a part of it.
+        """
+        mask = x["padding_mask"]
+        if training:
+            self.token_counter.update_state(mask, ops.zeros_like(mask[..., :1]))
+        output = self(x, training=training)
+        losses = self._each_loss(y, output)
+        count = ops.shape(losses)[0]
+        weight = ops.ones((count,)) if sample_weight is None else sample_weight
+        weight = ops.cast(weight, "float32")
+        total = ops.maximum(ops.sum(weight), 1e-20)
+        more, summed = self.losses, ops.sum(losses * weight)
+        self._loss_tracker.update_state(sum(more, summed / total), sample_weight=ops.sum(weight))
+        self.compute_metrics(x, y, output, weight)
+        return sum(more, summed / (total if total_weight is None else total_weight))
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """As in Keras, of the model's own output."""
+        return self.batch_loss(x, y, sample_weight, training)
+
+
+_OPTIONS = ("run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_loss")
