@@ -5,7 +5,6 @@ from where to the plan and the dialects, and which device holds what to
 `keras_encdec.layout`.
 """
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -145,15 +144,19 @@ def export(
 def _without_values(
     kind: type[StacksBackbone], spec: PairSpec | EncoderSpec, dtype: Any
 ) -> tuple[Any, dict[str, keras.Variable]]:
-    """A backbone and its variables by path; on JAX nothing is allocated yet."""
-    deferred = keras.backend.backend() == "jax"
-    scope = keras.StatelessScope(initialize_variables=False)
-    with scope if deferred else contextlib.nullcontext():
-        backbone = kind.of(spec, dtype=dtype)
-    variables = {v.path: v for v in backbone.weights}
-    if deferred:
-        _forget_deferred(variables.values())
-    return backbone, variables
+    """A backbone and its variables by path."""
+    backbone = without_values(lambda: kind.of(spec, dtype=dtype))
+    return backbone, {v.path: v for v in backbone.weights}
+
+
+def without_values(make: Callable[[], Any]) -> Any:
+    """A layer that `make` builds; on JAX its variables have no values and take no memory yet."""
+    if keras.backend.backend() != "jax":
+        return make()
+    with keras.StatelessScope(initialize_variables=False):
+        layer = make()
+    _forget_deferred(layer.weights)
+    return layer
 
 
 def _forget_deferred(variables: Iterable[keras.Variable]) -> None:
