@@ -108,14 +108,7 @@ class Checkpoint(keras.callbacks.Callback):
     def _restore(self, model: Any, step: int, run: Facts | None = None) -> tuple[int, int]:
         """Puts a step into a model, if it and the run, where one goes on, are as they were."""
         folder = self.folder / str(step)
-        if not (folder / "about").exists():
-            raise ValueError(
-                f"Expected a checkpoint of keras_encdec. Received: {folder}, without its 'about'. "
-                "Use another folder, or copy the checkpoint again."
-            )
-        args = orbax().args
-        about = self._read(step, about=args.JsonRestore()).about
-        formats.check_known("checkpoint", about, folder)
+        about, args = self._about(step), orbax().args
         check_same(about, model_facts(model), str(folder))
         made = about.get("run") or {}  # none in those of earlier versions
         if run and made:
@@ -129,6 +122,31 @@ class Checkpoint(keras.callbacks.Callback):
         if made and isinstance(rate, float) and rate != made["learning_rate"]:
             model.optimizer.learning_rate = rate  # a schedule is not saved
         return about["epoch"], about["batch"]
+
+    def _about(self, step: int) -> Facts:
+        """What a checkpoint is of.
+
+        Raises:
+            ValueError: if it is damaged, or no checkpoint of this package.
+        """
+        folder = self.folder / str(step)
+        if not (folder / "about").exists():
+            raise ValueError(
+                f"Expected a checkpoint of keras_encdec. Received: {folder}, without its 'about'. "
+                "Use another folder, or copy the checkpoint again."
+            )
+        about = self._read(step, about=orbax().args.JsonRestore()).about
+        formats.check_known("checkpoint", about, folder)
+        return about
+
+    def record(self, step: int) -> dict[str, Any]:
+        """What was known of the model's past at a step: see `keras_encdec.provenance`.
+
+        Raises:
+            ValueError: if there is no such checkpoint, or it is damaged.
+        """
+        about = self._about(check.one_of("step", step, self.saved_steps()))
+        return about.get("provenance", {"sources": {}, "history": []})  # none in early versions
 
     def saved_steps(self) -> list[int]:
         """Numbers of the steps whose checkpoints are whole, oldest first."""
