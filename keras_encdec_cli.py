@@ -13,7 +13,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,7 +58,55 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("decoder", nargs="?", help="a decoder-only model; a preset or a folder")
     plan.add_argument("--decoder-layers", help="which it keeps: 13, 0,2,4 or 0:26:2")
     plan.add_argument("--dtype", default="bfloat16", help="dtype to count memory in")
+    _add_reports(commands)
     return parser
+
+
+def _add_reports(commands: Any) -> None:
+    """The paper's figures, each with a folder for its JSON and PNG."""
+    report = commands.add_parser("report", help="the paper's figures: tables, JSON and PNG")
+    kinds = report.add_subparsers(dest="report", required=True)
+
+    def add(kind: str, text: str) -> argparse.ArgumentParser:
+        parser = kinds.add_parser(kind, help=text, description=text)
+        output = f"./encdec-{kind}"
+        parser.add_argument("--output", default=output, help=f"its folder (default {output})")
+        return parser
+
+    flops = add("flops", "figure 3: forward FLOPs of pairs beside their decoder-only sources")
+    flops.add_argument(
+        "models", nargs="*", help="pairs or decoder-only models; the paper's if none"
+    )
+    flops.add_argument("--source-length", type=int, default=4096, help="tokens of the input")
+    flops.add_argument("--target-length", type=int, default=4096, help="tokens of the target")
+    flops.add_argument("--counting", default="dense", help="dense (default) or masked attention")
+    flops.add_argument("--xla", action="store_true", help="also XLA's own count, by compiling")
+    latency = add("latency", "figure 4: seconds per query of a pair beside its decoder-only source")
+    latency.add_argument(
+        "pairs", nargs="*", default=["gemma2_tiny_tiny"], help="such as gemma2_9b_9b gemma2_9b_2b"
+    )
+    latency.add_argument("--queries", type=int, default=200, help="prompts (default 200)")
+    latency.add_argument("--source-length", type=int, default=256, help="tokens of each prompt")
+    latency.add_argument("--new", type=int, default=64, help="tokens to write for each")
+    latency.add_argument("--texts", nargs="+", help=".txt or .jsonl files; docstrings if none")
+    latency.add_argument("--dtype", help="dtype or policy of all models; Keras' default if none")
+    latency.add_argument("--keras-hub", action="store_true", help="time pairs in KerasHub, too")
+    latency.add_argument("--drafts", action="store_true", help="let ours copy drafts from prompts")
+    curves = add("curves", "figure 2: quality over tokens, from what runs of fit have kept")
+    curves.add_argument(
+        "runs", nargs="+", help="history.json, CSVLogger's .csv, Checkpoint folders, saved models"
+    )
+    curves.add_argument("--metric", help="a log, such as val_loss (default) or accuracy")
+    curves.add_argument(
+        "--level", action="append", default=[], dest="levels", help="a line, such as source=2.93"
+    )
+    correlation = add("correlation", "figure 6: Spearman's coefficients, over all and within sizes")
+    correlation.add_argument(
+        "table", nargs="?", help="JSON of models and scores; the paper's if none"
+    )
+    correlation.add_argument(
+        "--scores", nargs="+", help="the first is held against each other one; all if none"
+    )
 
 
 @contextlib.contextmanager

@@ -44,7 +44,11 @@ OWN = (
 
 @contextlib.contextmanager
 def atomic_folder(
-    path: str | os.PathLike, size: int = 0, also: Sequence[str] = (), largest: int | None = None
+    path: str | os.PathLike,
+    size: int = 0,
+    also: Sequence[str] = (),
+    largest: int | None = None,
+    mark: str | None = None,
 ) -> Iterator[Path]:
     """Yields a new folder that takes the name `path` when the block ends well.
 
@@ -57,6 +61,8 @@ def atomic_folder(
         size: bytes that will be written, asked for before the first of them is.
         also: files, beside those of a preset, that the caller wrote here before.
         largest: bytes of the largest file; all of them if None.
+        mark: a JSON file of the caller's with a key `report`: a folder that has it and nothing
+            but `also` is replaced like a preset.
 
     Raises:
         ValueError: if `path` is a file, or a folder with something else in it.
@@ -67,7 +73,7 @@ def atomic_folder(
         return
     final = Path(path).resolve()
     _tidy(final)
-    _check_replaceable(final, also)
+    _check_replaceable(final, also, mark)
     disk.require_room(next(p for p in final.parents if p.exists()), size, largest)
     final.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{_INCOMPLETE}{final.name}-", dir=final.parent))
@@ -78,7 +84,7 @@ def atomic_folder(
             for name in KEPT:
                 if (final / name).exists() and not (folder / name).exists():
                     shutil.copy2(final / name, folder / name)
-            _check_replaceable(final, also)  # what came while the block ran
+            _check_replaceable(final, also, mark)  # what came while the block ran
             _replace(folder, final)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -116,27 +122,32 @@ def final_of(path: str | os.PathLike) -> Path:
     return whole.with_name(of_block[1]) if of_block else whole
 
 
-def _check_replaceable(final: Path, also: Sequence[str]) -> None:
-    """Raises ValueError unless everything at `final` is a preset's own, or nothing is there."""
+def _check_replaceable(final: Path, also: Sequence[str], mark: str | None) -> None:
+    """Raises ValueError unless everything at `final` is ours, or nothing is there."""
     if not final.exists():
         return
     if not final.is_dir():
         raise ValueError(f"Expected the name of a folder. Received: {final}, a file.")
-    if names := foreign_names(final, also):
+    if names := foreign_names(final, also, mark):
+        kind = "a preset" if mark is None else "an earlier report"
         raise ValueError(
-            f"Expected a new folder, an empty one or a preset to replace. Received: {final}, "
+            f"Expected a new folder, an empty one or {kind} to replace. Received: {final}, "
             f"which holds something else: {names}. Choose another name, or move these files."
         )
 
 
-def foreign_names(folder: Path, also: Sequence[str] = ()) -> str:
+def foreign_names(folder: Path, also: Sequence[str] = (), mark: str | None = None) -> str:
     """The first files in a folder that no preset has, for a message; all where it is no preset."""
-    foreign = list(itertools.islice(_foreign(folder, also), _NAMED + 1))
+    foreign = list(itertools.islice(_foreign(folder, also, mark), _NAMED + 1))
     return ", ".join(foreign[:_NAMED]) + (" and more" if len(foreign) > _NAMED else "")
 
 
-def _foreign(folder: Path, also: Sequence[str]) -> Iterator[str]:
-    own = (*OWN, *KEPT, *also) if _is_preset(folder) else KEPT
+def _foreign(folder: Path, also: Sequence[str], mark: str | None) -> Iterator[str]:
+    own: Sequence[str] = KEPT
+    if mark is not None:
+        own = (*KEPT, *also) if _has_key(folder / mark, {"report"}) else KEPT
+    elif _has_key(folder / "config.json", {"registered_name", "model_type"}):
+        own = (*OWN, *KEPT, *also)  # a preset of KerasHub or of transformers
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         known = path.is_file() and any(_matches(name, pattern) for pattern in own)
@@ -148,10 +159,10 @@ def _matches(name: str, pattern: str) -> bool:
     return name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern)
 
 
-def _is_preset(folder: Path) -> bool:
-    """Whether its config.json is one of KerasHub or transformers."""
+def _has_key(file: Path, keys: set[str]) -> bool:
+    """Whether a JSON file has one of the keys."""
     try:
-        return bool({"registered_name", "model_type"} & set(read_json(folder / "config.json")))
+        return bool(keys & set(read_json(file)))
     except (OSError, ValueError):
         return False
 

@@ -19,9 +19,11 @@ print("imported", "keras" in sys.modules, "status", status)
     ("arguments", "status", "says"),
     [
         (["--help"], 0, "demo"),
+        (["report", "--help"], 0, "correlation"),
         (["--version"], 0, "keras-encdec 0"),
         (["demoo"], 2, "invalid choice: 'demoo'"),
         (["demo", "--stepz", "3"], 2, "unrecognized arguments: --stepz 3"),
+        (["report"], 2, "required: report"),
         ([], 2, "required: command"),
     ],
     ids=str,

@@ -59,7 +59,11 @@ MAY_IMPORT = {
         *("formats", "provenance", "progress", "warn"),
     },
     "testing": {"spec", "models"},
-    "cli": {"", "spec", "files", "progress", "data", "models", "sharing"},
+    "evaluation": {
+        *("spec", "files", "formats", "provenance", "progress"),
+        *("layers", "training", "models", "conversion", "sharing"),
+    },
+    "cli": {"", "spec", "files", "progress", "data", "models", "sharing", "evaluation"},
     "": {"quiet", "programs", "data", "generation", "models", "objectives", "sharing", "training"},
 }
 # One method hands over to a later room: `lm.export_to_transformers` is a name of the door.

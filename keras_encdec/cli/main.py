@@ -5,6 +5,7 @@ from typing import TextIO
 
 from keras_encdec.cli.demo import demo
 from keras_encdec.cli.plan import show_plan
+from keras_encdec.cli.report import report
 
 
 def run(args: argparse.Namespace, errors: TextIO) -> int:
@@ -20,6 +21,8 @@ def run(args: argparse.Namespace, errors: TextIO) -> int:
     try:
         if args.command == "demo":
             demo(args.output, minutes=args.minutes, steps=args.steps)
+        elif args.command == "report":
+            report(args)
         else:
             show_plan(args.encoder, args.decoder, args.dtype, args.decoder_layers)
     except (ValueError, ImportError, OSError) as error:

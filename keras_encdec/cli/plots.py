@@ -1,6 +1,8 @@
-"""Pictures of what the demo measured. Needs matplotlib, which the demo extra brings."""
+"""Pictures of what the demo measured."""
 
 from pathlib import Path
+
+from keras_encdec.evaluation import picture
 
 
 def plot_curves(results: dict, path: Path) -> None:
@@ -13,16 +15,8 @@ def plot_curves(results: dict, path: Path) -> None:
     Raises:
         ImportError: without matplotlib, naming the pip line.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError(
-            "The curves need matplotlib: pip install 'keras-encdec[demo]'."
-        ) from error
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (whole, close) = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
+    figure = picture.figure(10, 4)
+    whole, close = figure.subplots(1, 2)
     for axes in (whole, close):
         for key, label in (("adapted", "adapted pair"), ("from_scratch", "from random weights")):
             axes.plot(results[key]["steps"], results[key]["losses"], marker="o", label=label)
@@ -34,5 +28,4 @@ def plot_curves(results: dict, path: Path) -> None:
     close.set_ylim(low - 0.5 * (high - low), high + 2 * (high - low))
     close.set_title("the same, close up")
     whole.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    picture.save(figure, path)

@@ -5,6 +5,7 @@ can read it: KerasHub, the T5Gemma layout, or conversion.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from keras_encdec.sharing.fetch import file_of, folder_of
 from keras_encdec.sharing.hub_errors import explained
 from keras_encdec.sharing.hubs import hub_of
 from keras_encdec.sharing.tokenizers import tokenizer_of_files
-from keras_encdec.spec import PairSpec
+from keras_encdec.spec import PairSpec, StackSpec, pair_from_json
 
 _AUTO = "auto"
 PAIR = "keras_encdec>EncDecBackbone"  # the registered name in a preset's config
@@ -181,6 +182,30 @@ def plan(encoder: Any, decoder: Any = None, *, options: ConversionOptions) -> Pl
         return make_plan(*specs, options=options)
     models = [encoder] if decoder is None else [encoder, decoder]
     return make_plan(*[find(model).spec for model in models], options=options)
+
+
+def spec_of(preset: str) -> PairSpec | StackSpec:
+    """What a name stands for, from its config alone; no weight is loaded.
+
+    Args:
+        preset: as of `from_preset`.
+
+    Returns:
+        `PairSpec` of a recipe or a finished pair, `StackSpec` of a decoder-only model.
+
+    Raises:
+        ValueError: as `from_preset`.
+    """
+    catalog.check_known(preset)
+    if preset in catalog.presets:
+        return catalog.presets[preset].spec
+    config = config_of(catalog.on_this_machine(preset))
+    if config.get("registered_name") == PAIR:
+        fields = {field.name for field in dataclasses.fields(PairSpec)}
+        return pair_from_json(**{k: v for k, v in config["config"].items() if k in fields})
+    if config.get("model_type") in tuple(RELEASED):
+        return RELEASED[config["model_type"]].from_transformers(config)
+    return find(preset).spec
 
 
 def _from_recipe(
