@@ -3,9 +3,10 @@
 XLA also counts what `keras_encdec.evaluation.flops` leaves out, an operation for each number and
 step of scales, soft caps, masks, softmax, norms, rotation, activations and residual sums (but not
 exponentials and the like, which it counts apart). Beside attention that is a share in the inverse
-of the head width, beside kernels in that of D, so it is felt in tiny models alone. It counts the
-body of a loop once, so attention is taken by the plain path, which has every pair of a query and
-a key: XLA's count is to be held against `"dense"`.
+of the head width, beside kernels in that of D: 0.2% more than our sum for Gemma 2 9B at 8,192
+tokens, 1.4% for the smallest release, 1 to 2% for the embedded models (LOG.md). It counts the body
+of a loop once, so attention is taken by the plain path, which has every pair of a query and a
+key: XLA's count is to be held against `"dense"`.
 """
 
 from collections.abc import Callable

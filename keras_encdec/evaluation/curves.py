@@ -21,6 +21,7 @@ from keras_encdec.progress import track
 from keras_encdec.training import Checkpoint
 
 DEFAULT_METRICS = "val_loss", "loss"
+_NONE = "", "NA", None  # where a CSVLogger has no number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,19 +101,14 @@ def evaluated(
 
 
 def _read(path: Path) -> list[dict[str, float]]:
-    """The logs of a run by the tokens that they are of, under `"tokens"`."""
-    if path.is_file() and path.suffix == ".csv":
-        with path.open(newline="") as file:
-            return _lines(csv.DictReader(file))
+    """The logs of a run, each with the tokens that it is of under `"tokens"`."""
+    if path.suffix == ".csv":
+        return _lines(path)
     if path.is_file():
         data = read_json(path)
-        return (
-            _record(data["history"])
-            if isinstance(data.get("history"), list)
-            else _rows(data, str(path))
-        )
+        return _record(data, path) if "sources" in data else _rows(data, str(path))
     if (path / provenance.FILE).exists():
-        return _record(read_json(path / provenance.FILE)["history"])
+        return _record(read_json(path / provenance.FILE), path)
     checkpoint = Checkpoint(path)
     found = [_last(checkpoint.record(step)["history"]) for step in _steps(checkpoint)]
     checkpoint.close()
@@ -146,22 +142,40 @@ def _rows(history: Mapping[str, Any], where: str) -> list[dict[str, float]]:
             f"{ {k: len(v) for k, v in columns.items()} or sorted(history)!r}."
         )
     count = len(next(iter(columns.values())))
-    return [{name: float(column[i]) for name, column in columns.items()} for i in range(count)]
+    return [
+        {name: _float(column[i], f"{name}[{i}] of {where}") for name, column in columns.items()}
+        for i in range(count)
+    ]
 
 
-def _lines(lines: Iterable[Mapping[str, str]]) -> list[dict[str, float]]:
+def _lines(path: Path) -> list[dict[str, float]]:
     """Of a CSVLogger, which writes NA where an epoch has no such log."""
-    return [{k: float(v) for k, v in line.items() if v not in ("", "NA", None)} for line in lines]
+    with path.open(newline="") as file:
+        lines = [{k: v for k, v in line.items() if v not in _NONE} for line in csv.DictReader(file)]
+    return [
+        {name: _float(value, f"{name} in row {i} of {path}") for name, value in line.items()}
+        for i, line in enumerate(lines)
+    ]
 
 
-def _record(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """Where each run of a record ended; and, where it began, what its first batch said."""
+def _float(value: Any, place: str) -> float:
+    """A number, NaN among them."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"Expected a number as {place}. Received: {value!r}.") from None
+
+
+def _record(data: Mapping[str, Any], where: Path) -> list[dict[str, float]]:
+    """Where each run of a record ended; and, where the first began, what its first batch said."""
+    record = provenance.Provenance()
+    record.take(data, where)
     points: list[dict[str, float]] = []
-    for number, entry in enumerate(history):
+    for number, entry in enumerate(record.history):
         if entry.get("what") == "fit":
             if not points and entry.get("first"):
-                points.append({**entry["first"], "tokens": _tokens(history[:number])})
-            points += [point] if (point := _last(history[: number + 1])) else []
+                points.append({**entry["first"], "tokens": _tokens(record.history[:number])})
+            points += [point] if (point := _last(record.history[: number + 1])) else []
     return points
 
 

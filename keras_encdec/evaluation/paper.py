@@ -3,8 +3,8 @@
 from keras_encdec.evaluation.correlation import Scored, read_table
 from keras_encdec.sharing import catalog
 
-# What its section 6 says of Spearman's coefficients (figure 6): over all models, and the mean
-# of those within sizes.
+# What it says of Spearman's coefficients (figure 6): over all models, and the mean within sizes.
+# Which models went in is not said; those of its tables give the first number alone.
 CLAIMED = {("PT", "IT"): (0.97, 0.42), ("PT", "SuperGLUE"): (0.89, 0.05)}
 
 

@@ -78,17 +78,14 @@ def test_a_saved_model_has_the_ends_of_its_runs(run):
     assert curve_of(folder / "model" / "provenance.json", "loss").values == both.values
 
 
-def test_tokens_of_several_runs_add_up():
+def test_tokens_of_several_runs_add_up(tmp_path):
     first = {"what": "fit", "tokens": {"encoder": 10, "decoder": 5}, "last": {"loss": 3.0}}
     second = {"what": "fit", "tokens": {"encoder": 7, "decoder": 1}, "last": {"loss": 2.0}}
     history = [{"what": "converted"}, {**first, "first": {"loss": 4.0}}, {"what": "lora"}, second]
-    from keras_encdec.evaluation.curves import _record
-
-    assert _record(history) == [
-        {"loss": 4.0, "tokens": 0},
-        {"loss": 3.0, "tokens": 15},
-        {"loss": 2.0, "tokens": 23},
-    ]
+    file = tmp_path / "provenance.json"
+    file.write_text(json.dumps({"sources": {}, "history": history}))
+    for path in (file, tmp_path):
+        assert curve_of(path) == Curve(path.name, "loss", (0, 15, 23), (4.0, 3.0, 2.0))
 
 
 def test_checkpoints_are_evaluated_one_by_one(run):
@@ -118,6 +115,9 @@ def test_what_is_no_run(tmp_path):
         "text.json": "{",
         "other.json": '{"a": 1}',
         "uneven.json": '{"loss": [1], "b": [1, 2]}',
+        "words.json": '{"loss": ["low"], "tokens": [1]}',
+        "words.csv": "epoch,loss,tokens\n0,low,1\n",
+        "provenance.json": '{"sources": {}}',
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)

@@ -12,7 +12,7 @@ from keras_encdec.evaluation import forward_flops, token_flops
 from keras_encdec.evaluation.compiled import compiled_flops, traced
 from keras_encdec.evaluation.flops import flops_by_side
 from keras_encdec.sharing import catalog
-from keras_encdec.spec import CrossAttentionSpec, PairSpec
+from keras_encdec.spec import AttentionSpec, CrossAttentionSpec, PairSpec, StackSpec
 from keras_encdec.testing.specs import other_pair, tiny_decoder, tiny_encoder, tiny_pair
 
 # TFLOP at 4096 + 4096 tokens, worked out from tables 1 and 2 of arXiv 2408.00118 and the released
@@ -84,6 +84,30 @@ def spec_of(name):
 def work(name, counting):
     flops = forward_flops(spec_of(name), 4096, 4096, counting)
     return flops.linear + flops.attention
+
+
+def test_by_hand():
+    """One layer, D 4, F 8, N 2, K 1, H 2, V 10: 144 weights in kernels, 16 of keys and values."""
+    heads = AttentionSpec(num_heads=2, num_kv_heads=1, head_dim=2, query_pre_attn_scalar=2)
+    stack = StackSpec(10, 4, 8, heads, windows=(None,))
+    # Queries 4 * 4, keys and values 4 * 2 each, output 4 * 4, feed-forward 3 * 4 * 8.
+    assert dataclasses.astuple(forward_flops(stack, 3, 2)) == (
+        2 * 144 * 5,
+        2 * 2 * 2 * 2 * 25,  # multiply-adds, products, heads, their width, pairs
+        2 * 4 * 10 * 2,
+    )
+    sides = flops_by_side(PairSpec(stack, stack), 3, 2)
+    assert dataclasses.astuple(sides["encoder"]) == (2 * 144 * 3, 16 * 9, 0)
+    # 144 + 32 weights see the 2 tokens of the target, 16 the 3 of the input.
+    assert dataclasses.astuple(sides["decoder"]) == (
+        2 * (176 * 2 + 16 * 3),
+        16 * (2 * 2 + 2 * 3),
+        2 * 4 * 10 * 2,
+    )
+    # Masked, the first token of a target sees itself alone.
+    assert flops_by_side(PairSpec(stack, stack), 3, 2, "masked")["decoder"].attention == 16 * 9
+    assert dataclasses.astuple(token_flops(PairSpec(stack, stack), 3, 2)) == (2 * 176, 16 * 5, 80)
+    assert dataclasses.astuple(token_flops(stack, 3, 2)) == (2 * 144, 16 * 5, 80)
 
 
 @pytest.mark.parametrize("name", TABLE)

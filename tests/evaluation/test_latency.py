@@ -1,13 +1,17 @@
 """Times per query: who writes what, how often, and what is said of it."""
 
+import types
+
 import keras_hub
 import numpy as np
 import pytest
 
-import keras_encdec
 from keras_encdec.evaluation import latency, time_queries
 from keras_encdec.evaluation.latency import Times, pair_writer, prompts_of, source_writer
+from keras_encdec.models import EncDecSeq2SeqLMPreprocessor
 from keras_encdec.sharing import catalog
+from keras_encdec.testing.models import draw, make_inputs, tiny_lm
+from keras_encdec.testing.specs import tiny_decoder, tiny_pair
 
 PROMPTS = np.arange(12, dtype="int32").reshape(3, 4)
 
@@ -69,47 +73,45 @@ def test_prompts_that_are_none(prompts):
         time_queries({}, prompts, 2)
 
 
-@pytest.fixture(scope="module")
-def lm():
-    return keras_encdec.from_preset("gemma2_tiny_mini")
+TOKENIZER = keras_hub.models.Tokenizer.from_preset(catalog.embedded("gemma2_tiny_docs"))
 
 
-def test_prompts_are_beginnings_of_the_texts_that_are_long_enough(lm):
+def test_prompts_are_beginnings_of_the_texts_that_are_long_enough():
+    """However short the rows are that the preprocessor makes for training."""
+    lm = types.SimpleNamespace(preprocessor=EncDecSeq2SeqLMPreprocessor(TOKENIZER, 16, 16))
     long, short = "Returns the sum of two arrays, element by element. " * 40, "Adds."
     prompts = prompts_of(lm, [short, long, short, long[8:], long], 300, 2)
     assert prompts.shape == (2, 300)
-    tokens = np.asarray(lm.preprocessor.tokenizer(long))
-    np.testing.assert_array_equal(prompts[0], tokens[:300])
+    np.testing.assert_array_equal(prompts[0], np.asarray(TOKENIZER(long))[:300])
+    np.testing.assert_array_equal(prompts[1], np.asarray(TOKENIZER(long[8:]))[:300])
     with pytest.raises(ValueError, match=r"at least 300 tokens.* 1 shorter"):
         prompts_of(lm, [short], 300, 2)
 
 
-TEXT = "Returns the sum of two arrays, element by element. " * 4
-
-
-def test_a_pair_writes_what_is_likeliest(lm):
+def test_a_pair_writes_what_is_likeliest():
     """By one forward pass over what it wrote."""
-    prompt = prompts_of(lm, [TEXT], 24, 1)
-    start = lm.preprocessor.converter.start_token_id
-    written = pair_writer(lm, 5, start, draft=None)(prompt)
-    read = np.array([[start, *written[:-1]]])
-    logits = lm(
-        {
-            "encoder_token_ids": prompt,
-            "encoder_padding_mask": np.ones_like(prompt),
-            "decoder_token_ids": read,
-            "decoder_padding_mask": np.ones_like(read),
-        }
-    )
-    np.testing.assert_array_equal(written, np.argmax(logits[0], axis=-1))
+    prompt = make_inputs((11,), (1,))["encoder_token_ids"]
+    # With a tied output of random weights each word is the likeliest after itself.
+    lm = tiny_lm(pair=tiny_pair(decoder=tiny_decoder(tied_output=False)))
+    written = pair_writer(lm, 5, 2, draft=None)(prompt)
+    read = np.array([[2, *written[:-1]]])
+    inputs = {"encoder_token_ids": prompt, "encoder_padding_mask": np.ones_like(prompt)}
+    inputs |= {"decoder_token_ids": read, "decoder_padding_mask": np.ones_like(read)}
+    np.testing.assert_array_equal(written, np.argmax(lm(inputs)[0], axis=-1))
+    assert len(set(written.tolist())) > 1
 
 
-def test_a_source_goes_on_from_the_prompt(lm):
-    source = keras_hub.models.CausalLM.from_preset(
-        catalog.embedded("gemma2_mini_docs"), preprocessor=None, dtype="float32"
+def test_a_source_goes_on_from_the_prompt():
+    heads = {"num_query_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    sizes = {"vocabulary_size": 96, "hidden_dim": 16, "intermediate_dim": 48, "num_layers": 2}
+    source = keras_hub.models.GemmaCausalLM(
+        keras_hub.models.GemmaBackbone(**sizes, **heads), preprocessor=None
     )
-    prompt = prompts_of(lm, [TEXT], 24, 1)
+    for weight in source.weights:
+        weight.assign(draw(weight.path, tuple(weight.shape)))
+    prompt = make_inputs((11,), (1,))["encoder_token_ids"]
     written = source_writer(source, 5)(prompt)
     read = np.array([[*prompt[0], *written[:-1]]])
     logits = source({"token_ids": read, "padding_mask": np.ones_like(read)})
-    np.testing.assert_array_equal(written, np.argmax(logits[0, 23:], axis=-1))
+    np.testing.assert_array_equal(written, np.argmax(logits[0, 10:], axis=-1))
+    assert len(set(written.tolist())) > 1
