@@ -64,9 +64,9 @@ def layout_map(
 
     Args:
         device_mesh: `keras.distribution.DeviceMesh` with the two axes.
-        spec: of the pair, or of an encoder alone. An axis that does not divide a dimension is then left out for
-            it. Without a spec every dimension is cut, but the key/value heads, which
-            are often fewer than devices.
+        spec: of the pair, or of an encoder alone. An axis that does not divide a dimension
+            is then left out for it. Without a spec every dimension is cut, but the key/value
+            heads, which are often fewer than devices.
         model_parallel_dim_name: the mesh axis for heads, F and V.
         data_parallel_dim_name: the mesh axis for the batch, and for D.
 
