@@ -22,6 +22,7 @@ from keras_encdec.evaluation.reports import Report
 from keras_encdec.progress import track
 from keras_encdec.sharing import catalog
 from keras_encdec.sharing.load import spec_of
+from keras_encdec.spec import EncoderSpec
 
 # Figure 3 has these sizes, all but ML, which is of the release alone.
 DEFAULT = (
@@ -112,7 +113,10 @@ def _specs(names: Sequence[str]) -> tuple[dict[str, Spec], dict[str, tuple[str, 
     sources: dict[str, tuple[str, ...]] = {}
     for name in names:
         if name not in catalog.presets:
-            specs[name] = spec_of(name)
+            spec = spec_of(name)
+            if isinstance(spec, EncoderSpec):
+                raise ValueError(f"Expected a model that writes. Received: {name!r}, an encoder.")
+            specs[name] = spec
             continue
         recipe = catalog.presets[name]
         sources[name] = tuple(dict.fromkeys((recipe.encoder_spec, recipe.decoder_spec)))

@@ -4,7 +4,6 @@ Knows front matter, the two marks that our part stands between, and that nothing
 them is ever written over. Leaves what is said to `keras_encdec.sharing.card_text`.
 """
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +12,9 @@ from typing import Any
 import yaml
 
 from keras_encdec import provenance
-from keras_encdec.families import t5gemma
 from keras_encdec.files import read_json
 from keras_encdec.sharing import card_text, licenses
-from keras_encdec.spec import EncoderSpec, PairSpec, pair_from_json, stack_from_json
+from keras_encdec.sharing.configs import spec_of_config
 from keras_encdec.warn import warn
 
 FILE, NOTICE = "README.md", "NOTICE"
@@ -151,8 +149,9 @@ def _with_part(folder: Path, old: str | None, title: str, load: str, where: Path
     """A card, new or old, that says of a folder's model what is true now."""
     record, config = _record(folder), read_json(folder / "config.json")
     is_export = "model_type" in config
-    kind = _kind_of(folder, config)
-    part = card_text.marked_part(record, _spec_of(config), load, is_export, kind)
+    kind, spec = _kind_of(folder, config), spec_of_config(config)
+    assert spec is not None  # a model of ours or an export
+    part = card_text.marked_part(record, spec, load, is_export, kind)
     if old is not None:
         return _renewed(old, part, where)
     return _new(record, title, part, is_export, kind)
@@ -234,16 +233,6 @@ def _kind_of(folder: Path, config: Mapping[str, Any]) -> str:
         return str(read_json(folder / "task.json").get("class_name"))
     except FileNotFoundError:
         return str(config.get("class_name", ""))
-
-
-def _spec_of(config: Mapping[str, Any]) -> PairSpec | EncoderSpec:
-    if "model_type" in config:
-        return t5gemma.from_transformers(dict(config))
-    said = config["config"]
-    if "decoder" not in said:
-        return EncoderSpec(stack_from_json(said["encoder"]), said["encoder_attention"])
-    fields = [field.name for field in dataclasses.fields(PairSpec)]
-    return pair_from_json(**{name: said[name] for name in fields})
 
 
 def _broken(where: Any, line: int, problem: str) -> ValueError:

@@ -16,12 +16,11 @@ from keras_encdec.files import read_json, readable
 from keras_encdec.models.base import StacksBackbone
 from keras_encdec.models.encoder import EncoderBackbone
 from keras_encdec.sharing import catalog
+from keras_encdec.sharing.configs import ENCODER, PAIR, RELEASED
 from keras_encdec.sharing.decoder_only import DecoderOnly, backbone_of, config_of, find
 from keras_encdec.sharing.fetch import file_of, folder_of
-from keras_encdec.sharing.load import PAIR, RELEASED, check_files, from_preset, tokenizer_alone
+from keras_encdec.sharing.load import check_files, from_preset, tokenizer_alone
 from keras_encdec.spec import EncoderAttention, EncoderSpec
-
-ENCODER = "keras_encdec>EncoderBackbone"  # the registered name in a preset's config
 
 
 class Found(NamedTuple):

@@ -5,7 +5,6 @@ can read it: KerasHub, the T5Gemma layout, or conversion.
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ from keras_encdec.conversion.execute import convert, load
 from keras_encdec.conversion.options import ConversionOptions, takes_conversion_options
 from keras_encdec.conversion.plan import Plan, make_plan, random_plan
 from keras_encdec.conversion.sources import ModelSource, SafetensorsSource
-from keras_encdec.families import t5gemma, t5gemma2
+from keras_encdec.families import t5gemma
 from keras_encdec.files import read_json, readable, shard_names
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.models.preprocessor import check_preprocessor, check_rows
 from keras_encdec.sharing import catalog
 from keras_encdec.sharing.agreement import check_agreement
+from keras_encdec.sharing.configs import PAIR, RELEASED, spec_of_config
 from keras_encdec.sharing.decoder_only import (
     DecoderOnly,
     backbone_of,
@@ -36,11 +36,9 @@ from keras_encdec.sharing.fetch import file_of, folder_of
 from keras_encdec.sharing.hub_errors import explained
 from keras_encdec.sharing.hubs import hub_of
 from keras_encdec.sharing.tokenizers import tokenizer_of_files
-from keras_encdec.spec import PairSpec, StackSpec, pair_from_json
+from keras_encdec.spec import EncoderSpec, PairSpec, StackSpec
 
 _AUTO = "auto"
-PAIR = "keras_encdec>EncDecBackbone"  # the registered name in a preset's config
-RELEASED: dict[str, Any] = {"t5gemma": t5gemma, "t5gemma2": t5gemma2}  # by their model_type
 
 
 @takes_conversion_options
@@ -184,14 +182,15 @@ def plan(encoder: Any, decoder: Any = None, *, options: ConversionOptions) -> Pl
     return make_plan(*[find(model).spec for model in models], options=options)
 
 
-def spec_of(preset: str) -> PairSpec | StackSpec:
+def spec_of(preset: str) -> PairSpec | EncoderSpec | StackSpec:
     """What a name stands for, from its config alone; no weight is loaded.
 
     Args:
         preset: as of `from_preset`.
 
     Returns:
-        `PairSpec` of a recipe or a finished pair, `StackSpec` of a decoder-only model.
+        `PairSpec` of a recipe or a finished pair, `EncoderSpec` of an encoder, `StackSpec` of a
+        decoder-only model.
 
     Raises:
         ValueError: as `from_preset`.
@@ -200,12 +199,7 @@ def spec_of(preset: str) -> PairSpec | StackSpec:
     if preset in catalog.presets:
         return catalog.presets[preset].spec
     config = config_of(catalog.on_this_machine(preset))
-    if config.get("registered_name") == PAIR:
-        fields = {field.name for field in dataclasses.fields(PairSpec)}
-        return pair_from_json(**{k: v for k, v in config["config"].items() if k in fields})
-    if config.get("model_type") in tuple(RELEASED):
-        return RELEASED[config["model_type"]].from_transformers(config)
-    return find(preset).spec
+    return spec_of_config(config) or find(preset).spec
 
 
 def _from_recipe(

@@ -14,8 +14,7 @@ from keras_encdec.families import dialect, t5gemma
 from keras_encdec.files import foreign_names, read_json
 from keras_encdec.progress import track
 from keras_encdec.sharing.agreement import check_agreement
-
-_OURS = "keras_encdec>EncDecBackbone", "keras_encdec>EncoderBackbone"
+from keras_encdec.sharing.configs import ENCODER, PAIR
 
 
 def check_whole(folder: Path) -> bool:
@@ -37,7 +36,7 @@ def check_whole(folder: Path) -> bool:
         )
     config = read_json(folder / "config.json")
     is_export = config.get("model_type") == "t5gemma"
-    if not is_export and config.get("registered_name") not in _OURS:
+    if not is_export and config.get("registered_name") not in (PAIR, ENCODER):
         raise ValueError(
             "Expected a model of this package. Received: "
             f"{folder}, whose config.json is of {_kind(config)}. Upload it with "
