@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "models": {
         *("spec", "layout", "layers", "files", "objectives", "data", "training", "generation"),
         *("integrity", "formats", "provenance"),
-        *("private", "hosts", "accelerators", "warn"),
+        *("private", "hosts", "accelerators", "warn", "progress"),
     },
     "families": {"spec"},
     "conversion": {

@@ -22,6 +22,7 @@ from keras_encdec.data.kinds import (
     kind_of,
 )
 from keras_encdec.data.labelled import Labelled, ReadyRows
+from keras_encdec.data.ranked import Ranked
 from keras_encdec.data.tokens import Tokens, vocabulary_digest
 from keras_encdec.objectives import Objective, Stages
 from keras_encdec.objectives.config import to_config
@@ -109,6 +110,11 @@ def _parts(source: Source) -> Iterable[bytes]:
     elif isinstance(source, Labelled):
         yield from (text.encode() for row in source.read() for text in row)
         yield from (str(label).encode() for label in _listed(source.labels))
+    elif isinstance(source, Ranked):
+        for column in (source.queries, *source.documents):
+            yield from (text.encode() for text in column)
+            yield str(len(column)).encode()
+        yield from (str(score).encode() for score in _listed(source.scores))
     elif isinstance(source, ReadyRows):
         for name, array in {**source.x, **as_dict(source.labels, "labels")}.items():
             yield from (name.encode(), _bytes(array))

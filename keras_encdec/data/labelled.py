@@ -6,7 +6,7 @@ Knows what users hand over and what a label may be. Leaves streams and arrays to
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from keras_encdec.data.recognize import (
     array_of,
     is_single_text,
     listed,
+    names_of_columns,
     refuse_beside,
     stream_of,
     strings,
@@ -151,13 +152,13 @@ def as_labelled(x: Any, y: Any = None, sample_weight: Any = None) -> Labelled | 
     names = _column_names(x)
     if names is not None:
         return _of_columns({name: x[name] for name in names}, y, sample_weight)
-    if isinstance(x, tuple) and len(x) in (2, 3) and all(map(_is_texts, x)):
+    if isinstance(x, tuple) and len(x) in (2, 3) and all(map(is_texts, x)):
         return _of_texts(x, None, y, sample_weight)
     if is_single_text(x):
         return _of_texts((x,), None, y, sample_weight)
     if (stream := stream_of(x, as_labelled)) is not None:
         refuse_beside(x, y=y, sample_weight=sample_weight)
-        return _collected(stream)
+        return joined(elements(stream))
     rows = listed(x)
     first = rows[0] if len(rows) else ""
     if isinstance(first, Mapping):
@@ -181,8 +182,8 @@ def joined(parts: Iterable[Labelled | ReadyRows]) -> Labelled | ReadyRows:
         raise ValueError("Expected at least one text. Received: data of nothing.")
     if len({type(part) for part in every}) > 1:
         raise ValueError("Expected texts, or ready arrays, throughout. Received: both.")
-    labels = _together([part.labels for part in every], "a label")
-    weights = _together([part.weights for part in every], "a sample_weight")
+    labels = together([part.labels for part in every], "a label")
+    weights = together([part.weights for part in every], "a sample_weight")
     if isinstance(every[0], ReadyRows):
         arrays = {n: np.concatenate([part.x[n] for part in every]) for n in READY}  # type: ignore[union-attr]
         return ReadyRows(arrays, labels, weights)
@@ -192,30 +193,36 @@ def joined(parts: Iterable[Labelled | ReadyRows]) -> Labelled | ReadyRows:
     return Labelled(rows, choices or None, labels, weights)
 
 
-def _together(arrays: list[np.ndarray | None], what: str) -> np.ndarray | None:
+def together(arrays: Sequence[np.ndarray | None], what: str) -> np.ndarray | None:
+    """Arrays of all elements as one, or None where none has any.
+
+    Raises:
+        ValueError: if some have one and others do not.
+    """
     there = [array for array in arrays if array is not None]
     if len(there) not in (0, len(arrays)):
         raise ValueError(f"Expected {what} in all elements or in none. Received: some without.")
     return np.concatenate(there) if there else None
 
 
-def _collected(stream: Stream) -> Labelled | ReadyRows:
+def elements(stream: Stream) -> Iterator[Any]:
+    """All that a stream holds.
+
+    Raises:
+        ValueError: if it has no end.
+    """
     if stream.length == math.inf:
         raise ValueError(
             f"Expected data with an end. Received: a {stream.name} without one. Take some of it, "
             "such as data.take(1000)."
         )
-    return joined(track(stream.begin(0), "Reading"))  # type: ignore[arg-type]
+    return track(stream.begin(0), "Reading")
 
 
 def _column_names(x: Any) -> list[str] | None:
     """Those that mean something here of what has columns; None for all else."""
-    names = getattr(x, "column_names", None)
-    if isinstance(x, Mapping):
-        names = list(x)
-    elif hasattr(x, "columns") and not callable(x.columns) and not isinstance(x, np.ndarray):
-        names = list(map(str, x.columns))
-    if names is None or not isinstance(x, Sized):
+    names = names_of_columns(x)
+    if names is None:
         return None
     known = [name for name in (*_TEXTS, *_LABELS, *READY) if name in names]
     if not {"text", "token_ids"} & set(known):
@@ -265,7 +272,7 @@ def _labels(y: Any) -> np.ndarray | None:
     return labels[None] if labels.ndim == 0 else labels
 
 
-def _is_texts(x: Any) -> bool:
+def is_texts(x: Any) -> bool:
     """Whether it is a text, or texts."""
     if is_single_text(x):
         return True

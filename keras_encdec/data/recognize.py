@@ -105,6 +105,16 @@ def documents(texts: Any, field: str = "text") -> Iterator[Document]:
 
 def _columns(x: Any, field: str) -> dict[str, Any] | None:
     """The columns that are known of something that has columns; None for all else."""
+    names = names_of_columns(x)
+    return None if names is None else {name: x[name] for name in _known(names, field)}
+
+
+def names_of_columns(x: Any) -> list[str] | None:
+    """Of a dict, frame or dataset; None for what has no columns.
+
+    Raises:
+        ValueError: for a dict of datasets.
+    """
     names = getattr(x, "column_names", None)
     if isinstance(x, Mapping):
         if isinstance(names, Mapping):
@@ -114,11 +124,8 @@ def _columns(x: Any, field: str) -> dict[str, Any] | None:
             )
         names = list(x)
     elif hasattr(x, "columns") and not callable(x.columns) and not isinstance(x, np.ndarray):
-        names = list(map(str, x.columns))  # pandas, polars
-    if names is None or not isinstance(x, Sized):
-        return None
-    columns: Any = x
-    return {name: columns[name] for name in _known(list(map(str, names)), field)}
+        names = list(x.columns)  # pandas, polars
+    return None if names is None or not isinstance(x, Sized) else list(map(str, names))
 
 
 def _known(names: Sequence[str], field: str) -> list[str]:

@@ -7,6 +7,8 @@ from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor
 from keras_encdec.models.seq2seq_lm import EncDecSeq2SeqLM
 from keras_encdec.models.text_classifier import EncDecTextClassifier
 from keras_encdec.models.text_classifier_preprocessor import EncDecTextClassifierPreprocessor
+from keras_encdec.models.text_embedder import EncDecTextEmbedder
+from keras_encdec.models.text_embedder_preprocessor import EncDecTextEmbedderPreprocessor
 
 __all__ = [
     "EncDecBackbone",
@@ -14,6 +16,8 @@ __all__ = [
     "EncDecSeq2SeqLMPreprocessor",
     "EncDecTextClassifier",
     "EncDecTextClassifierPreprocessor",
+    "EncDecTextEmbedder",
+    "EncDecTextEmbedderPreprocessor",
     "EncoderBackbone",
     "JsonTokenizer",
 ]

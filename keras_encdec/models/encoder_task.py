@@ -15,26 +15,18 @@ from keras_encdec.data.batching import Batching, BatchSource, of_rows
 from keras_encdec.data.labelled import Classes, Labelled, ReadyRows, as_labelled
 from keras_encdec.data.ready import Rows
 from keras_encdec.models.encoder import EncoderBackbone
+from keras_encdec.models.encoder_preprocessor import OPTIONS, inputs_of
 from keras_encdec.models.learner import Learner
 from keras_encdec.models.task_files import TaskFiles
-from keras_encdec.models.text_classifier_preprocessor import inputs_of
 from keras_encdec.objectives.reader import Reader
 from keras_encdec.training.encoder_trainer import EncoderTrainer
-
-_OF_PREPROCESSORS = (
-    "sequence_length",
-    "separator",
-    "add_start_token",
-    "add_end_token",
-    "allow_special",
-    "seed",
-)
 
 
 class EncoderTask(TaskFiles, Learner, EncoderTrainer):
     """Gives a task on an encoder what trains, loads and saves it."""
 
     backbone_cls = EncoderBackbone
+    preprocessor_options: tuple[str, ...] = OPTIONS
 
     @classmethod
     def from_preset(cls, preset: Any, load_weights: bool = True, **kwargs: Any) -> Any:
@@ -54,7 +46,7 @@ class EncoderTask(TaskFiles, Learner, EncoderTrainer):
 
         if is_task(preset, cls):
             return super().from_preset(preset, load_weights, **kwargs)
-        settings = {n: kwargs.pop(n) for n in _OF_PREPROCESSORS if n in kwargs}
+        settings = {n: kwargs.pop(n) for n in cls.preprocessor_options if n in kwargs}
         found_by = {n: kwargs.pop(n) for n in ("dtype", "encoder_attention") if n in kwargs}
         found = find_encoder(preset, **found_by)
         if "preprocessor" not in kwargs:

@@ -4,7 +4,7 @@ Knows what stands between two texts of a row and which of them is cut. NumPy onl
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from keras_encdec.objectives.rows import Inputs
 from keras_encdec.objectives.tokenizer import encode
 from keras_encdec.warn import warn
 
+# Of EmbeddingGemma (its model card), for retrieval.
+PROMPTS = {"query": "task: search result | query: ", "document": "title: none | text: "}
 _MULTIPLE = 16  # rows are as long as the longest, up to a multiple of this: fewer programs
 
 
@@ -96,6 +98,41 @@ class Reader:
         for i, row in enumerate(rows):
             ids[i, : len(row)], mask[i, : len(row)] = row, 1
         return {"token_ids": ids, "padding_mask": mask}
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptedReader(Reader):
+    """A reader that says in front of each text what the text is for.
+
+    Args:
+        prompts: texts by name, `"query"` and `"document"` among them.
+
+    Raises:
+        ValueError: if one of the two is missing, or one is no text.
+    """
+
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(PROMPTS))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.prompts, Mapping) or not set(PROMPTS) <= set(self.prompts):
+            raise ValueError(
+                "Expected prompts as a dict with 'query' and 'document', such as "
+                f"{dict(PROMPTS)}. Received: {self.prompts!r}."
+            )
+        for name, prompt in self.prompts.items():
+            check.text(f"prompts[{name!r}]", prompt)
+
+    def prompted(self, texts: Sequence[str], prompt: str | None) -> list[tuple[str]]:
+        """Rows of one text each, behind the prompt of that name, or none.
+
+        Raises:
+            ValueError: if there is no prompt of that name.
+        """
+        if prompt is None:
+            return [(text,) for text in texts]
+        said = self.prompts[check.one_of("prompt", prompt, tuple(self.prompts))]
+        return [(said + text,) for text in texts]
 
 
 def _cut(parts: list[list[int]], room: int) -> list[list[int]]:

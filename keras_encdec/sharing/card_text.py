@@ -24,6 +24,11 @@ _TASKS = {
         " A head on it classifies texts.",
         'print(model.classify(["A text."]))',
     ),
+    "EncDecTextEmbedder": (
+        "feature-extraction",
+        " It makes vectors of texts, to search and compare them by.",
+        'print(model.encode_text(["A text."], prompt="document"))',
+    ),
     "EncoderBackbone": (
         "feature-extraction",
         "",

@@ -1,16 +1,19 @@
 """What is handed to `compile` and `fit`: losses, teachers, warm-up, checkpoints."""
 
 from keras_encdec.training.checkpoint import Checkpoint
+from keras_encdec.training.contrastive import BiXSE, InBatchNCE
 from keras_encdec.training.distillation import Distillation
 from keras_encdec.training.estimate import estimate
 from keras_encdec.training.loss import FusedCrossEntropy
 from keras_encdec.training.warmup import CrossAttentionWarmup, pretrained
 
 __all__ = [
+    "BiXSE",
     "Checkpoint",
     "CrossAttentionWarmup",
     "Distillation",
     "FusedCrossEntropy",
+    "InBatchNCE",
     "estimate",
     "pretrained",
 ]

@@ -24,7 +24,13 @@ class EncoderTrainer(Trainer):
     _compiled_with: Mapping[str, Any] = types.MappingProxyType({})
 
     def compile_rows(
-        self, optimizer: Any, loss: Any, metrics: Any, logs: Sequence[str] = LOGS, **kwargs: Any
+        self,
+        optimizer: Any,
+        loss: Any,
+        metrics: Any,
+        logs: Sequence[str] = LOGS,
+        reported: Sequence[keras.metrics.Metric] = (),
+        **kwargs: Any,
     ) -> None:
         """Takes what `compile` got.
 
@@ -34,6 +40,7 @@ class EncoderTrainer(Trainer):
                 each row.
             metrics: as in Keras; rows count by their weight, as in the loss.
             logs: as of `EncDecSeq2SeqLM.compile`.
+            reported: means that stand in place of Keras' own loss.
             **kwargs: of `keras.Model.compile`.
 
         Raises:
@@ -43,7 +50,7 @@ class EncoderTrainer(Trainer):
         if found is None:
             raise ValueError("Expected a loss. Received: none.")
         check.keywords("an argument of compile()", kwargs, _OPTIONS)
-        self.report(logs)
+        self.report(logs, *reported)
         keras.Model.compile(self, optimizer, None, weighted_metrics=metrics, **kwargs)
         self._row_loss, self.compiled_rate = found, learning_rate(self.optimizer)
 
