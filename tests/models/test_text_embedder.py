@@ -177,6 +177,7 @@ def test_a_keras_file(tmp_path):
     assert again._row_loss == BiXSE(0.1, dimensions={8: 1.0})
 
 
+@pytest.mark.slow
 def test_a_step_in_parts_is_the_same_step():
     """Of 5 queries and 5 documents, 2 at a time, in float32: losses and weights after it."""
     after = []
