@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--decoder-layers", help="which it keeps: 13, 0,2,4 or 0:26:2")
     plan.add_argument("--dtype", default="bfloat16", help="dtype to count memory in")
     _add_reports(commands)
+    _add_superglue(commands)
     return parser
 
 
@@ -106,6 +107,42 @@ def _add_reports(commands: Any) -> None:
     )
     correlation.add_argument(
         "--scores", nargs="+", help="the first is held against each other one; all if none"
+    )
+
+
+def _add_superglue(commands: Any) -> None:
+    parser = commands.add_parser(
+        "superglue", help="fine-tune encoders on SuperGLUE, side by side, and compare them"
+    )
+    parser.add_argument("folder", help="where SuperGLUE's official archives were unpacked")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        help="presets or folders, as NAME=PRESET for a name in the table; with :causal or "
+        ":bidirectional behind a decoder-only model; the first is what others are compared with",
+    )
+    parser.add_argument("--tasks", nargs="+", help="such as BoolQ CB; all seven if none")
+    parser.add_argument("--learning-rates", nargs="+", type=float, help="of the grid")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, help="of the grid")
+    parser.add_argument("--dropouts", nargs="+", type=float, help="of the grid, before the head")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(0 1 2)")
+    parser.add_argument("--epochs", type=int, default=10, help="at most (10)")
+    parser.add_argument("--patience", type=int, default=3, help="epochs without progress (3)")
+    parser.add_argument("--metric", default="score", help="that decides; score if none")
+    parser.add_argument("--sequence-length", type=int, default=512, help="tokens at most (512)")
+    parser.add_argument("--dtype", help="policy of the models, such as mixed_bfloat16")
+    parser.add_argument(
+        "--stand-in",
+        type=int,
+        metavar="SIZE",
+        help="first make the folder, if it is not there, of docstrings of installed packages, "
+        "with so many lines to train on for each task",
+    )
+    parser.add_argument(
+        "--output",
+        default="./encdec-superglue",
+        help="folder for runs, table and picture; after a kill, the same call goes on",
     )
 
 

@@ -12,7 +12,14 @@ from typing import Any
 from keras_encdec import check
 
 KEY = "format"
-_NUMBERS = {"preset": 1, "provenance": 1, "tokens": 1, "teacher rows": 1, "checkpoint": 1}
+_NUMBERS = {
+    "preset": 1,
+    "provenance": 1,
+    "tokens": 1,
+    "teacher rows": 1,
+    "checkpoint": 1,
+    "superglue run": 1,
+}
 _PACKAGE = "keras-encdec"
 _OTHERS = "keras", "keras-hub"
 

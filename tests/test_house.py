@@ -60,7 +60,7 @@ MAY_IMPORT = {
     },
     "testing": {"spec", "models"},
     "evaluation": {
-        *("spec", "files", "formats", "provenance", "progress"),
+        *("spec", "disk", "files", "formats", "provenance", "progress", "data"),
         *("layers", "training", "models", "conversion", "sharing"),
     },
     "cli": {"", "spec", "files", "progress", "data", "models", "sharing", "evaluation"},

@@ -6,6 +6,7 @@ from typing import TextIO
 from keras_encdec.cli.demo import demo
 from keras_encdec.cli.plan import show_plan
 from keras_encdec.cli.report import report
+from keras_encdec.cli.superglue import fine_tune
 
 
 def run(args: argparse.Namespace, errors: TextIO) -> int:
@@ -23,6 +24,8 @@ def run(args: argparse.Namespace, errors: TextIO) -> int:
             demo(args.output, minutes=args.minutes, steps=args.steps)
         elif args.command == "report":
             report(args)
+        elif args.command == "superglue":
+            fine_tune(args)
         else:
             show_plan(args.encoder, args.decoder, args.dtype, args.decoder_layers)
     except (ValueError, ImportError, OSError) as error:

@@ -1,15 +1,21 @@
-"""What a model costs and what it is worth: FLOPs, time per query, quality, and how scores agree."""
+"""What a model costs and what it is worth: FLOPs, time per query, quality, SuperGLUE, and how
+scores agree.
+"""
 
 from keras_encdec.evaluation.correlation import correlate
 from keras_encdec.evaluation.curves import curve_of, evaluated
 from keras_encdec.evaluation.flops import forward_flops, token_flops
 from keras_encdec.evaluation.latency import time_queries
+from keras_encdec.evaluation.stand_in import write_stand_in
+from keras_encdec.evaluation.superglue import superglue
 
 __all__ = [
     "correlate",
     "curve_of",
     "evaluated",
     "forward_flops",
+    "superglue",
     "time_queries",
     "token_flops",
+    "write_stand_in",
 ]
