@@ -266,7 +266,7 @@ def _wsc(docs: _Docs, rng: np.random.Generator) -> Iterator[tuple[Any, Record]]:
         names = first[0], second[0]
         if names[0] == names[1]:
             continue
-        said = (first, second)[told][1].replace(names[told], "it")
+        said = re.sub(rf"\b{names[told]}\b", "it", (first, second)[told][1])
         text = f"There are {names[0]} and {names[1]} here. It is this: {said}"
         target = {"span1_index": (2, 4)[asked], "span1_text": names[asked]}
         target |= {"span2_index": 6, "span2_text": "It"}

@@ -178,6 +178,9 @@ class Trainee:
         splits: training and development set.
         dropout: in front of the head.
         plan: what all runs share.
+
+    Raises:
+        ValueError: if there is no such model, or it has no tokenizer.
     """
 
     def __init__(
@@ -195,6 +198,11 @@ class Trainee:
         )
         self._model.compile(keras.optimizers.AdamW(1.0, global_clipnorm=1.0), logs=())
         self._model.optimizer.build(self._model.trainable_variables)
+        if self._model.preprocessor is None:
+            raise ValueError(
+                f"Expected a model with a tokenizer. Received: {arm.preset!r}, which has none. "
+                "Save it with a preprocessor."
+            )
         reader = self._model.preprocessor.reader
         self._x = [ReadyRows(inputs_of(split.data, reader), split.labels) for split in splits]
         self._start = [keras.ops.convert_to_numpy(v) for v in self._model.backbone.weights]

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from keras_encdec.data import docstrings
-from keras_encdec.evaluation import write_stand_in
+from keras_encdec.evaluation import stand_in, write_stand_in
 from keras_encdec.evaluation.superglue_data import TASKS, read_task
 
 PACKAGES = ("numpy", "keras", "keras_hub")
@@ -109,6 +109,17 @@ def test_words_stand_where_they_are_said_to(folder):
         assert "*It*" in marked
         name = asked.removeprefix("It: ")
         assert marked.split()[2] == name or marked.split()[4] == name
+
+
+def test_it_is_what_the_description_is_of(folder, found):
+    described = {}
+    for part in found:
+        for doc in filter(None, map(stand_in._doc, part)):
+            for name, text in doc.parameters:
+                described.setdefault(re.sub(rf"\b{name}\b", "it", text), set()).add(name)
+    for (marked, asked), label in rows(folder, "WSC"):
+        name = asked.removeprefix("It: ")
+        assert not label or name in described[marked.partition("It* is this: ")[2]]
 
 
 def test_packages_that_have_too_few(tmp_path, found, monkeypatch):
