@@ -267,22 +267,33 @@ def test_the_command_says_what_is_wrong(tmp_path, capfd):
 @pytest.mark.slow
 def test_killed_it_goes_on_and_ends_with_the_same_table(folder, tmp_path):
     common = [sys.executable, "-m", "keras_encdec_cli", "superglue", str(folder / "data")]
-    common += ["--models", f"causal={PRESET}:causal", f"both={PRESET}", "--tasks", "CB", "COPA"]
+    common += ["--models", f"causal={PRESET}:causal", "--tasks", "CB"]
     common += ["--batch-sizes", "6", "--dropouts", "0.1", "--learning-rates", "1e-3"]
-    common += ["--seeds", "0", "1", "--epochs", "2", "--sequence-length", "24", "--output"]
+    common += [
+        "--seeds",
+        "0",
+        "1",
+        "2",
+        "3",
+        "--epochs",
+        "1",
+        "--sequence-length",
+        "24",
+        "--output",
+    ]
     places = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([*common, tmp_path / "alone"], env=places, check=True, stdout=subprocess.DEVNULL)
     command = [*common, str(tmp_path / "killed")]
     running = subprocess.Popen(command, env=places, stdout=subprocess.DEVNULL)
     runs = tmp_path / "killed" / "runs"
-    while len(list(runs.glob("*.json"))) < 3 and running.poll() is None:
+    while len(list(runs.glob("*.json"))) < 1 and running.poll() is None:
         time.sleep(0.05)
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
     kept = {path.name: path.read_bytes() for path in runs.glob("*.json")}
-    assert 3 <= len(kept) < 8
+    assert 1 <= len(kept) < 4
     ended = subprocess.run(command, env=places, capture_output=True, text=True, check=True)
-    assert f"{len(kept)} of 8 runs were done before." in ended.stdout
+    assert f"{len(kept)} of 4 runs were done before." in ended.stdout
     assert all((runs / name).read_bytes() == before for name, before in kept.items())
     expected = (tmp_path / "alone" / "superglue.json").read_bytes()
     assert (tmp_path / "killed" / "superglue.json").read_bytes() == expected
