@@ -23,7 +23,7 @@ from keras_encdec.evaluation.superglue_data import Split, Task
 from keras_encdec.evaluation.superglue_metrics import all_metrics, measure
 from keras_encdec.files import atomic_file, read_json
 from keras_encdec.models import EncDecTextClassifier
-from keras_encdec.models.text_classifier_preprocessor import inputs_of
+from keras_encdec.models.encoder_preprocessor import inputs_of
 
 _FORMAT = "superglue run"
 
