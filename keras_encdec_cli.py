@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--dtype", default="bfloat16", help="dtype to count memory in")
     _add_reports(commands)
     _add_superglue(commands)
+    _add_eval(commands)
     return parser
 
 
@@ -143,6 +144,29 @@ def _add_superglue(commands: Any) -> None:
         "--output",
         default="./encdec-superglue",
         help="folder for runs, table and picture; after a kill, the same call goes on",
+    )
+
+
+def _add_eval(commands: Any) -> None:
+    parser = commands.add_parser("eval", help="ask models the tasks of lm-eval")
+    parser.add_argument(
+        "presets", nargs="+", help="pairs, or decoder-only models beside them; names or folders"
+    )
+    parser.add_argument("--tasks", required=True, help="names with commas, such as arc_easy,boolq")
+    parser.add_argument("--include-path", help="folder with YAML of tasks of your own")
+    parser.add_argument("--limit", type=int, help="documents of each task")
+    parser.add_argument("--num-fewshot", type=int, help="examples in front of each document")
+    parser.add_argument(
+        "--split",
+        default="context",
+        help="what a pair's encoder reads: context (all of it), or prefix_lm (its first half)",
+    )
+    parser.add_argument("--max-length", type=int, help="tokens of a context at most")
+    parser.add_argument("--batch-size", type=int, default=32, help="requests at a time (32)")
+    parser.add_argument("--chat", action="store_true", help="frame prompts as turns")
+    parser.add_argument("--dtype", help="dtype of the models, such as bfloat16")
+    parser.add_argument(
+        "--output", help="JSON file for results; after a kill, the same call goes on"
     )
 
 

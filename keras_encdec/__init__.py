@@ -6,6 +6,9 @@ lm.generate("...")
 lm.save_to_preset("./my_model")
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from keras_encdec import quiet
 
 with quiet.imports():
@@ -17,12 +20,16 @@ from keras_encdec.sharing.catalog import presets
 from keras_encdec.sharing.load import adapt, from_preset
 from keras_encdec.sharing.upload import upload_preset
 
+if TYPE_CHECKING:
+    from keras_encdec import evaluation
+
 __version__ = "0.1.0"
 
 __all__ = [
     "adapt",
     "compile_cache",
     "data",
+    "evaluation",
     "from_preset",
     "generation",
     "models",
@@ -31,3 +38,10 @@ __all__ = [
     "training",
     "upload_preset",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`evaluation`, when it is asked for: nothing else needs it."""
+    if name == "evaluation":
+        return importlib.import_module("keras_encdec.evaluation")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

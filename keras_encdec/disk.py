@@ -68,6 +68,14 @@ def _reservable(folder: Path, size: int, largest: int) -> bool:
     return True
 
 
+def append(path: Path, text: str) -> None:
+    """Adds to the end of a file, as UTF-8; when it returns, the text outlives a kill."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Others see, by `is_held`, that a process is at work in this folder until it ends."""

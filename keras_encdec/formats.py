@@ -19,6 +19,7 @@ _NUMBERS = {
     "teacher rows": 1,
     "checkpoint": 1,
     "superglue run": 1,
+    "answers": 1,
 }
 _PACKAGE = "keras-encdec"
 _OTHERS = "keras", "keras-hub"

@@ -6,6 +6,7 @@ nothing for minutes.
 
 import operator
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from time import monotonic
 from typing import TypeVar
 
@@ -19,23 +20,37 @@ Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 5.0
 
 
-def track(items: Iterable[Item], description: str) -> Iterator[Item]:
+_open: ContextVar[bool] = ContextVar("a bar is open", default=False)
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
     """Goes through `items` and shows how far it is.
 
     A bar in a terminal or a notebook. Elsewhere a line every few seconds:
     `Tokenising: 1,024 of 20,000 (5%), 12 s`. Nothing after
-    `keras.config.disable_interactive_logging()`.
+    `keras.config.disable_interactive_logging()`, nor for what is done inside of another bar.
 
     Args:
         items: what is gone through; it may not know its length.
         description: what is being done, such as `"Tokenising"`.
+        total: their number, where they do not know it.
     """
-    if _quiet():
+    if _quiet() or _open.get():
         return iter(items)
+    total = operator.length_hint(items) if total is None else total
     console = rich.get_console()
     if console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal):
-        return iter(_bar(items, description, transient=True))
-    return _lines(items, description)
+        return _alone(_bar(items, description, total or None, transient=True))
+    return _alone(_lines(items, description, total))
+
+
+def _alone(items: Iterable[Item]) -> Iterator[Item]:
+    """The same, while no other bar is drawn."""
+    _open.set(True)
+    try:
+        yield from items
+    finally:
+        _open.set(False)
 
 
 def say(line: str) -> None:
@@ -44,9 +59,8 @@ def say(line: str) -> None:
         rich.print(escape(line))
 
 
-def _lines(items: Iterable[Item], description: str) -> Iterator[Item]:
+def _lines(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
     """Prints while it goes through `items`; what takes less than a line's time prints nothing."""
-    total = operator.length_hint(items)
     begin = printed = monotonic()
     done, shown = 0, 0
     for item in items:

@@ -24,6 +24,7 @@ print("imported", "keras" in sys.modules, "status", status)
         (["demoo"], 2, "invalid choice: 'demoo'"),
         (["demo", "--stepz", "3"], 2, "unrecognized arguments: --stepz 3"),
         (["report"], 2, "required: report"),
+        (["eval", "gemma2_tiny_tiny"], 2, "required: --tasks"),
         ([], 2, "required: command"),
     ],
     ids=str,

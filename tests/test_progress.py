@@ -65,3 +65,13 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     assert list(progress.track(range(3), "Packing")) == [0, 1, 2]
     assert "Packing" in screen.getvalue()
     assert not capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("clock")
+def test_one_bar_at_a_time(capsys):
+    """What is gone through inside of another bar draws none, and the next one does again."""
+    for _ in progress.track(range(2), "Scoring"):
+        assert list(progress.track(range(10), "Rows")) == list(range(10))
+    assert list(progress.track((i for i in range(6)), "Writing", 6)) == list(range(6))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["Writing: 5 of 6 (83%), 5 s", "Writing: 6 of 6 (100%), 7 s"]

@@ -4,6 +4,7 @@ import argparse
 from typing import TextIO
 
 from keras_encdec.cli.demo import demo
+from keras_encdec.cli.evaluate import evaluate
 from keras_encdec.cli.plan import show_plan
 from keras_encdec.cli.report import report
 from keras_encdec.cli.superglue import fine_tune
@@ -26,6 +27,8 @@ def run(args: argparse.Namespace, errors: TextIO) -> int:
             report(args)
         elif args.command == "superglue":
             fine_tune(args)
+        elif args.command == "eval":
+            evaluate(args)
         else:
             show_plan(args.encoder, args.decoder, args.dtype, args.decoder_layers)
     except (ValueError, ImportError, OSError) as error:

@@ -2,6 +2,8 @@
 scores agree.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from keras_encdec.evaluation.correlation import correlate
 from keras_encdec.evaluation.curves import curve_of, evaluated
 from keras_encdec.evaluation.flops import forward_flops, token_flops
@@ -9,7 +11,11 @@ from keras_encdec.evaluation.latency import time_queries
 from keras_encdec.evaluation.stand_in import write_stand_in
 from keras_encdec.evaluation.superglue import superglue
 
+if TYPE_CHECKING:
+    from keras_encdec.evaluation.harness import LM
+
 __all__ = [
+    "LM",
     "correlate",
     "curve_of",
     "evaluated",
@@ -19,3 +25,12 @@ __all__ = [
     "token_flops",
     "write_stand_in",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`LM`, a class of lm-eval's, when it is asked for: lm-eval is an extra."""
+    if name == "LM":
+        from keras_encdec.evaluation.harness import LM
+
+        return LM
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,7 @@ sees them, and that threads may share all of it. Leaves the loop to
 import functools
 import operator
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -33,6 +33,8 @@ from keras_encdec.generation.session import (
     session_type,
 )
 from keras_encdec.spec import Tensor
+
+_SMALLEST_SCORED = 8  # decoder tokens: answers of benchmarks are short
 
 # Held while a sampler's own random state moves. One for all: tasks may share a sampler.
 _SAMPLERS = threading.Lock()
@@ -61,6 +63,7 @@ class Engine:
             return Compiled(function, [*self.variables, *others], eager=eager, **kwargs)
 
         self._encode = compiled(self._run_encoder)
+        self._states = compiled(self._run_states)
         self._score = compiled(self._run_score)
         self._begin = compiled(self._run_begin)
         self._advance = compiled(self._run_advance, donate=True)
@@ -86,6 +89,7 @@ class Engine:
             "beams": self._beams,
             "search": self._search,
             "score": self._score,
+            "states": self._states,
         }
         return {kind: compiled.count for kind, compiled in kinds.items()}
 
@@ -216,24 +220,49 @@ class Engine:
             self, source, token_ids, given, **options
         )
 
-    def score(self, inputs: dict[str, Any], labels: Any, weights: Any) -> np.ndarray:
-        """(B, T) log-probabilities of labels, 0 where they do not count.
+    def states(self, token_ids: Any, mask: Any, *, rows: int = 0) -> tuple[Tensor, Tensor]:
+        """What the encoder makes of inputs, for `score`, and its mask.
 
         Args:
-            inputs: the four model inputs.
+            token_ids: (B, S) int array.
+            mask: (B, S), 0 for padding.
+            rows: B at least.
+        """
+        sizes = {"rows": _rows(max(len(mask), rows)), "smallest": buckets.SMALLEST_SOURCE}
+        token_ids, mask = map(distributed, _cut(token_ids, mask, **sizes))
+        return self._states(token_ids, mask), mask
+
+    def score(
+        self,
+        source: tuple[Tensor, Tensor],
+        places: Sequence[int],
+        token_ids: Any,
+        mask: Any,
+        labels: Any,
+        weights: Any,
+        *,
+        rows: int = 0,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(B, T) log-probabilities of labels, 0 where they do not count; see `log_likelihoods`.
+
+        Args:
+            source: from `states`.
+            places: B, the row of the source that each target belongs to.
+            token_ids: (B, T) int array that the decoder reads.
+            mask: (B, T), 0 for padding.
             labels: (B, T) int array.
             weights: (B, T), 0 where there is no label.
+            rows: B at least.
         """
         count, length = np.shape(labels)
-        names = "token_ids", "padding_mask"
-        encoder = [inputs[f"encoder_{name}"] for name in names]
-        encoder = _cut(*encoder, rows=_rows(count), smallest=buckets.SMALLEST_SOURCE)
-        decoder = [*(inputs[f"decoder_{name}"] for name in names), labels, weights]
-        decoder = _cut(*decoder, rows=_rows(count))
-        found = hosts.whole(self._score(*map(distributed, (*encoder, *decoder))))
-        found = found[:count, :length]
-        check_finite(np.isfinite(found), "a log-probability")
-        return np.pad(found, [(0, 0), (0, length - found.shape[1])])
+        padded = _rows(max(count, rows))
+        decoder = _cut(token_ids, mask, labels, weights, rows=padded, smallest=_SMALLEST_SCORED)
+        place = np.pad(np.asarray(places, "int32"), (0, padded - count))
+        found = self._score(*source, *map(distributed, (place, *decoder)))
+        log_probs, likeliest = (hosts.whole(part)[:count, :length] for part in found)
+        check_finite(np.isfinite(log_probs), "a log-probability")
+        more = [(0, 0), (0, length - log_probs.shape[1])]
+        return np.pad(log_probs, more), np.pad(likeliest, more)
 
     def _run_encoder(self, token_ids: Tensor, mask: Tensor) -> Source:
         states = self.backbone.encoder(token_ids, mask)
@@ -283,19 +312,24 @@ class Engine:
     def _run_beams(self, *tensors: Any) -> Any:
         return search(self.backbone.decoder, self.sampler, *tensors)
 
+    def _run_states(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+        return self.backbone.encoder(token_ids, mask)
+
     def _run_score(
         self,
         source: Tensor,
         source_mask: Tensor,
+        places: Tensor,
         target: Tensor,
         target_mask: Tensor,
         labels: Tensor,
         weights: Tensor,
-    ) -> Tensor:
-        encoder, decoder = self.backbone.encoder, self.backbone.decoder
-        states = decoder(target, target_mask, encoder(source, source_mask), source_mask)
-        found = log_likelihoods(decoder, states, labels)
-        return ops.where(weights > 0, found, 0.0)
+    ) -> tuple[Tensor, Tensor]:
+        decoder = self.backbone.decoder
+        source, source_mask = (ops.take(x, places, axis=0) for x in (source, source_mask))
+        states = decoder(target, target_mask, source, source_mask)
+        log_probs, likeliest = log_likelihoods(decoder, states, labels)
+        return ops.where(weights > 0, log_probs, 0.0), likeliest
 
     def _run_sampler(
         self, token_ids: Tensor, given: Tensor, context: Any, seeds: Any, *, stop_token_ids: Any

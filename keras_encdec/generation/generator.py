@@ -7,9 +7,6 @@ call are `keras_encdec.generation.call`'s business, many of them on disk
 """
 
 import dataclasses
-import functools
-import hashlib
-import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,6 +23,7 @@ from keras_encdec.generation.engine import Engine
 from keras_encdec.generation.inputs import check_prompts, checked_inputs
 from keras_encdec.generation.options import DecodingOptions
 from keras_encdec.generation.results import Encoding, Scores, together
+from keras_encdec.generation.scoring import in_groups
 from keras_encdec.generation.text import Detokenize
 from keras_encdec.objectives.converter import FeatureConverter
 
@@ -128,12 +126,7 @@ class Generator:
     def _identity(self, *what: Any) -> str:
         """A digest of what a call is asked, how it samples, and of the weights."""
         sampler = [type(self.sampler).__name__, self.sampler.get_config()]
-        asked = json.dumps([*what, sampler], default=str, sort_keys=True)
-        digest = hashlib.sha256(asked.encode())
-        for variable in self.backbone.variables:
-            first = functools.reduce(lambda x, _: x[0], variable.shape[1:], variable.value)
-            digest.update(np.ascontiguousarray(hosts.whole(first)).tobytes())
-        return digest.hexdigest()
+        return jobs.identity(self.backbone.variables, *what, sampler)
 
     def chat(self, messages: Any, max_length: int | None = None, **kwargs: Any) -> Any:
         """Answers the last message of a conversation.
@@ -159,6 +152,8 @@ class Generator:
     def score(self, pairs: Any, batch_size: int = 32) -> Scores:
         """Log-likelihoods of texts, given others, without generating anything.
 
+        Pairs that read the same text share one run of the encoder.
+
         Args:
             pairs: pairs of texts, of any kind that `fit` takes; or model inputs, of whose
                 decoder tokens all but the first are scored: they are the labels, whatever
@@ -180,15 +175,10 @@ class Generator:
         else:
             x, y, weight = whole_pairs(source, self._required_converter())
         hosts.check_same("pairs", lambda: [a.tolist() for a in (*x.values(), y, weight)])
-        engine = self.make_generate_function()
-
-        def write(rows: list[int]) -> list[np.ndarray]:
-            found = engine.score({k: a[rows] for k, a in x.items()}, y[rows], weight[rows])
-            return [row[kept > 0] for row, kept in zip(found, weight[rows], strict=True)]
-
-        lengths = (x["encoder_padding_mask"] > 0).sum(axis=1)
-        found = jobs.run(jobs.in_batches(write, batch_size), lengths)
-        return Scores(np.array([row.sum() for row in found], "float32"), found)
+        write = in_groups(self.make_generate_function(), x, y, weight, batch_size)
+        found = jobs.run(write, (x["encoder_padding_mask"] > 0).sum(axis=1))
+        log_probs, likeliest = map(list, zip(*found, strict=True))
+        return Scores(np.array([row.sum() for row in log_probs], "float32"), log_probs, likeliest)
 
     def encode(self, inputs: Any) -> Encoding:
         """Runs the encoder, once for all the outputs that `decode` is asked for.

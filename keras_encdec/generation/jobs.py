@@ -5,6 +5,7 @@ Knows the order of batches and the file. Leaves writing to what it is given.
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -49,24 +50,20 @@ def run(
                     hosts.of_first(functools.partial(kept.add, found))
                 yield from found.items()
 
-        outputs |= progress.track(_Sized(items(), len(todo)), "Rows")
+        outputs |= progress.track(items(), "Rows", len(todo))
         in_order = [outputs[i] for i in range(len(order))]
         if kept:
             hosts.of_first(functools.partial(kept.finish, in_order))
         return in_order
 
 
-class _Sized:
-    """Items whose number is known."""
-
-    def __init__(self, items: Iterator[Any], size: int):
-        self._items, self._size = items, size
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._items
-
-    def __length_hint__(self) -> int:
-        return self._size
+def identity(variables: Iterable[Any], *what: Any) -> str:
+    """A digest of what a call is asked, and of a few values of each of the variables."""
+    digest = hashlib.sha256(json.dumps(what, default=str, sort_keys=True).encode())
+    for variable in variables:
+        first = functools.reduce(lambda x, _: x[0], variable.shape[1:], variable.value)
+        digest.update(np.ascontiguousarray(hosts.whole(first)).tobytes())
+    return digest.hexdigest()
 
 
 def in_batches(
@@ -128,10 +125,7 @@ class _Kept:
             )
 
     def add(self, outputs: dict[int, Any]) -> None:
-        with self.partial.open("a", encoding="utf-8") as file:
-            file.write(_lines(outputs.items()))
-            file.flush()
-            os.fsync(file.fileno())
+        disk.append(self.partial, _lines(outputs.items()))
 
     def finish(self, outputs: Iterable[Any]) -> None:
         new = self.path.with_name(self.path.name + ".new")

@@ -52,10 +52,13 @@ class Scores(NamedTuple):
     Args:
         total: (B,) float32 array, log-likelihood of each.
         per_token: for each an array of its tokens', the end token included.
+        likeliest: for each a bool array: whether no word was likelier than that token, so that
+            greedy search would have written it.
     """
 
     total: np.ndarray
     per_token: list[np.ndarray]
+    likeliest: list[np.ndarray]
 
 
 def apart(found: Any, samples: int) -> list:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import keras
 import keras_hub
 
 from keras_encdec import layout
@@ -125,6 +126,24 @@ class _Stored:
         """All of it on this machine, fetched if need be."""
         return folder_of(self.preset)
 
+    def task(self, dtype: Any) -> Any:
+        """It as a `keras_hub.models.CausalLM` on tokens, in Keras' default policy if None.
+
+        Raises:
+            ValueError: if KerasHub cannot read it.
+        """
+        dtype = self.dtype_of(keras.config.dtype_policy() if dtype is None else dtype)
+        with readable("causal language model", self.name):
+            return keras_hub.models.CausalLM.from_preset(
+                self.folder, dtype=dtype, preprocessor=None
+            )
+
+    def dtype_of(self, dtype: Any) -> Any:
+        """What it is loaded in: a quantised preset has its own alone, which KerasHub would drop."""
+        saved = self.config.get("config", {}).get("dtype")
+        quantised = isinstance(saved, dict) and saved["class_name"] == "DTypePolicyMap"
+        return saved if quantised else dtype
+
 
 class Preset(_Stored):
     """A preset of KerasHub."""
@@ -141,11 +160,10 @@ class Preset(_Stored):
             return keras_hub.models.Tokenizer.from_preset(self.folder)
 
     def source(self, dtype: Any) -> Source:
-        saved = self.config["config"].get("dtype")
-        if isinstance(saved, dict) and saved["class_name"] == "DTypePolicyMap":
-            dtype = saved  # of a quantised preset, which has no other; KerasHub would drop it
         with layout.on_host(), readable("preset", self.preset):
-            backbone = keras_hub.models.Backbone.from_preset(self.folder, dtype=dtype)
+            backbone = keras_hub.models.Backbone.from_preset(
+                self.folder, dtype=self.dtype_of(dtype)
+            )
         return InMemory(backbone).source(dtype, consume=True)
 
     def about(self) -> dict[str, Any]:

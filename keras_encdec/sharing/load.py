@@ -202,6 +202,37 @@ def spec_of(preset: str) -> PairSpec | EncoderSpec | StackSpec:
     return spec_of_config(config) or find(preset).spec
 
 
+def makes_pair(preset: str) -> bool:
+    """Whether `from_preset` finds a pair by this name, rather than a model to convert.
+
+    Raises:
+        ValueError: if it is unknown.
+    """
+    catalog.check_known(preset)
+    if preset in catalog.presets:
+        return True
+    return isinstance(spec_of_config(config_of(catalog.on_this_machine(preset))), PairSpec)
+
+
+def load_decoder_only(preset: str, dtype: Any = None) -> tuple[Any, Any]:
+    """A decoder-only model as it is, and its tokenizer.
+
+    Args:
+        preset: name, handle or folder of KerasHub or of transformers.
+        dtype: dtype or policy; of its config if None.
+
+    Returns:
+        `keras_hub.models.CausalLM` on tokens, and its tokenizer or None.
+
+    Raises:
+        ValueError: if it is unknown, or KerasHub cannot read it.
+    """
+    _check_arguments(dtype, False, _AUTO)
+    check_seen()
+    model: Any = find(preset)
+    return model.task(dtype), model.tokenizer()
+
+
 def _from_recipe(
     recipe: catalog.Recipe,
     dtype: Any,
