@@ -223,7 +223,7 @@ def test_patience():
         ({"seeds": []}, ValueError, "different seeds"),
         ({"epochs": 0}, ValueError, "epochs of at least 1"),
         ({"models": {}}, ValueError, "models by name"),
-        ({"models": {"a": object()}}, ValueError, "save_to_preset first"),
+        ({"models": {"a": 7}}, ValueError, "save_to_preset first"),
         ({"models": {"a": "gemma2_tiny_dox"}}, ValueError, "gemma2_tiny_docs"),
         ({"models": {"a": (PRESET, {"attention": "x"})}}, TypeError, "encoder_attention"),
         ({"folder": "nowhere"}, FileNotFoundError, "CB/train.jsonl"),
