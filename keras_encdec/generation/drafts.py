@@ -67,9 +67,8 @@ def find(source: Tensor, token_ids: Tensor, index: Tensor, rate: Tensor) -> tupl
     room = ops.full((rows, TOKENS), NOTHING, "int32")
     text = ops.concatenate([written, border, source, room], axis=1)
     size = text.shape[1] - TOKENS
-    run = _agreement(text[:, :size], token_ids, index)
-    before = _agreement(text[:, :size], token_ids, index - 1)
-    changed = ops.pad(before[:, :-1], [(0, 0), (1, 0)])  # up to the token in the place of the last
+    agrees = _agreement(text[:, :size], token_ids, index)
+    run, changed = _run(agrees[:-1]), _run(agrees[1:])  # up to a token, or to the one before it
     follows = ops.ones(run.shape, "bool")
     after = ops.zeros(run.shape, "int32")
     for ahead in range(1, TOKENS + 1):
@@ -88,17 +87,23 @@ def find(source: Tensor, token_ids: Tensor, index: Tensor, rate: Tensor) -> tupl
     return ops.maximum(drafts, 0), lengths
 
 
-def _agreement(text: Tensor, token_ids: Tensor, index: Tensor) -> Tensor:
-    """(R, L) int32: how many of a text's tokens, up to each, are those that a row ends with."""
-    size = text.shape[1]
-    agrees = ops.ones(text.shape, "bool")
-    run = ops.zeros(text.shape, "int32")
-    for back in range(_LONGEST):
+def _agreement(text: Tensor, token_ids: Tensor, index: Tensor) -> list[Tensor]:
+    """(R, L) bool for each of the last tokens of a row: whether it stands so far before each."""
+    size, found = text.shape[1], []
+    for back in range(_LONGEST + 1):
         before = ops.pad(text[:, : size - back], [(0, 0), (back, 0)], constant_values=NOTHING)
         at = index[:, None] - 1 - back
         last = ops.take_along_axis(token_ids, ops.maximum(at, 0), axis=1)
-        agrees = ops.logical_and(agrees, before == ops.where(at < 0, _BEFORE, last))
-        run = run + ops.cast(agrees, "int32")
+        found.append(before == ops.where(at < 0, _BEFORE, last))
+    return found
+
+
+def _run(agrees: list[Tensor]) -> Tensor:
+    """(R, L) int32: how many agree in a row, from the first on."""
+    all_so_far, run = agrees[0], ops.cast(agrees[0], "int32")
+    for one in agrees[1:]:
+        all_so_far = ops.logical_and(all_so_far, one)
+        run = run + ops.cast(all_so_far, "int32")
     return run
 
 

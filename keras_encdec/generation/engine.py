@@ -11,12 +11,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops, tree
 from keras_hub.samplers import SpeculativeSampler
 
-from keras_encdec import hosts
+from keras_encdec import hosts, layout
 from keras_encdec.generation import buckets, choosing, drafts, loop, speculation
 from keras_encdec.generation.beams import search
 from keras_encdec.generation.compiled import Compiled
@@ -387,5 +386,4 @@ def _cut(token_ids: Any, mask: Any, *more: Any, rows: int, **sizes: Any) -> list
 
 
 def _rows(count: int) -> int:
-    distribution = keras.distribution.distribution()
-    return buckets.rows(count, getattr(distribution, "num_model_replicas", 1))
+    return buckets.rows(count, layout.replicas())

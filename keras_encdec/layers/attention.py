@@ -21,6 +21,7 @@ from keras_encdec.layers.masks import KeyRange, Limits, Visible
 from keras_encdec.layers.norm import RMSNorm
 from keras_encdec.layers.rotary import rotate
 from keras_encdec.layers.rows import project
+from keras_encdec.layers.softmax import softmax
 from keras_encdec.spec import (
     AttentionSpec,
     InputShape,
@@ -31,8 +32,6 @@ from keras_encdec.spec import (
 )
 
 Part = tuple[Tensor, Tensor, Visible]  # keys, values, and which of them each query may see
-
-_HIDDEN = -1e30  # finite, so that a row with nothing to see stays a number
 
 
 def attend(
@@ -114,7 +113,7 @@ def attend_cached(
     mask = _joined(_same([masks.dense(visible, ops.shape(key)[2]) for key, _, visible in parts]))
     total = ops.shape(logits)[-1]
     logits = ops.reshape(logits, (rows, k, -1, length, total))
-    weights = _softmax(logits, mask[:, None, None], soft_cap, query.dtype)
+    weights = softmax(logits, mask[:, None, None], soft_cap, query.dtype)
     weights = ops.reshape(weights, (rows, k, -1, total))
     output: Tensor = 0.0
     at = 0
@@ -138,14 +137,6 @@ def _same(arrays: Sequence[Tensor]) -> Sequence[Tensor]:
         return arrays
     every = ops.ones_like(functools.reduce(ops.logical_or, [x[..., :1] for x in arrays]))
     return [ops.logical_and(x, every) for x in arrays]
-
-
-def _softmax(logits: Tensor, mask: Tensor, soft_cap: float | None, dtype: str) -> Tensor:
-    """Weights of what is seen, in float32 until the end."""
-    logits = ops.cast(logits, "float32")
-    if soft_cap is not None:
-        logits = soft_cap * ops.tanh(logits / soft_cap)
-    return ops.cast(ops.softmax(ops.where(mask, logits, _HIDDEN), axis=-1), dtype)
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")

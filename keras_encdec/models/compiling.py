@@ -116,23 +116,13 @@ class Compiled(PairTrainer):
         """
         if not self.compiled or self._compiled_with is None:
             return {}
-        options = {**self._compiled_with, "optimizer": self.optimizer, "sampler": self.sampler}
-        options["optimizer"] = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        options = {**self._compiled_with, "sampler": self.sampler}
         options = {k: v for k, v in options.items() if k not in _OF_A_MACHINE}
-        options["optimizer_is_built"] = self.optimizer.built
         distillation = options["distillation"]
         if distillation is not None and distillation.teacher is not None:
             warn("The teacher of Distillation is not saved with the model: compile with it again.")
             options["distillation"] = None
-        return {k: keras.saving.serialize_keras_object(v) for k, v in options.items()}
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """As in Keras: compiles as the model that was saved, with variables of the optimizer."""
-        options = {k: keras.saving.deserialize_keras_object(v) for k, v in config.items()}
-        is_built = options.pop("optimizer_is_built")
-        self.compile(**options)
-        if is_built:
-            self.optimizer.build(self.trainable_variables)
+        return self.saved_options(options)
 
 
 _SAMPLERS = "greedy", "random", "top_k", "top_p", "beam", "contrastive", "speculative"

@@ -279,6 +279,8 @@ class Learner(Trainer):
 
         A checkpoint of a run has them.
         """
+        if self._compile_metrics is None:
+            return
         first = next(iter(batches.read(0)), None)
         if first is not None:
             self._symbolic_build(data_batch=first)

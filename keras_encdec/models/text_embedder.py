@@ -205,10 +205,8 @@ class EncDecTextEmbedder(EmbedderTrainer, EncoderTask, keras_hub.models.TextEmbe
             longest = max(len(rows[number]) for number in part)
             size = length(longest, most, _SMALLEST)
             count = batch_size if len(parts) > 1 else len(part)
-            x = {n: np.zeros((count, size), "int32") for n in ("token_ids", "padding_mask")}
-            for place, number in enumerate(part):
-                some = len(rows[number])
-                x["token_ids"][place, :some], x["padding_mask"][place, :some] = rows[number], 1
+            filled = [rows[number] for number in part] + [[]] * (count - len(part))
+            x = self.preprocessor.reader.lay(filled, size)
             found = keras.ops.convert_to_numpy(self.predict_on_batch(ReadyRows(x)))
             vectors[part] = found[: len(part)]
         return vectors
@@ -268,10 +266,6 @@ class EncDecTextEmbedder(EmbedderTrainer, EncoderTask, keras_hub.models.TextEmbe
                 "Expected two rows or more, as the documents of others are the negatives of a "
                 "row. Received: one, without negatives."
             )
-
-    def _build_metrics(self, batches: BatchSource) -> None:
-        if not self.compares:  # its own means have their variables from the start
-            super()._build_metrics(batches)
 
     def _batch_source(self, source: Any, batching: Batching) -> BatchSource:
         if not isinstance(source, Ranked):

@@ -89,10 +89,15 @@ class Reader:
         start = [self.tokenizer.start_token_id] if self.add_start_token else []
         return [*start, *ids, *([self.tokenizer.end_token_id] if self.add_end_token else [])]
 
-    def lay(self, rows: Sequence[Sequence[int]]) -> Inputs:
-        """`token_ids` and `padding_mask`, (B, S) int32, S no longer than is needed."""
+    def lay(self, rows: Sequence[Sequence[int]], length: int | None = None) -> Inputs:
+        """`token_ids` and `padding_mask`, (B, S) int32, S no longer than is needed.
+
+        Args:
+            rows: of token ids.
+            length: S, or None.
+        """
         longest = -(-max(map(len, rows)) // _MULTIPLE) * _MULTIPLE
-        shape = len(rows), min(longest, self.sequence_length)
+        shape = len(rows), length or min(longest, self.sequence_length)
         ids = np.full(shape, self.tokenizer.pad_token_id or 0, "int32")
         mask = np.zeros(shape, "int32")
         for i, row in enumerate(rows):

@@ -90,13 +90,12 @@ class EmbedderTrainer(EncoderTrainer):
         weight = ops.cast(vectors.there[:, 0], "float32")
         if sample_weight is not None:
             weight *= ops.cast(sample_weight, "float32")
-        total = ops.maximum(ops.sum(weight), 1e-20)
-        more, summed = self.losses, ops.sum(losses * weight)
+        mean, loss = self._mean(losses, weight, total_weight)
         assert self._reported is not None
-        values = sum(more, summed / total), ops.sum(first * weight) / total
-        for metric, value in zip(self._reported.metrics, values, strict=True):
-            metric.update_state(value, sample_weight=ops.sum(weight))
-        return sum(more, summed / (total if total_weight is None else total_weight))
+        of_loss, accuracy = self._reported.metrics
+        of_loss.update_state(mean, sample_weight=ops.sum(weight))
+        accuracy.update_state(first, sample_weight=weight)
+        return loss
 
     def _vectors(self, x: Mapping[str, Tensor], y: Any, training: bool) -> Vectors:
         masks = x["query_padding_mask"], x["document_padding_mask"]

@@ -56,20 +56,7 @@ class EncoderTrainer(Trainer):
 
     def get_compile_config(self) -> dict[str, Any]:
         """The options of `compile` as a .keras file keeps them."""
-        if not self.compiled:
-            return {}
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        options = {**self._compiled_with, "optimizer": optimizer}
-        options["optimizer_is_built"] = self.optimizer.built
-        return {k: keras.saving.serialize_keras_object(v) for k, v in options.items()}
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """As in Keras: compiles as the model that was saved, with variables of the optimizer."""
-        options = {k: keras.saving.deserialize_keras_object(v) for k, v in config.items()}
-        is_built = options.pop("optimizer_is_built")
-        self.compile(**options)
-        if is_built:
-            self.optimizer.build(self.trainable_variables)
+        return self.saved_options(self._compiled_with) if self.compiled else {}
 
     def _each_loss(self, y: Any, output: Tensor) -> Tensor:
         """(B,) float32."""
@@ -106,11 +93,25 @@ class EncoderTrainer(Trainer):
         count = ops.shape(losses)[0]
         weight = ops.ones((count,)) if sample_weight is None else sample_weight
         weight = ops.cast(weight, "float32")
+        mean, loss = self._mean(losses, weight, total_weight)
+        self._loss_tracker.update_state(mean, sample_weight=ops.sum(weight))
+        self.compute_metrics(x, y, output, weight)
+        return loss
+
+    def _mean(
+        self, losses: Tensor, weight: Tensor, total_weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The mean over rows by weight, with what layers add: of these rows, and of the batch.
+
+        Args:
+            losses: (B,).
+            weight: (B,).
+            total_weight: as of `batch_loss`.
+        """
         total = ops.maximum(ops.sum(weight), 1e-20)
         more, summed = self.losses, ops.sum(losses * weight)
-        self._loss_tracker.update_state(sum(more, summed / total), sample_weight=ops.sum(weight))
-        self.compute_metrics(x, y, output, weight)
-        return sum(more, summed / (total if total_weight is None else total_weight))
+        whole = total if total_weight is None else total_weight
+        return sum(more, summed / total), sum(more, summed / whole)
 
     def compute_loss(
         self,

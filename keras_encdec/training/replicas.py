@@ -12,6 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_encdec import layout
 from keras_encdec.spec import Shape, Tensor
 from keras_encdec.training.chunk import Chunk, dot
 from keras_encdec.training.words import Shard
@@ -215,7 +216,7 @@ def on_devices(chunk: Chunk, dtype: str, rows: int, vocabulary_size: int) -> Row
     What cuts no weight (data parallel) keeps the embedding whole, and so its gradient.
     """
     distribution = keras.distribution.distribution()
-    replicas = getattr(distribution, "num_model_replicas", 1)
+    replicas = layout.replicas()
     if distribution is None or rows % replicas:
         return Rows(chunk, dtype)
     mesh = distribution.device_mesh

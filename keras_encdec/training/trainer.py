@@ -4,7 +4,7 @@ Knows `train_step`, `test_step` and logs, and nothing of text. Leaves what a bat
 who inherits, and a step of the optimizer to `keras_encdec.training.step`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -93,6 +93,20 @@ class Trainer(_Mixin):
         self._reported, self._logs = Reported(*metrics), tuple(logs)
         # Keras keeps those of the last `compile` where there are none now.
         self.loss = self._compile_loss = self._compile_metrics = None
+
+    def saved_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of `compile` as a .keras file keeps them, with the optimizer as it is now."""
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        built = {"optimizer": optimizer, "optimizer_is_built": self.optimizer.built}
+        return {k: keras.saving.serialize_keras_object(v) for k, v in {**options, **built}.items()}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """As in Keras: compiles as the model that was saved, with variables of the optimizer."""
+        options = {k: keras.saving.deserialize_keras_object(v) for k, v in config.items()}
+        is_built = options.pop("optimizer_is_built")
+        self.compile(**options)
+        if is_built:
+            self.optimizer.build(self.trainable_variables)
 
     def check_optimizer(self) -> None:
         """Raises ValueError if the optimizer cannot move what it is to train."""
