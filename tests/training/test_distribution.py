@@ -101,7 +101,7 @@ def test_a_teacher_lies_on_all_devices(uneven):
 
 
 def assert_same(differences):
-    assert len(differences) > 30
+    assert len(differences) > 25  # the loss and every weight: a classifier has the fewest
     assert max(differences.values()) < 1e-5, max(differences, key=differences.get)
 
 
