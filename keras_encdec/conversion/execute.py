@@ -93,13 +93,16 @@ def load(
     return backbone
 
 
-def convert_encoder(spec: EncoderSpec, source: Source, dtype: Any = None) -> EncoderBackbone:
-    """An encoder of a decoder-only model, whose output matrix, if it has one, is left out.
+def convert_encoder(
+    spec: EncoderSpec, source: Source, dtype: Any = None, with_output: bool = False
+) -> tuple[EncoderBackbone, np.ndarray | None]:
+    """An encoder of a decoder-only model, and the output matrix (D, V) if asked for.
 
     Args:
         spec: of the source's stack.
         source: the model.
         dtype: dtype or policy of the encoder.
+        with_output: whether the output matrix, if it has one of its own, is read.
 
     Raises:
         ValueError: as `convert`.
@@ -107,12 +110,18 @@ def convert_encoder(spec: EncoderSpec, source: Source, dtype: Any = None) -> Enc
     every = dialect.bind(source.rules, source.spec.weights())
     dialect.check(every, source.weights.tensors(), source.dropped)
     backbone, variables = _without_values(EncoderBackbone, spec, dtype)
+    output = None
     for name, tensor in track(list(every.items()), "Converting"):
-        if f"encoder/{name}" in variables:
+        variable = variables.get(f"encoder/{name}")  # None for the output matrix
+        if variable is not None or with_output:
             array = check_finite(tensor.name, source.weights.read(tensor.name), "the weights")
-            _assign(variables[f"encoder/{name}"], tensor.to_ours(array))
+            array = tensor.to_ours(array)
+            if variable is None:
+                output = np.array(array)
+            else:
+                _assign(variable, array)
         source.weights.release(tensor.name)
-    return backbone
+    return backbone, output
 
 
 def copy_encoder(model: StacksBackbone, dtype: Any = None) -> EncoderBackbone:

@@ -3,6 +3,8 @@
 from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.models.encoder import EncoderBackbone
 from keras_encdec.models.json_tokenizer import JsonTokenizer
+from keras_encdec.models.masked_lm import EncDecMaskedLM
+from keras_encdec.models.masked_lm_preprocessor import EncDecMaskedLMPreprocessor
 from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor
 from keras_encdec.models.seq2seq_lm import EncDecSeq2SeqLM
 from keras_encdec.models.text_classifier import EncDecTextClassifier
@@ -12,6 +14,8 @@ from keras_encdec.models.text_embedder_preprocessor import EncDecTextEmbedderPre
 
 __all__ = [
     "EncDecBackbone",
+    "EncDecMaskedLM",
+    "EncDecMaskedLMPreprocessor",
     "EncDecSeq2SeqLM",
     "EncDecSeq2SeqLMPreprocessor",
     "EncDecTextClassifier",

@@ -22,9 +22,10 @@ from keras_encdec.objectives.reader import Reader
 from keras_encdec.training.encoder_trainer import EncoderTrainer
 
 
-class EncoderTask(TaskFiles, Learner, EncoderTrainer):
-    """Gives a task on an encoder what trains, loads and saves it."""
+class OnEncoder(TaskFiles, Learner):
+    """Gives a task on an encoder what loads and saves it."""
 
+    reads_output = False  # whether it goes on with the output matrix of a decoder-only model
     backbone_cls = EncoderBackbone
     preprocessor_options: tuple[str, ...] = OPTIONS
 
@@ -45,17 +46,28 @@ class EncoderTask(TaskFiles, Learner, EncoderTrainer):
         from keras_encdec.sharing.encoders import find_encoder, is_task
 
         if is_task(preset, cls):
-            return super().from_preset(preset, load_weights, **kwargs)
+            return super().from_preset(str(preset), load_weights, **kwargs)
         settings = {n: kwargs.pop(n) for n in cls.preprocessor_options if n in kwargs}
         found_by = {n: kwargs.pop(n) for n in ("dtype", "encoder_attention") if n in kwargs}
-        found = find_encoder(preset, **found_by)
+        found = find_encoder(preset, **found_by, with_output=cls.reads_output)
         if "preprocessor" not in kwargs:
-            starts = found.backbone.spec.encoder_attention == "causal"
-            settings = {"add_start_token": starts, **settings}
+            if "add_start_token" in cls.preprocessor_options:
+                starts = found.backbone.spec.encoder_attention == "causal"
+                settings = {"add_start_token": starts, **settings}
             kwargs["preprocessor"] = found.tokenizer and cls.preprocessor_cls(
                 found.tokenizer, **settings
             )
-        return cls(found.backbone, **kwargs)
+        task = cls(found.backbone, **kwargs)
+        if cls.reads_output:
+            task.take_output(found.output)
+        return task
+
+    def take_output(self, matrix: np.ndarray | None) -> None:
+        """Takes the output matrix (D, V) that the encoder's source wrote by; None if it has none.
+
+        Only with `reads_output`.
+        """
+        raise NotImplementedError
 
     def save_task_weights(self, filepath: Any) -> None:
         """As in KerasHub, without the optimizer's, which it would keep of the backbone too."""
@@ -67,6 +79,10 @@ class EncoderTask(TaskFiles, Learner, EncoderTrainer):
 
     def _not_in_a_head(self) -> list[Any]:
         return [*self.backbone._flatten_layers(), self.optimizer]
+
+
+class EncoderTask(OnEncoder, EncoderTrainer):
+    """Gives a task on an encoder what trains, loads and saves it, from one label for each row."""
 
     @property
     def _converter(self) -> Reader | None:

@@ -1,34 +1,25 @@
 """What a pair of encoder and decoder trains on: texts, pairs of texts, tokens, model inputs.
 
-Leaves `fit` and its like to `keras_encdec.models.learner`, and options of `compile` to
-`keras_encdec.models.compiling`.
+Leaves `fit` and its like to `keras_encdec.models.learner`, plain text to
+`keras_encdec.models.text_learner`, and options of `compile` to `keras_encdec.models.compiling`.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from keras_encdec import layout
-from keras_encdec.data.batching import Batching, BatchSource, batch_source, tokens_of
-from keras_encdec.data.kinds import Documents, Source, Stream, Tokens
+from keras_encdec.data.batching import Batching
+from keras_encdec.data.kinds import Documents, Source, Tokens
 from keras_encdec.data.ready import Labels
-from keras_encdec.data.recognize import as_source
 from keras_encdec.data.teacher import check_one_vocabulary
 from keras_encdec.data.tokens import vocabulary_digest
 from keras_encdec.models.compiling import Compiled
-from keras_encdec.models.learner import Learner
+from keras_encdec.models.text_learner import TextLearner
 from keras_encdec.objectives import PrefixLM
-from keras_encdec.objectives.converter import FeatureConverter
 
 
-class PairLearner(Learner, Compiled):
+class PairLearner(TextLearner, Compiled):
     """Trains and evaluates a pair with its `preprocessor`."""
-
-    @property
-    def _converter(self) -> FeatureConverter | None:
-        return None if self.preprocessor is None else self.preprocessor.converter
-
-    def _source(self, x: Any, y: Any = None, sample_weight: Any = None) -> Source:
-        return as_source(x, y, sample_weight)
 
     def _batching(
         self,
@@ -53,9 +44,6 @@ class PairLearner(Learner, Compiled):
         }
         return Batching(batch_size, **{**own, **options})
 
-    def _batch_source(self, source: Source, batching: Batching) -> BatchSource:
-        return batch_source(source, self._converter, batching)
-
     def _labels(self, class_weight: Mapping[int, float] | None = None) -> Labels | None:
         """How labels are checked; a loss of the user's gets them as they are."""
         if self._fused is not None:
@@ -66,13 +54,6 @@ class PairLearner(Learner, Compiled):
                 "Received: a loss on logits. Weigh its tokens by sample_weight."
             )
         return None
-
-    def _in_memory(self, source: Source) -> Source:
-        if isinstance(source, Stream):
-            source = source.collected()
-        if isinstance(source, Documents) and self._converter is not None:
-            return tokens_of(source, self._converter)
-        return source
 
     def _check_data(self, source: Source) -> None:
         """A teacher that is asked must see what the student sees."""

@@ -6,12 +6,15 @@ from typing import Any
 
 from keras_encdec import check
 from keras_encdec.objectives.mixture import Mixture, Stages
+from keras_encdec.objectives.mntp import MNTP
 from keras_encdec.objectives.objective import Objective
 from keras_encdec.objectives.prefix_lm import PrefixLM
 from keras_encdec.objectives.span_corruption import SpanCorruption
 from keras_encdec.objectives.ul2 import MIXTURES, UL2
 
-_CLASSES = {cls.__name__: cls for cls in (PrefixLM, SpanCorruption, UL2, Mixture, Stages)}
+_CLASSES = {cls.__name__: cls for cls in (PrefixLM, SpanCorruption, UL2, MNTP, Mixture, Stages)}
+
+_NAMES: dict[str, type[Objective]] = {"prefix_lm": PrefixLM, "mntp": MNTP}
 
 
 def to_config(objective: Objective | Stages) -> dict:
@@ -41,14 +44,15 @@ def from_config(config: Any) -> Objective | Stages:
         return config
     if isinstance(config, str) and config in MIXTURES:
         return UL2(config)
-    if isinstance(config, str) and config == "prefix_lm":
-        return PrefixLM()
+    if isinstance(config, str) and config in _NAMES:
+        return _NAMES[config]()
     if isinstance(config, Mapping) and config.get("class") in _CLASSES:
         fields = {key: _object(value) for key, value in config.items() if key != "class"}
         return _CLASSES[config["class"]](**fields)
+    names = [*_NAMES, *MIXTURES]
     raise ValueError(
-        f"Expected an objective, its config, or one of {['prefix_lm', *MIXTURES]}. "
-        f"Received: {config!r}.{check.nearest(config, ['prefix_lm', *MIXTURES])}"
+        f"Expected an objective, its config, or one of {names}. "
+        f"Received: {config!r}.{check.nearest(config, names)}"
     )
 
 

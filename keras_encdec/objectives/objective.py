@@ -28,6 +28,8 @@ class Example:
             each target, its end token included; None without one.
         weight: what each target token counts in the loss: one number, or an array with
             one for each target and its end token, (n + 1,).
+        places: of what an encoder learns alone (`MNTP`): 1-D int64, where in `inputs` each
+            target belongs; None where a decoder writes the target.
     """
 
     inputs: np.ndarray
@@ -38,14 +40,19 @@ class Example:
     ends: bool = False
     teacher: tuple[np.ndarray, np.ndarray] | None = dataclasses.field(default=None, repr=False)
     weight: float | np.ndarray = dataclasses.field(default=1.0, repr=False)
+    places: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
     def positions(self) -> tuple[np.ndarray, np.ndarray]:
         """Where in the window the tokens of `inputs` and of `targets` stood.
 
         Returns:
-            Two int64 arrays as long as `inputs` and `targets`; -1 for sentinels and
-            mode tokens.
+            Two int64 arrays as long as `inputs` and `targets`; -1 for sentinels, mode
+            tokens and what stands in place of a token.
         """
+        if self.places is not None:
+            read = np.arange(len(self.inputs))
+            read[self.places] = -1
+            return read, self.places
         source, target = self.inputs[self.mode :], self.targets
         hidden, opening = np.isin(source, self.sentinels), np.isin(target, self.sentinels)
         # A sentinel in the input takes the room of its span, any other token takes one.

@@ -41,15 +41,28 @@ class Rows:
 
         Both are cut to their room, the second to one token more, since it is read
         without its last token and written without its first.
+
+        Raises:
+            ValueError: if it is no example for a decoder.
         """
+        if example.places is not None:
+            raise ValueError(
+                f"Expected an objective for encoder and decoder. Received: {example.denoiser}, by "
+                "which an encoder learns alone. Train it with EncDecMaskedLM."
+            )
         end = [self.end] if example.ends else []
         decoder = np.concatenate([[self.start], example.targets, end]).astype("int32")
         return np.asarray(example.inputs, "int32")[: self.source], decoder[: self.target + 1]
 
     def plan(self, examples: Iterable[Example]) -> list[list[int]]:
         """Which examples share a row; see `keras_encdec.objectives.packing`."""
-        sizes = [[len(source), len(target) - 1] for source, target in map(self.sides, examples)]
+        sizes = [self.room(example) for example in examples]
         return list(pack(np.array(sizes).reshape(-1, 2), (self.source, self.target)))
+
+    def room(self, example: Example) -> tuple[int, int]:
+        """What an example takes of `source` and of `target`."""
+        source, target = self.sides(example)
+        return len(source), len(target) - 1
 
     def batch(self, rows: Sequence[Sequence[Example]], size: int = 0) -> Batch:
         """Lays each row's examples side by side.

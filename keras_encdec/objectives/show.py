@@ -41,11 +41,13 @@ def show(
         places.add_row(sentinel, span, style=colour)
     console = console or Console()
     hidden = np.sum(example.positions()[1] >= 0)
-    title = f"{example.denoiser}: {len(tokens)} tokens, {hidden} to write"
+    verb = "write" if example.places is None else "predict"
+    title = f"{example.denoiser}: {len(tokens)} tokens, {hidden} to {verb}"
     size = f"encoder reads {len(example.inputs)} tokens"
     console.print(Panel(_input(example, tokenizer), title=title, subtitle=size))
     ending = " and the end" if example.ends else ""
-    size = f"decoder writes {len(example.targets)} tokens{ending}"
+    who = "decoder" if example.places is None else "encoder"
+    size = f"{who} {verb}s {len(example.targets)} tokens{ending}"
     console.print(Panel(places, subtitle=size))
 
 

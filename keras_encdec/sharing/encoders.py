@@ -24,14 +24,18 @@ from keras_encdec.spec import EncoderAttention, EncoderSpec
 
 
 class Found(NamedTuple):
-    """An encoder and what its text is tokenised by, or None."""
+    """An encoder, what its text is tokenised by, and (D, V) its source wrote by; or None."""
 
     backbone: EncoderBackbone
     tokenizer: Any
+    output: Any = None
 
 
 def find_encoder(
-    preset: Any, encoder_attention: EncoderAttention | None = None, dtype: Any = None
+    preset: Any,
+    encoder_attention: EncoderAttention | None = None,
+    dtype: Any = None,
+    with_output: bool = False,
 ) -> Found:
     """The encoder of whatever has one.
 
@@ -43,19 +47,21 @@ def find_encoder(
         encoder_attention: how a decoder-only model is to read: `"bidirectional"` by default, or
             `"causal"` as it was trained.
         dtype: dtype or policy; if None, Keras' default, or that of a model of ours.
+        with_output: whether the output matrix of a decoder-only model is wanted, where it has
+            one of its own.
 
     Raises:
         ValueError: if there is no such model, or `encoder_attention` is given for an encoder that
             was trained to attend as it does.
     """
     check_seen()
-    attention = encoder_attention
+    options = encoder_attention, dtype, with_output
     if isinstance(preset, (str, Path)):
-        return _by_name(str(preset), attention, dtype)
+        return _by_name(str(preset), *options)
     model = backbone_of(preset)
     if not isinstance(model, StacksBackbone):
-        return _of_decoder_only(find(preset), attention, dtype)
-    _refuse_attention(attention, f"a {type(preset).__name__}")
+        return _of_decoder_only(find(preset), *options)
+    _refuse_attention(encoder_attention, f"a {type(preset).__name__}")
     return _copied(model, getattr(preset, "preprocessor", None), dtype)
 
 
@@ -79,15 +85,15 @@ def is_task(preset: Any, kind: type) -> bool:
     return True
 
 
-def _by_name(name: str, attention: EncoderAttention | None, dtype: Any) -> Found:
+def _by_name(name: str, attention: EncoderAttention | None, dtype: Any, with_output: bool) -> Found:
     if name in catalog.presets:
-        return _of_recipe(name, attention, dtype)
+        return _of_recipe(name, attention, dtype, with_output)
     catalog.check_known(name)
     preset = catalog.on_this_machine(name)
     config = config_of(preset)
     kind = config.get("registered_name")
     if kind != ENCODER and kind != PAIR and config.get("model_type") not in RELEASED:
-        return _of_decoder_only(find(name), attention, dtype)
+        return _of_decoder_only(find(name), attention, dtype, with_output)
     _refuse_attention(attention, repr(name))
     if kind == ENCODER:
         return _of_preset(folder_of(preset), dtype)
@@ -107,21 +113,25 @@ def _of_preset(folder: str, dtype: Any) -> Found:
     return Found(found.backbone, getattr(found.preprocessor, "tokenizer", None))
 
 
-def _of_recipe(name: str, attention: EncoderAttention | None, dtype: Any) -> Found:
+def _of_recipe(
+    name: str, attention: EncoderAttention | None, dtype: Any, with_output: bool
+) -> Found:
     """The first source of a recipe, or random weights where it has none."""
     recipe = catalog.presets[name]
     if recipe.encoder is not None:
-        return _of_decoder_only(find(recipe.encoder), attention, dtype)
+        return _of_decoder_only(find(recipe.encoder), attention, dtype, with_output)
     spec = EncoderSpec(recipe.spec.encoder, attention or "bidirectional")
     return Found(EncoderBackbone.of(spec, dtype=dtype), tokenizer_alone(recipe.tokenizer))
 
 
-def _of_decoder_only(model: DecoderOnly, attention: EncoderAttention | None, dtype: Any) -> Found:
+def _of_decoder_only(
+    model: DecoderOnly, attention: EncoderAttention | None, dtype: Any, with_output: bool
+) -> Found:
     spec = EncoderSpec(model.spec, attention or "bidirectional")
-    backbone = convert_encoder(spec, model.source(dtype), dtype)
+    backbone, output = convert_encoder(spec, model.source(dtype), dtype, with_output)
     backbone.record.sources = {"encoder": model.about()}
     backbone.record.add("made an encoder", attention=spec.encoder_attention)
-    return Found(backbone, model.tokenizer())
+    return Found(backbone, model.tokenizer(), output)
 
 
 def _copied(model: StacksBackbone, preprocessor: Any, dtype: Any) -> Found:

@@ -13,21 +13,13 @@ from keras import ops
 from keras_encdec import check
 from keras_encdec.spec import Tensor
 from keras_encdec.training.distillation import Distillation
-from keras_encdec.training.loss import FusedCrossEntropy, Sums
-from keras_encdec.training.trainer import Trainer
+from keras_encdec.training.loss import FusedCrossEntropy
+from keras_encdec.training.token_trainer import TokenTrainer, token_means
 
 
-class Perplexity(keras.metrics.Mean):
-    """exp of the mean of negative log-likelihoods."""
-
-    def result(self) -> Tensor:
-        return ops.exp(super().result())
-
-
-class PairTrainer(Trainer):
+class PairTrainer(TokenTrainer):
     """Trains and evaluates an encoder-decoder."""
 
-    _fused: FusedCrossEntropy | None = None
     _distillation: Distillation | None = None
 
     def compile_training(
@@ -59,8 +51,7 @@ class PairTrainer(Trainer):
         self._fused = loss if fused else None
         self._distillation = distillation
         self._gradient_accumulation_steps = gradient_accumulation_steps
-        fused_metrics = keras.metrics.Mean("loss"), keras.metrics.Mean("accuracy")
-        self.report(logs, *((*fused_metrics, Perplexity("perplexity")) if fused else ()))
+        self.report(logs, *(token_means() if fused else ()))
 
     def batch_loss(
         self,
@@ -92,16 +83,7 @@ class PairTrainer(Trainer):
             teacher=asked and asked.teacher_targets(x, y),
             training=training,
         )
-        weight, more = ops.maximum(sums.weight, 1e-20), self.losses
-        if self._reported is not None:
-            self._update(self._reported.metrics, sum(more, sums.loss / weight), sums, weight)
-        return sum(more, sums.loss / (weight if total_weight is None else total_weight))
-
-    def _update(self, metrics: Sequence[Any], loss: Tensor, sums: Sums, weight: Tensor) -> None:
-        """Means over tokens by weight, whatever a batch is."""
-        values = loss, sums.correct / weight, sums.nll / weight
-        for metric, value in zip(metrics, values, strict=True):
-            metric.update_state(value, sample_weight=sums.weight)
+        return self.mean_of(sums, total_weight)
 
     def _loss_on_logits(self, x: Any, y: Any, sample_weight: Any, training: bool) -> Tensor:
         """As Keras has it, for a loss of the user's."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_encdec.objectives import UL2, Mixture, PrefixLM, SpanCorruption, Stages
+from keras_encdec.objectives import MNTP, UL2, Mixture, PrefixLM, SpanCorruption, Stages
 from keras_encdec.objectives.span_corruption import fill, side_lengths
 from keras_encdec.objectives.ul2 import MIXTURES
 
@@ -23,6 +23,7 @@ OBJECTIVES = DENOISERS | {
     "ul2": UL2(),
     "ul2r with modes": UL2("ul2r", mode_tokens=MODES),
     "t5gemma2": UL2("t5gemma2", overflow="cap"),
+    "MNTP": MNTP(),
     "joint": Mixture([PrefixLM(), UL2()], [0.7, 0.3]),
 }
 # The first two appear in every stream of tokens; neither is a sentinel.
@@ -156,17 +157,47 @@ def test_a_nested_draw_does_not_repeat_the_outer_one():
     assert min(seen.values()) > 3000 / 7 - 4 * np.sqrt(3000 / 7)
 
 
-def test_the_same_seed_gives_these_bytes():
+DIGESTS = {
+    "MNTP": "8013215b4d0d58607c1190b6089f84ab9e201a2961a93d45a84cdd1decc447fd",
+    "": "cb1f4d9a69d7468711c4bf9b0e35435693fea2f92e8fca27f9e6455bd106a881",
+}
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_the_same_seed_gives_these_bytes(name):
     """Committed digests: another machine, NumPy or release must give the same."""
     digest = hashlib.sha256()
+    others = {key: objective for key, objective in OBJECTIVES.items() if key not in DIGESTS}
     for length in (2, 3, 568, 9101):
         for seed in (0, 1, 2**63):
-            for objective in OBJECTIVES.values():
+            for objective in [OBJECTIVES[name]] if name else others.values():
                 example = objective(np.arange(1000, 1000 + length, dtype="int32"), seed)
                 digest.update(example.inputs.tobytes() + example.targets.tobytes())
-    assert digest.hexdigest() == (
-        "cb1f4d9a69d7468711c4bf9b0e35435693fea2f92e8fca27f9e6455bd106a881"
-    )
+    assert digest.hexdigest() == DIGESTS[name]
+
+
+@pytest.mark.parametrize("rate", [0.15, 0.2, 0.8])
+def test_mntp_hides_exact_counts_anywhere_but_first(rate):
+    objective, length = MNTP(rate, random_rate=0.2, keep_rate=0.3, mask_token=4), 41
+    tokens = np.arange(1000, 1000 + length, dtype="int32")
+    hidden, shown = np.zeros(length), collections.Counter()
+    for seed in range(2000):
+        example = objective(tokens, seed)
+        assert len(example.places) == round(rate * length)
+        np.testing.assert_array_equal(example.targets, tokens[example.places])
+        visible = np.delete(np.arange(length), example.places)
+        np.testing.assert_array_equal(example.inputs[visible], tokens[visible])
+        hidden[example.places] += 1
+        read = example.inputs[example.places]
+        shown["kept"] += np.sum(read == example.targets)
+        shown["mask"] += np.sum(read == 4)
+    assert hidden[0] == 0
+    share = round(rate * length) / (length - 1)
+    spread = np.sqrt(2000 * share * (1 - share))
+    assert np.abs(hidden[1:] - 2000 * share).max() < 4.5 * spread
+    total = hidden.sum()
+    assert shown["kept"] / total == pytest.approx(0.3, abs=0.02)
+    assert shown["mask"] / total == pytest.approx(0.5, abs=0.02)
 
 
 def test_rates_of_any_type():

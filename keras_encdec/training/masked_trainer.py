@@ -1,0 +1,81 @@
+"""How an encoder learns from hidden tokens: the mean of their losses, without all the logits.
+
+Leaves which tokens are hidden to `keras_encdec.objectives.mntp`.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_encdec import check
+from keras_encdec.spec import Tensor
+from keras_encdec.training.checkpoint_about import learning_rate
+from keras_encdec.training.loss import FusedCrossEntropy
+from keras_encdec.training.token_trainer import TokenTrainer, token_means
+from keras_encdec.training.trainer import LOGS
+
+_OPTIONS = ("run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_loss")
+
+
+class MaskedTrainer(TokenTrainer):
+    """Trains a task that has `states_before`, and `writes` to read them out."""
+
+    compiled_rate: Any = None
+
+    def compile_tokens(self, optimizer: Any, loss: Any, logs: Any = LOGS, **kwargs: Any) -> None:
+        """Takes what `compile` got.
+
+        Raises:
+            ValueError: if it is another loss than `FusedCrossEntropy`, or there is no such log.
+        """
+        if not isinstance(loss, FusedCrossEntropy):
+            raise ValueError(
+                "Expected loss='auto' or keras_encdec.training.FusedCrossEntropy. Received: "
+                f"{loss!r}."
+            )
+        check.keywords("an argument of compile()", kwargs, _OPTIONS)
+        self.report(logs, *token_means())
+        keras.Model.compile(self, optimizer, None, **kwargs)
+        self._fused, self.compiled_rate = loss, learning_rate(self.optimizer)
+
+    def compiled_facts(self) -> dict[str, Any]:
+        """What decides the loss, as JSON types."""
+        return {"loss": self._fused and self._fused.get_config()}
+
+    def batch_loss(
+        self,
+        x: dict[str, Tensor],
+        y: Tensor,
+        sample_weight: Tensor | None,
+        training: bool,
+        total_weight: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of a batch, a scalar; metrics are updated.
+
+        Args:
+            x: `token_ids`, `padding_mask` (B, S) and `mask_positions` (B, T).
+            y: (B, T), what was hidden there.
+            sample_weight: (B, T), 0 where nothing was; or None.
+            training: whether dropout is on.
+            total_weight: of the whole batch, where this is a part of it.
+        """
+        model: Any = self
+        assert self._fused is not None
+        if training:
+            mask = x["padding_mask"]
+            self.token_counter.update_state(mask, ops.zeros_like(mask[..., :1]))
+        states = model.states_before(x, training=training)
+        sums = self._fused(states, model.writes, y, sample_weight, training=training)
+        return self.mean_of(sums, total_weight)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """As in Keras, of the model's own states."""
+        return self.batch_loss(x, y, sample_weight, training)
