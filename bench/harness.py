@@ -30,7 +30,7 @@ from lm_eval.models.huggingface import HFLM
 import keras_encdec
 from keras_encdec.data import docstrings
 from keras_encdec.evaluation import LM
-from keras_encdec.evaluation.answers import Answers
+from keras_encdec.evaluation.harness_answers import Answers
 
 WINDOW = 128
 

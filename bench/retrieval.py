@@ -1,12 +1,14 @@
 """Recall of docstrings by their summaries, before and after training, beside BM25.
 
     python bench/retrieval.py [--pairs 1024] [--epochs 2] [--documents 1000]
+    python bench/retrieval.py --seeds 0 1 2 --models source=gemma2_mini_docs:causal ul2=FOLDER/ul2
 
 A query is the one-line summary of a docstring, its document the rest. Training pairs are of the
 files that `keras_encdec.data.docstrings` trains on; queries and their documents are of those it
-holds out, and further documents, of training files that are in no pair, fill the corpus up. Two
-arms start from one decoder-only source: left causal, and as the encoder of a pair before any
-adaptation, bidirectional. Both get the same pairs, order, steps and rates. Prints one line.
+holds out, and further documents, of training files that are in no pair, fill the corpus up. By
+default two arms start from one decoder-only source: left causal, and as the encoder of a pair
+before any adaptation, bidirectional. All get the same pairs, steps and rates; seeds change the
+order. Prints one line.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from keras_encdec.training import InBatchNCE
 
 PACKAGES = "numpy", "scipy", "keras", "keras_hub", "jax"
 TOP = 10
-ARMS = {"causal source": "causal", "bidirectional encoder": "bidirectional"}
+ARMS = "causal source=gemma2_tiny_docs:causal", "bidirectional encoder=gemma2_tiny_docs"
 
 
 def task(options):
@@ -59,38 +61,54 @@ def bm25(queries, corpus):
     return np.stack([retriever.get_scores(words) for words in asked])
 
 
+def made(said, seed, length):
+    """An embedder of `NAME=PRESET` or `NAME=PRESET:causal`."""
+    preset, _, attention = said.partition("=")[2].partition(":")
+    options = {"encoder_attention": attention} if attention else {}
+    keras.utils.set_random_seed(seed)
+    embedder = EncDecTextEmbedder.from_preset(preset, sequence_length=length, **options)
+    embedder.preprocessor.seed = seed
+    return embedder
+
+
+def trained(embedder, measured, pairs, options):
+    """Recall before and after training."""
+    before = measured(embedder)
+    steps = options.epochs * (len(pairs) // 64 + 1)
+    rate = keras.optimizers.schedules.CosineDecay(options.rate, steps)
+    embedder.compile(keras.optimizers.AdamW(rate, global_clipnorm=1.0), InBatchNCE())
+    embedder.fit(pairs, batch_size=64, epochs=options.epochs, verbose=2)
+    return before, measured(embedder)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for name, value in {"pairs": 1024, "epochs": 2, "documents": 1000, "tokens": 64}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--source", default="gemma2_tiny_docs")
+    parser.add_argument("--models", nargs="+", default=ARMS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--rate", type=float, default=3e-4)
     options = parser.parse_args()
     pairs, queries, corpus, relevant = task(options)
     said = [f"BM25 {recall(bm25(queries, corpus), relevant):.3f}"]
-    for arm, attention in ARMS.items():
-        keras.utils.set_random_seed(0)
-        embedder = EncDecTextEmbedder.from_preset(
-            options.source, encoder_attention=attention, sequence_length=options.tokens
-        )
 
-        def measured(embedder=embedder):
-            asked = embedder.encode_text(queries, "query")
-            return recall(
-                embedder.similarity(asked, embedder.encode_text(corpus, "document")), relevant
-            )
+    def measured(embedder):
+        asked = embedder.encode_text(queries, "query")
+        found = embedder.similarity(asked, embedder.encode_text(corpus, "document"))
+        return recall(found, relevant)
 
-        before = measured()
-        rate = keras.optimizers.schedules.CosineDecay(
-            options.rate, options.epochs * (len(pairs) // 64 + 1)
-        )
-        embedder.compile(keras.optimizers.AdamW(rate, global_clipnorm=1.0), InBatchNCE())
-        embedder.fit(pairs, batch_size=64, epochs=options.epochs, verbose=2)
-        said.append(f"{arm} {before:.3f} -> {measured():.3f}")
+    for model in options.models:
+        runs = [
+            trained(made(model, seed, options.tokens), measured, pairs, options)
+            for seed in options.seeds
+        ]
+        before, after = np.mean(runs, axis=0)
+        spread = np.std([last for _, last in runs], ddof=1) if len(runs) > 1 else np.nan
+        said.append(f"{model.partition('=')[0]} {before:.3f} -> {after:.3f} +- {spread:.3f}")
         print(said[-1], flush=True)
     print(
         f"recall@{TOP}, {len(queries)} queries, {len(corpus)} documents, {len(pairs)} pairs x "
-        f"{options.epochs}: {' | '.join(said)}"
+        f"{options.epochs}, seeds {options.seeds}: {' | '.join(said)}"
     )
 
 

@@ -28,13 +28,13 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             `.answers`, from where the same call goes on after a kill.
 
     Returns:
-        By model, as `keras_encdec.evaluation.tasks.evaluate`.
+        By model, as `keras_encdec.evaluation.harness_tasks.evaluate`.
 
     Raises:
         ImportError: if lm-eval is not installed.
         ValueError: if there is no such task or model, its data is damaged, or `output` is there.
     """
-    from keras_encdec.evaluation import tasks as evaluation  # imports lm-eval, an extra
+    from keras_encdec.evaluation import harness_tasks as evaluation  # imports lm-eval, an extra
 
     names = [name for name in args.tasks.split(",") if name]
     output = None if args.output is None else Path(args.output)

@@ -1,7 +1,7 @@
 """`LM`: lm-eval's interface to a model.
 
 Knows what lm-eval hands over and wants back, what was answered before, and in which order the
-rest is asked. Leaves tokens and programs to `keras_encdec.evaluation.models`.
+rest is asked. Leaves tokens and programs to `keras_encdec.evaluation.harness_models`.
 """
 
 import os
@@ -11,9 +11,9 @@ from typing import Any
 
 from keras_encdec import check, progress
 from keras_encdec.data.tokens import vocabulary_digest
-from keras_encdec.evaluation.answers import Answers
-from keras_encdec.evaluation.models import Model, model_of
-from keras_encdec.evaluation.requests import Request, Writing, key_of
+from keras_encdec.evaluation.harness_answers import Answers
+from keras_encdec.evaluation.harness_models import Model, model_of
+from keras_encdec.evaluation.harness_requests import Request, Writing, key_of
 from keras_encdec.generation.text import cut
 from keras_encdec.objectives import chat
 from keras_encdec.warn import warn
@@ -42,7 +42,7 @@ class LM(lm_eval.api.model.LM):
 
     Args:
         pretrained: `keras_encdec.models.EncDecSeq2SeqLM`, a KerasHub `CausalLM`, or the name,
-            handle or folder of one of them; see `keras_encdec.evaluation.models.model_of`.
+            handle or folder of one of them; see `keras_encdec.evaluation.harness_models.model_of`.
         batch_size: contexts, and continuations, at a time; changes no result.
         max_length: tokens of a context at most; a longer one loses its beginning, which is
             counted in `cut_contexts` and told. By default the preprocessor's

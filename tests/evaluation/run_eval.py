@@ -12,7 +12,7 @@ import keras_encdec_cli
 
 def main():
     dies_after, *arguments = sys.argv[1:]
-    from keras_encdec.evaluation.answers import Answers
+    from keras_encdec.evaluation.harness_answers import Answers
 
     add, left = Answers.add, [int(dies_after)]
 

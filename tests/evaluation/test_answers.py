@@ -9,7 +9,7 @@ pytest.importorskip("lm_eval")
 from made_tasks import CONTEXTS, PAIRS, asked
 
 from keras_encdec.evaluation import LM
-from keras_encdec.evaluation.answers import Answers
+from keras_encdec.evaluation.harness_answers import Answers
 
 WRITTEN = asked(*[(context, {"max_gen_toks": 4}) for context in CONTEXTS])
 DRAWN = asked(*[(CONTEXTS[0], {"do_sample": True, "max_gen_toks": 4})] * 3)

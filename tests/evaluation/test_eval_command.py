@@ -13,7 +13,7 @@ from made_tasks import COUNT, documents, written
 
 import keras_encdec
 import keras_encdec_cli
-from keras_encdec.evaluation.tasks import Tasks
+from keras_encdec.evaluation.harness_tasks import Tasks
 
 SCRIPT = Path(__file__).with_name("run_eval.py")
 MODELS = ["gemma2_tiny_tiny", "gemma2_tiny_docs"]

@@ -12,7 +12,7 @@ from qwen_folder import write_qwen
 
 import keras_encdec
 from keras_encdec.evaluation import LM
-from keras_encdec.evaluation.requests import Writing
+from keras_encdec.evaluation.harness_requests import Writing
 from keras_encdec.generation.engine import Engine
 from keras_encdec.sharing import catalog
 from keras_encdec.testing.models import to_numpy

@@ -3,7 +3,7 @@
 import keras_hub
 import pytest
 
-from keras_encdec.evaluation.requests import Request, Writing, key_of
+from keras_encdec.evaluation.harness_requests import Request, Writing, key_of
 from keras_encdec.generation import BeamSearch
 
 GREEDY = {"until": ["\n"], "do_sample": False, "temperature": 0.0}

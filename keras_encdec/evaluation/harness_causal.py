@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_encdec import hosts
-from keras_encdec.evaluation.requests import Request, Writing
+from keras_encdec.evaluation.harness_requests import Request, Writing
 from keras_encdec.generation import buckets
 from keras_encdec.generation.compiled import Compiled
 from keras_encdec.generation.likelihood import log_likelihoods
@@ -48,7 +48,7 @@ class CausalEngine:
     def score(
         self, requests: Sequence[Request], batch_size: int
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """As `keras_encdec.evaluation.models.Model.score`."""
+        """As `keras_encdec.evaluation.harness_models.Model.score`."""
 
         def score(some: list[Request], rows: int) -> list[tuple[np.ndarray, np.ndarray]]:
             read = [r.given + r.target[:-1] for r in some]
@@ -80,7 +80,7 @@ class CausalEngine:
         seed: int,
         batch_size: int,
     ) -> list[list[int]]:
-        """As `keras_encdec.evaluation.models.Model.write`; a batch is written to its end.
+        """As `keras_encdec.evaluation.harness_models.Model.write`; a batch is written to its end.
 
         What is drawn depends on the batch, as KerasHub draws for all of its rows at once.
         """

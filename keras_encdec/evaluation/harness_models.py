@@ -13,8 +13,8 @@ import keras_hub
 import numpy as np
 
 from keras_encdec import check
-from keras_encdec.evaluation.causal import CausalEngine
-from keras_encdec.evaluation.requests import Request, Writing
+from keras_encdec.evaluation.harness_causal import CausalEngine
+from keras_encdec.evaluation.harness_requests import Request, Writing
 from keras_encdec.generation import jobs
 from keras_encdec.models import EncDecSeq2SeqLM
 from keras_encdec.objectives import PrefixLM
