@@ -69,7 +69,7 @@ parts = [both for doc in held_out if (both := doc.summary_and_body)][:TEXTS]
 bodies = [body[:300] for _, body in parts]
 summaries = [summary for summary, _ in parts]
 
-scores = pair.score(bodies, summaries, batch_size=8)
+scores = pair.score((bodies, summaries), batch_size=8)
 print(f"perplexity of {len(parts)} summaries: {scores.perplexity:.1f}")
 
 """

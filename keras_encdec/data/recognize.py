@@ -42,9 +42,9 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, field: str = "te
     """What `x`, with targets and weights if there are any, is.
 
     Args:
-        x: a text or texts; pairs as a dict of columns, as rows or with `y`; model inputs;
-            `keras_encdec.data.read(...)`, `Tokens`; a frame, dataset, loader or generator
-            of any of these. See README's table.
+        x: a text or texts; pairs as a dict or a tuple of columns, as rows or with `y`; model
+            inputs; `keras_encdec.data.read(...)`, `Tokens`; a frame, dataset, loader or
+            generator of any of these. See README's table.
         y: targets: texts to write where `x` is text to read, or labels of model inputs.
         sample_weight: what each row, or each of its targets, counts in the loss.
         field: the column that holds plain text.
@@ -66,6 +66,10 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, field: str = "te
     if (stream := stream_of(x, partial(as_source, field=field))) is not None:
         refuse_beside(x, y=y, sample_weight=sample_weight)
         return stream
+    if y is None and _are_columns(x):
+        weights = x[2:] if sample_weight is None else (*x[2:], sample_weight)
+        if len(weights) < 2:
+            return as_source(*x[:2], *weights, field=field)
     return _of_sequence(listed(x), y, sample_weight, field)
 
 
@@ -202,6 +206,19 @@ def _of_sequence(x: Sequence[Any], y: Any, weight: Any, field: str) -> Source:
     if y is not None:
         return _of_pairs({"encoder_text": x}, y, weight)
     return Documents(lambda: _numbered(x), weights_of(weight, len(x)))
+
+
+def _are_columns(x: Any) -> bool:
+    """Whether it is `(inputs, targets)` or `(inputs, targets, weights)`, as Keras has data."""
+    return isinstance(x, tuple) and len(x) in (2, 3) and all(map(_is_column, x[:2]))
+
+
+def _is_column(x: Any) -> bool:
+    """Whether it is texts; a tuple of them is a row."""
+    if isinstance(x, tuple) or is_single_text(x):
+        return False
+    some = listed(x)[:1] if isinstance(x, Sequence) or hasattr(x, "__array__") else []
+    return len(some) > 0 and is_single_text(some[0])
 
 
 def _of_rows(rows: Sequence[Mapping], y: Any, weight: Any, field: str) -> Source:

@@ -156,6 +156,8 @@ PAIR_ROWS: dict[str, Callable] = {
     "x and y, arrays": lambda *_: Given(np.array(TEXTS), np.array(TARGETS)),
     "x and y, columns (HF)": lambda *_: Given(*hugging_columns()),
     "x and y, Series": lambda *_: Given(frame(PAIRS)["encoder_text"], frame(PAIRS)["decoder_text"]),
+    "tuple of lists": lambda *_: Given((TEXTS, TARGETS)),
+    "tuple of columns": lambda *_: Given((frame(PAIRS)["encoder_text"], np.array(TARGETS))),
     "dict of x, and y": lambda *_: Given({"encoder_text": TEXTS}, TARGETS),
     "dict of arrays": lambda *_: Given({key: np.array(c) for key, c in PAIRS.items()}),
     "dict of tensors": lambda *_: Given({key: tensor(c) for key, c in PAIRS.items()}),
