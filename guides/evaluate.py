@@ -51,10 +51,11 @@ SMALL = os.environ.get("KERAS_ENCDEC_SMALL") == "1"
 
 if SMALL:
     PAIR, SOURCE, DTYPE = "gemma2_tiny_tiny", "gemma2_tiny_docs", None
-    TEXTS, QUESTIONS, EXAMPLES, LENGTH = 8, 8, 32, 64
+    TEXTS, QUESTIONS, LENGTH = 8, 8, 320
+    STAND_IN = {"size": 32, "val_size": 32, "packages": ["numpy", "keras", "jax"]}
 else:
     PAIR, SOURCE, DTYPE = "gemma2_2b_2b", "gemma2_2b_en", "bfloat16"
-    TEXTS, QUESTIONS, EXAMPLES, LENGTH = 200, 200, 256, 256
+    TEXTS, QUESTIONS, LENGTH, STAND_IN = 200, 200, 512, {}
 
 """
 ## Perplexity
@@ -132,7 +133,7 @@ one place of the grid and two seeds here, so that it takes a minute:
 """
 
 if not Path("./SuperGLUE").exists():
-    evaluation.write_stand_in("./SuperGLUE", EXAMPLES)
+    evaluation.write_stand_in("./SuperGLUE", **STAND_IN)
 results = evaluation.superglue(
     {
         "source": (SOURCE, {"encoder_attention": "causal", "dtype": DTYPE}),

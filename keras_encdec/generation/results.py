@@ -60,6 +60,12 @@ class Scores(NamedTuple):
     per_token: list[np.ndarray]
     likeliest: list[np.ndarray]
 
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean over all tokens, as `evaluate` of the same pairs has it."""
+        count = sum(map(len, self.per_token))
+        return float(np.exp(-self.total.sum(dtype="float64") / count))
+
 
 def apart(found: Any, samples: int) -> list:
     """Rows by input, as JSON can hold them: of a list of texts, an array, a dict of arrays."""

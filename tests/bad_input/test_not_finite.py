@@ -68,6 +68,7 @@ def test_they_write_nothing(lm, sampler):
         lm.score({"encoder_text": ["Some text."], "decoder_text": ["Of it."]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler", ["greedy", "contrastive", BeamSearch(2)], ids=lambda s: str(s)[:6]
 )
@@ -157,6 +158,7 @@ def test_without_digests_it_loads_as_ever(preset):
     keras_encdec.from_preset(str(preset))
 
 
+@pytest.mark.slow
 def test_lora_and_quantised_pairs_come_back(lm, tmp_path):
     lm.backbone.enable_lora(2)
     for layer in lm.backbone._flatten_layers():

@@ -64,6 +64,7 @@ def llama():
     return keras_hub.models.LlamaCausalLM(backbone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [*OBJECTIVES, "llama"])
 def test_rows_equal_a_direct_forward(source, llama, tokens, tmp_path, objective):
     pre = preprocessor(source, "ul2" if objective == "llama" else objective)
@@ -88,6 +89,7 @@ def test_rows_equal_a_direct_forward(source, llama, tokens, tmp_path, objective)
             assert (ids[-1, 0], log_probs[-1, 0]) == (1, 0)
 
 
+@pytest.mark.slow
 def test_the_first_target_of_a_prefix_gets_the_last_word_on_the_prefix(source, tokens, tmp_path):
     pre = preprocessor(source)
     teacher = write(tmp_path, source, tokens, pre)

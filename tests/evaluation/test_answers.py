@@ -34,6 +34,7 @@ def test_nothing_is_asked_twice(pair, tmp_path, monkeypatch):
     assert all_of(again) == expected
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_broke_off(pair, tmp_path, monkeypatch):
     path = tmp_path / "answers.jsonl"
     lm = LM(pair, answers=path, batch_size=1)

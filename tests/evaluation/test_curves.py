@@ -57,6 +57,7 @@ def run(tmp_path_factory):
     return folder, history.history, losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", ["history", "history.json", "log.csv", "checkpoints"])
 def test_what_keeps_a_run_makes_no_difference(run, kept):
     folder, history, losses = run
@@ -67,6 +68,7 @@ def test_what_keeps_a_run_makes_no_difference(run, kept):
     assert curve.values == pytest.approx(losses, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_saved_model_has_the_ends_of_its_runs(run):
     folder, history, _ = run
     end = curve_of(folder / "model")
@@ -88,6 +90,7 @@ def test_tokens_of_several_runs_add_up(tmp_path):
         assert curve_of(path) == Curve(path.name, "loss", (0, 15, 23), (4.0, 3.0, 2.0))
 
 
+@pytest.mark.slow
 def test_checkpoints_are_evaluated_one_by_one(run):
     folder, _, losses = run
     lm = model()

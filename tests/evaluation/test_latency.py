@@ -88,6 +88,7 @@ def test_prompts_are_beginnings_of_the_texts_that_are_long_enough():
         prompts_of(lm, [short], 300, 2)
 
 
+@pytest.mark.slow
 def test_a_pair_writes_what_is_likeliest():
     """By one forward pass over what it wrote."""
     prompt = make_inputs((11,), (1,))["encoder_token_ids"]
@@ -101,6 +102,7 @@ def test_a_pair_writes_what_is_likeliest():
     assert len(set(written.tolist())) > 1
 
 
+@pytest.mark.slow
 def test_a_source_goes_on_from_the_prompt():
     heads = {"num_query_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
     sizes = {"vocabulary_size": 96, "hidden_dim": 16, "intermediate_dim": 48, "num_layers": 2}

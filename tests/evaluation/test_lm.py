@@ -137,6 +137,7 @@ def test_a_context_is_cut_on_the_left(pair):
     assert lm.cut_contexts == 1
 
 
+@pytest.mark.slow
 def test_prefix_lm_gives_the_decoder_the_second_half(pair):
     lm = LM(pair, split="prefix_lm")
     context = ids_of(lm, CONTEXTS[0])
@@ -167,6 +168,7 @@ def test_rolling_windows(pair, monkeypatch):
     np.testing.assert_allclose(lm.loglikelihood_rolling(asked((text,))), [expected], atol=2e-4)
 
 
+@pytest.mark.slow
 def test_texts_are_those_of_generate(lm, pair):
     pair.compile(sampler="greedy")
     expected = [pair.generate(c, 1 + 10) for c in CONTEXTS]
@@ -228,6 +230,7 @@ def by_source(source, *rows):
     return [of_logits(logits[i, : len(read[i])], target) for i, (_, target) in enumerate(rows)]
 
 
+@pytest.mark.slow
 def test_a_decoder_only_model_reads_one_text(causal, source):
     each = [(ids_of(causal, c), ids_of(causal, a)) for c, a in (r.args for r in PAIRS)]
     rows = [([2, *context], target) for context, target in each]
@@ -289,6 +292,7 @@ def test_chats_are_framed_by_the_tokenizer():
         lm.apply_chat_template(history[:3])
 
 
+@pytest.mark.slow
 def test_folders_of_transformers(tmp_path):
     """A decoder-only folder without a start token, and a pair of it with another vocabulary."""
     lm = LM(str(write_qwen(tmp_path)))

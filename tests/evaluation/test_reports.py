@@ -56,6 +56,7 @@ def test_flops(tmp_path, capsys):
     assert "4.539" in text  # GFLOP of a generated token
 
 
+@pytest.mark.slow
 def test_flops_of_the_papers_models_and_of_a_saved_pair(tmp_path):
     spec = PairSpec(tiny_encoder(), tiny_decoder())
     tiny_backbone(spec).save_to_preset(tmp_path / "mine")

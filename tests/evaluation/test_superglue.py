@@ -50,6 +50,7 @@ def first(folder):
     return superglue({"causal": CAUSAL, "both": PRESET}, **options(folder))
 
 
+@pytest.mark.slow
 def test_every_run_is_kept_and_the_table_is_of_them(first, folder):
     kept = [json.loads(path.read_text()) for path in (folder / "found" / "runs").iterdir()]
     assert len(kept) == 2 * 2 * 2
@@ -77,6 +78,7 @@ def test_every_run_is_kept_and_the_table_is_of_them(first, folder):
     assert "mean accuracy" in repr(first)
 
 
+@pytest.mark.slow
 def test_the_same_call_trains_nothing(first, folder, monkeypatch):
     monkeypatch.setattr(Trainee, "__init__", None)
     before = (folder / "found" / "superglue.json").read_bytes()
@@ -85,6 +87,7 @@ def test_the_same_call_trains_nothing(first, folder, monkeypatch):
     assert repr(again) == repr(first)
 
 
+@pytest.mark.slow
 def test_a_run_does_not_depend_on_those_before_it(first, folder):
     """The last of a model that trained several, done again as the only one of its model."""
     files = sorted((folder / "found" / "runs").glob("CB-both-1-*.json"))
@@ -98,6 +101,7 @@ def test_a_run_does_not_depend_on_those_before_it(first, folder):
             assert {**after, "seconds": 0} == {**before, "seconds": 0}
 
 
+@pytest.mark.slow
 def test_a_planted_arm_without_effect_is_undecided(first, folder):
     null = superglue({"causal": CAUSAL, "same": CAUSAL}, **options(folder))
     for task in ("CB", "mean"):

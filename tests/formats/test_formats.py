@@ -40,6 +40,7 @@ def test_there_is_one_of_each_number():
     assert [int(path.name) for path in KEPT][-1] == max(formats._NUMBERS.values())
 
 
+@pytest.mark.slow
 def test_a_preset_its_lora_and_a_teachers_rows(kept, expected):
     lm = compiled(keras_encdec.from_preset(str(kept / "preset")))
     assert_same(lm, expected)
@@ -57,6 +58,7 @@ def test_tokens(kept, expected):
     np.testing.assert_array_equal(found[: sum(found.lengths)], expected["tokens"])
 
 
+@pytest.mark.slow
 def test_a_checkpoint(kept, expected, tmp_path):
     shutil.copytree(kept / "run", tmp_path / "run")
     tokenizer = keras_encdec.from_preset(str(kept / "preset")).preprocessor.tokenizer

@@ -64,6 +64,7 @@ def tiny(words=96, **kwargs):
     return bare, inputs
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_score():
     lm, inputs = tiny(num_beams=3)
     found, scores = lm.decode(
@@ -128,6 +129,7 @@ def test_the_prompt_is_kept():
     np.testing.assert_array_equal(ids[given], inputs["decoder_token_ids"][given])
 
 
+@pytest.mark.slow
 def test_lengths_compile_once(lm):
     lm.compile(sampler=BeamSearch(2))
     for length in (10, 12, 16):
@@ -135,6 +137,7 @@ def test_lengths_compile_once(lm):
     assert lm.compile_counts["beams"] == (0 if keras.backend.backend() == "torch" else 1)
 
 
+@pytest.mark.slow
 def test_stop_strings_cut(lm, found):
     lm.compile(sampler=BeamSearch(4))
     stop = found[0][1][0][3:6]

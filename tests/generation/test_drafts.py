@@ -121,6 +121,7 @@ class Script(keras_hub.samplers.Sampler):
         return ops.broadcast_to(token, probabilities.shape[:1])
 
 
+@pytest.mark.slow
 def test_a_copy_takes_few_steps(lm, monkeypatch):
     """A text that is copied with two words changed: eight tokens a step, but around those."""
     ids = np.random.default_rng(0).permutation(1000)[:120].astype("int32") + 10

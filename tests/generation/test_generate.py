@@ -72,6 +72,7 @@ def test_prompts(lm):
     assert PROMPTED["encoder_text"] is TEXTS  # left as it was
 
 
+@pytest.mark.slow
 def test_encode_once_decode_many(lm, outputs):
     encoding = lm.encode(TEXTS)
     assert lm.decode(encoding, 24) == outputs

@@ -115,6 +115,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("torn", [b"", b'{"index": 5, "out', b'{"index": 5, "output": "x"}'])
 def test_resumed_after_a_kill(lm, outputs, tmp_path, monkeypatch, torn):
     path, encode, written = tmp_path / "outputs.jsonl", call.encode, []

@@ -30,6 +30,7 @@ def test_equals_the_logits(lm):
     ):
         np.testing.assert_allclose(per_token, row[kept > 0], atol=1e-4)
         np.testing.assert_allclose(total, row[kept > 0].sum(), rtol=1e-5)
+    assert found.perplexity == pytest.approx(np.exp(-expected[weight > 0].mean()), rel=1e-4)
     ids = lm.preprocessor.tokenizer(PAIRS["decoder_text"])
     assert [len(row) for row in found.per_token] == [len(row) + 1 for row in ids]  # and <eos>
 

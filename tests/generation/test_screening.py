@@ -39,6 +39,7 @@ def table(lm, setting, sampler=GREEDY, rows=2, length=128):
         lm.backbone.output_screen = "auto"
 
 
+@pytest.mark.slow
 def test_the_same_texts(lm):
     assert generated(lm, True) == generated(lm, False)
 
@@ -62,6 +63,7 @@ def test_the_same_texts_of_many(lm):
     assert generated(lm, True, texts, 32) == generated(lm, False, texts, 32)
 
 
+@pytest.mark.slow
 def test_the_table_says_most_tokens_of_a_trained_model(lm):
     """By the states that the decoder has along a text, against float64."""
     x = lm.preprocessor({"encoder_text": TEXTS, "decoder_text": TEXTS})[0]

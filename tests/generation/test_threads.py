@@ -62,6 +62,7 @@ def test_without_a_seed_threads_give_what_calls_in_turn_give(lm):
     assert max(lm.compile_counts.values()) == most
 
 
+@pytest.mark.slow
 def test_with_a_seed_threads_give_what_calls_alone_give(lm):
     lm.compile(sampler=drawing(seed=7))
     alone = [lm.generate(TEXTS, LENGTH, seed=seed) for seed in range(THREADS)]

@@ -69,6 +69,7 @@ def programs(backbone, inputs):
     return len(str(jax.make_jaxpr(lambda x: loss(backbone, x, False))(inputs)).splitlines())
 
 
+@pytest.mark.slow
 @on_jax
 def test_a_scan_changes_no_number():
     backbone, inputs = tiny_backbone(pair()), make_inputs((20, 13), (16, 9))

@@ -23,6 +23,7 @@ def quantised():
         yield layer, x, {"reverse": True} if layer is embedding else {}
 
 
+@pytest.mark.slow
 def test_the_same_numbers():
     for layer, x, kwargs in quantised():
         expected = layer(x, **kwargs)
@@ -49,6 +50,7 @@ def copies(project):
     return found
 
 
+@pytest.mark.slow
 def test_the_weights_are_read_as_they_are(monkeypatch):
     assert not any(copies(rows.project))
     monkeypatch.setattr(rows, "_on_cpu", lambda: False)

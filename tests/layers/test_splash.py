@@ -88,6 +88,7 @@ def assert_plain(variables, kind, soft_cap=2.0):
     assert not found[1][unseen].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["causal, window", "cross"])
 def test_splash_equals_plain(kind):
     assert_plain(drawn(T if kind == "cross" else S), kind)

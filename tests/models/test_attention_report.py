@@ -56,6 +56,7 @@ def test_merged_attention_is_plain():
     assert rows[2].choice.refused == (("fused", "takes no merged attention"),)
 
 
+@pytest.mark.slow
 def test_a_forward_pass_takes_what_is_reported(monkeypatch):
     taken = []
 

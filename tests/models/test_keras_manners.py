@@ -120,6 +120,7 @@ def test_generation_in_low_precision():
     assert len(np.unique(found[0, 4:])) > 1
 
 
+@pytest.mark.slow
 def test_lora_starts_where_the_model_is_and_trains_alone(logits):
     lm = tiny_lm()
     lm.backbone.enable_lora(2, train_cross_attention=False)

@@ -29,6 +29,7 @@ def trained(options, make_pair, **kwargs):
     return lm
 
 
+@pytest.mark.slow
 @every_way
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_freshly_adapted_pair_gets_all_that_trained(options, make_pair, enabled, tmp_path):

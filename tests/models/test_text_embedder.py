@@ -139,6 +139,7 @@ def test_negatives_of_different_numbers(embedder):
     assert found["loss"] == pytest.approx(expected.mean(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_it_learns_and_comes_back(tmp_path):
     model = EncDecTextEmbedder.from_preset(
         "gemma2_mini_docs", projection=(64, 16), sequence_length=24, prompts={**PROMPTS, "x": "X: "}
@@ -231,6 +232,7 @@ def test_from_given_vectors():
     assert_close(np.array(found["loss"]), np.mean((model.predict(x) - y) ** 2))
 
 
+@pytest.mark.slow
 def test_under_lora_the_projection_trains_whole():
     model = EncDecTextEmbedder.from_preset(
         "gemma2_mini_docs", projection=(8,), sequence_length=16, dtype="bfloat16"

@@ -80,6 +80,7 @@ def test_a_backbone_and_a_keras_file_keep_it(tmp_path):
     assert EncDecSeq2SeqLM(backbone).provenance == lm.provenance
 
 
+@pytest.mark.slow
 def test_lora_training_merging_and_export(adapted, tmp_path):
     adapted.save_to_preset(tmp_path / "first")
     lm = keras_encdec.from_preset(tmp_path / "first")

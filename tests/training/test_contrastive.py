@@ -178,6 +178,7 @@ def test_loss_and_gradient(case, sizes):
         assert_close(found, slope, 1e-4)
 
 
+@pytest.mark.slow
 def test_a_row_that_fills_the_batch_is_nothing():
     queries, documents = drawn()
     loss = InBatchNCE(symmetric=True, spread_out=1.0, dimensions=SIZES)

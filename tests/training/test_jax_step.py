@@ -55,6 +55,7 @@ def test_what_is_not_finite_is_clipped_to_what_is_no_number(value):
     assert optimizer.global_clipnorm == 1.0
 
 
+@pytest.mark.slow
 def test_xla_is_told_to_order_by_memory(monkeypatch):
     asked, jit = [], jax.jit
 

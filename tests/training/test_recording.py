@@ -130,6 +130,7 @@ def without_dates(run):
     return {k: v for k, v in run.items() if k not in ("date", "ended", "resumed")}
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_in_another_process_is_one_run(tmp_path):
     whole = model()
     fit(whole, epochs=2)

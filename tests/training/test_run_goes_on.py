@@ -110,6 +110,7 @@ def test_other_batches_in_the_middle_of_an_epoch_are_refused(runs, tokenizer, na
     assert equal(weights(lm), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*OTHERS, *SET])
 def test_at_the_end_of_one_they_are_said(runs, tokenizer, name):
     lm = make_lm(tokenizer)

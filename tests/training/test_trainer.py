@@ -83,6 +83,7 @@ def on_logits():
     }
 
 
+@pytest.mark.slow
 def test_a_loss_after_another_is_as_if_it_were_the_first():
     small = PairSpec(tiny_encoder(windows=(8,)), tiny_decoder(windows=(8,)))
     lm, other = tiny_lm(pair=small), tiny_lm(pair=small)

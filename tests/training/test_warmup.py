@@ -154,6 +154,7 @@ def test_steps_that_end_inside_a_call():
         by_twos(warmup=6, epochs=2)
 
 
+@pytest.mark.slow
 def test_steps_that_an_optimizer_skips_do_not_count():
     """The first gradients are too large for float32: the scale is halved until they are not."""
     lm = compiled()
