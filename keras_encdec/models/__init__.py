@@ -4,6 +4,8 @@ from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.models.encoder import EncoderBackbone
 from keras_encdec.models.json_tokenizer import JsonTokenizer
 from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor
+from keras_encdec.models.reranker import EncDecReranker, RankedDocument
+from keras_encdec.models.reranker_preprocessor import EncDecRerankerPreprocessor
 from keras_encdec.models.seq2seq_lm import EncDecSeq2SeqLM
 from keras_encdec.models.text_classifier import EncDecTextClassifier
 from keras_encdec.models.text_classifier_preprocessor import EncDecTextClassifierPreprocessor
@@ -12,6 +14,8 @@ from keras_encdec.models.text_embedder_preprocessor import EncDecTextEmbedderPre
 
 __all__ = [
     "EncDecBackbone",
+    "EncDecReranker",
+    "EncDecRerankerPreprocessor",
     "EncDecSeq2SeqLM",
     "EncDecSeq2SeqLMPreprocessor",
     "EncDecTextClassifier",
@@ -20,4 +24,5 @@ __all__ = [
     "EncDecTextEmbedderPreprocessor",
     "EncoderBackbone",
     "JsonTokenizer",
+    "RankedDocument",
 ]

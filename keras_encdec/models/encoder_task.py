@@ -1,29 +1,24 @@
 """What tasks on an encoder have in common: what they train on, and where they come from.
 
-Leaves `fit` and its like to `keras_encdec.models.learner`, and what a task's output is to the
-tasks.
+Leaves batches to `keras_encdec.models.row_task`, and what a task's output is to the tasks.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_encdec import layout
 from keras_encdec.data.batching import Batching, BatchSource, of_rows
 from keras_encdec.data.labelled import Classes, Labelled, ReadyRows, as_labelled
 from keras_encdec.data.ready import Rows
 from keras_encdec.models.encoder import EncoderBackbone
 from keras_encdec.models.encoder_preprocessor import OPTIONS, inputs_of
-from keras_encdec.models.learner import Learner
-from keras_encdec.models.task_files import TaskFiles
+from keras_encdec.models.row_task import RowTask
 from keras_encdec.objectives.reader import Reader
-from keras_encdec.training.encoder_trainer import EncoderTrainer
 
 
-class EncoderTask(TaskFiles, Learner, EncoderTrainer):
-    """Gives a task on an encoder what trains, loads and saves it."""
+class EncoderTask(RowTask):
+    """Gives a task on an encoder what it reads, and what loads and saves its head."""
 
     backbone_cls = EncoderBackbone
     preprocessor_options: tuple[str, ...] = OPTIONS
@@ -74,20 +69,6 @@ class EncoderTask(TaskFiles, Learner, EncoderTrainer):
 
     def _source(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
         return as_labelled(x, y, sample_weight)
-
-    def _batching(
-        self,
-        batch_size: int | None,
-        class_weight: Mapping[int, float] | None = None,
-        epochs: int | None = None,
-        **options: Any,
-    ) -> Batching:
-        own = {"shuffle": False, "epochs": epochs or 1, "multiple": layout.replicas()}
-        return Batching(batch_size, **{**own, "classes": self._classes(class_weight), **options})
-
-    def _classes(self, class_weight: Mapping[int, float] | None) -> Classes | None:
-        """Which labels there may be; None for any."""
-        raise NotImplementedError
 
     def _batch_source(self, source: Labelled | ReadyRows, batching: Batching) -> BatchSource:
         size = self.backbone.spec.encoder.vocabulary_size

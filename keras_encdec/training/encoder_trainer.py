@@ -1,4 +1,4 @@
-"""How a task on an encoder trains: the mean of what each row's loss is.
+"""How a task whose data is rows trains: the mean of what each row's loss is.
 
 Leaves a step and what is kept of it to `keras_encdec.training.trainer`.
 """
@@ -35,7 +35,7 @@ class EncoderTrainer(Trainer):
         """Takes what `compile` got.
 
         Args:
-            optimizer: as in Keras.
+            optimizer: as in Keras; `"auto"` for AdamW at 5e-5 with gradients clipped at norm 1.
             loss: a loss of Keras, or a function of labels and outputs, that gives one number for
                 each row.
             metrics: as in Keras; rows count by their weight, as in the loss.
@@ -50,6 +50,8 @@ class EncoderTrainer(Trainer):
         if found is None:
             raise ValueError("Expected a loss. Received: none.")
         check.keywords("an argument of compile()", kwargs, _OPTIONS)
+        if isinstance(optimizer, str) and optimizer == "auto":
+            optimizer = keras.optimizers.AdamW(5e-5, global_clipnorm=1.0)
         self.report(logs, *reported)
         keras.Model.compile(self, optimizer, None, weighted_metrics=metrics, **kwargs)
         self._row_loss, self.compiled_rate = found, learning_rate(self.optimizer)
