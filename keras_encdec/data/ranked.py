@@ -143,8 +143,9 @@ def as_judged(x: Any, y: Any = None, sample_weight: Any = None) -> Ranked:
     Args:
         x: what `as_ranked` takes; or a dict, frame or dataset with the columns `query`,
             `document` and, unless `y` has them, `label`; `(queries, documents)`, where `y` has
-            labels; rows of `(query, document, label)` or of such dicts; or a dataset, loader or
-            generator of any of these, which must have an end.
+            labels; a list of `(query, document, label)` or of such dicts; or a dataset, loader or
+            generator of any of these, which must have an end, and whose tuples are Keras'
+            `(x, y, sample_weight)`.
         y: labels, one for each document, where `x` has it; else as of `as_ranked`.
         sample_weight: what each row counts in the loss.
 

@@ -139,7 +139,7 @@ class EncDecReranker(RerankerTrainer, RowTask, keras_hub.models.Task):
         from keras_encdec.sharing.load import from_preset
 
         if is_task(preset, cls):
-            return super().from_preset(preset, load_weights, **kwargs)
+            return super().from_preset(str(preset), load_weights, **kwargs)
         settings = {n: kwargs.pop(n) for n in OPTIONS if n in kwargs}
         own = ("preprocessor", "pooling", "word_ids", "name", "compile")
         given = {n: kwargs.pop(n) for n in own if n in kwargs}

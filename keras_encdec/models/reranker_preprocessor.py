@@ -110,8 +110,8 @@ class EncDecRerankerPreprocessor(TwoTokenizers, keras_hub.models.Preprocessor):
         """Text to `x`, `(x, y)` or `(x, y, sample_weight)`, as KerasHub has it.
 
         Args:
-            x: queries and documents, one for each, as `keras_encdec.data.ranked.as_judged` takes
-                them; without labels.
+            x: queries and documents, one for each, without labels: a dict or frame with `query`
+                and `document`, or rows of these. (A tuple is `(x, y)` to KerasHub.)
             y: labels, given back as they are.
             sample_weight: likewise.
 
