@@ -115,6 +115,33 @@ class EncoderTrainer(Trainer):
         whole = total if total_weight is None else total_weight
         return sum(more, summed / total), sum(more, summed / whole)
 
+    def _compared(
+        self,
+        losses: Tensor,
+        right: Tensor,
+        there: Tensor,
+        sample_weight: Tensor | None,
+        total_weight: Tensor | None,
+    ) -> Tensor:
+        """The loss of rows that compare documents; the means of loss and accuracy are updated.
+
+        Args:
+            losses: (B,).
+            right: (B,) float32, 1 where the comparison comes out right.
+            there: (B,) bool, False for rows that fill a batch up.
+            sample_weight: (B,), or None.
+            total_weight: as of `batch_loss`.
+        """
+        weight = ops.cast(there, "float32")
+        if sample_weight is not None:
+            weight *= ops.cast(sample_weight, "float32")
+        mean, loss = self._mean(losses, weight, total_weight)
+        assert self._reported is not None
+        of_loss, accuracy = self._reported.metrics
+        of_loss.update_state(mean, sample_weight=ops.sum(weight))
+        accuracy.update_state(right, sample_weight=weight)
+        return loss
+
     def compute_loss(
         self,
         x: Any = None,

@@ -64,16 +64,8 @@ class RerankerTrainer(EncoderTrainer):
         if training:
             self.token_counter.update_state(x["document_padding_mask"], x["query_padding_mask"])
         judged = Judged(self._scores(x, training), y, there)
-        losses, right = self._row_loss(judged), ranks_right(judged)
-        weight = ops.cast(there[:, 0], "float32")
-        if sample_weight is not None:
-            weight *= ops.cast(sample_weight, "float32")
-        mean, loss = self._mean(losses, weight, total_weight)
-        assert self._reported is not None
-        of_loss, accuracy = self._reported.metrics
-        of_loss.update_state(mean, sample_weight=ops.sum(weight))
-        accuracy.update_state(right, sample_weight=weight)
-        return loss
+        found = self._row_loss(judged), ranks_right(judged)
+        return self._compared(*found, there[:, 0], sample_weight, total_weight)
 
     def _scores(self, x: Mapping[str, Tensor], training: bool) -> Tensor:
         """(B, 1 + K): each document is read once, and its query once for each of them."""
