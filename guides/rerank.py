@@ -52,8 +52,8 @@ SMALL = os.environ.get("KERAS_ENCDEC_SMALL") == "1"
 
 if SMALL:
     PAIR, DTYPE, WORDS = "gemma2_mini_docs", None, ("True", "False")
-    LENGTH, QUERY_LENGTH, CHARACTERS = 48, 48, 120
-    PAIRS, HELD_OUT, NEGATIVES, BATCH_SIZE, RATE = 48, 24, 2, 8, 1e-3
+    LENGTH, QUERY_LENGTH, CHARACTERS = 64, 64, 80
+    PAIRS, HELD_OUT, NEGATIVES, BATCH_SIZE, RATE = 32, 16, 2, 8, 1e-3
 else:
     PAIR, DTYPE, WORDS = "gemma2_2b_2b", "bfloat16", ("yes", "no")
     LENGTH, QUERY_LENGTH, CHARACTERS = 256, 64, 1000
@@ -153,7 +153,7 @@ one step. `RankNet` compares two at a time; `ListNet` takes graded answers, in a
 """
 
 reranker.compile(optimizer(), ListwiseSoftmax())
-reranker.fit(data, batch_size=BATCH_SIZE, validation_split=0.1, verbose=2)
+reranker.fit(data, batch_size=BATCH_SIZE, verbose=2)
 
 """
 Where documents come one by one, each with a label, they are learned one by one:

@@ -6,6 +6,7 @@ Knows batches, padding and programs; numbers depend on none of them. Leaves what
 
 import abc
 import operator
+import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,6 +31,8 @@ from keras_encdec.spec import Tensor
 _SMALLEST = 16  # tokens; rows are this long, or twice, four times, ...: few programs
 
 Pooled = tuple[Tensor, Tensor]  # states (B, G, D) and their mask (B, G)
+
+_vocabularies: "weakref.WeakKeyDictionary[Any, str]" = weakref.WeakKeyDictionary()
 
 
 class Programs:
@@ -250,10 +253,17 @@ def about(encoder: Any, reader: Reader, pooling: int) -> dict[str, Any]:
     """
     return {
         "weights": jobs.identity(encoder.variables),
-        "vocabulary": vocabulary_digest(reader.tokenizer),
+        "vocabulary": _vocabulary(reader.tokenizer),
         "causal": encoder.causal,
         "pooling": pooling,
         "sequence_length": reader.sequence_length,
         "allow_special": reader.allow_special,
         "dtype": encoder.compute_dtype,
     }
+
+
+def _vocabulary(tokenizer: Any) -> str:
+    """Its digest, made once: each call of `rank` on a folder asks for it."""
+    if tokenizer not in _vocabularies:
+        _vocabularies[tokenizer] = vocabulary_digest(tokenizer)
+    return _vocabularies[tokenizer]

@@ -68,8 +68,8 @@ class RankNet(Ranking):
 class ListwiseSoftmax(Ranking):
     """Cross-entropy of the positive among the documents of its query.
 
-    -log(exp(s_0) / sum over documents j of exp(s_j)), with the positive's score s_0: the top-one
-    likelihood of ListMLE and of ListNet (Cao et al. 2007) where one document answers.
+    -log(exp(s_0) / sum over documents j of exp(s_j)), with the positive's score s_0: `ListNet`
+    where all of the probability is the positive's.
 
     Example:
         >>> reranker.compile(loss=keras_encdec.training.ListwiseSoftmax())
@@ -87,8 +87,8 @@ class ListNet(Ranking):
     """Cross-entropy between the top-one probabilities of relevance and of scores.
 
     -sum over documents j of softmax(relevance / temperature)_j log softmax(s)_j (Cao et al.
-    2007, "Learning to rank: from pairwise approach to listwise approach", equation 5). The column
-    `score` says how well the positive answers; negatives do not.
+    2007, "Learning to rank: from pairwise approach to listwise approach"). The column `score`
+    says how well the positive answers; negatives do not.
 
     Args:
         temperature: of the relevance: the smaller, the more of the probability is the positive's.
