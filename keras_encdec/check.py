@@ -140,6 +140,15 @@ def nearest(value: Any, known: Iterable[Any], most: int = 1, cutoff: float = 0.5
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
+def settings(given: Iterable[str], preprocessor: bool) -> None:
+    """Raises ValueError if settings come beside a preprocessor, which has its own."""
+    if preprocessor and (names := list(given)):
+        raise ValueError(
+            f"Expected {' and '.join(names)}, or a preprocessor. Received: both. Set them on the "
+            "preprocessor."
+        )
+
+
 def difference(one: Any, other: Any, path: str = "") -> tuple[str, Any, Any]:
     """Where two values of JSON's types, which are not equal, first differ.
 

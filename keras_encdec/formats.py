@@ -20,6 +20,7 @@ _NUMBERS = {
     "checkpoint": 1,
     "superglue run": 1,
     "answers": 1,
+    "encoded documents": 1,
 }
 _PACKAGE = "keras-encdec"
 _OTHERS = "keras", "keras-hub"

@@ -3,6 +3,7 @@
 `guides/fine_tune_on_pairs.py` has the table of what `fit` and the others take.
 """
 
+from keras_encdec.data.encoded import EncodedDocuments
 from keras_encdec.data.pipeline import batches
 from keras_encdec.data.read import read
 from keras_encdec.data.recognize import as_source
@@ -10,4 +11,13 @@ from keras_encdec.data.teacher import Teacher, write_teacher
 from keras_encdec.data.tokenizing import tokenize
 from keras_encdec.data.tokens import Tokens
 
-__all__ = ["Teacher", "Tokens", "as_source", "batches", "read", "tokenize", "write_teacher"]
+__all__ = [
+    "EncodedDocuments",
+    "Teacher",
+    "Tokens",
+    "as_source",
+    "batches",
+    "read",
+    "tokenize",
+    "write_teacher",
+]

@@ -62,7 +62,7 @@ def described(
     return {name: value for name, value in facts.items() if not name.endswith("tokenizer")}
 
 
-def digest(source: Source) -> str:
+def digest(source: Source | Labelled) -> str:
     """Tells data apart by all that is in it; a stream only by its type."""
     found = hashlib.blake2b(digest_size=16)
     for part in _parts(source):
@@ -96,7 +96,7 @@ def _is_tokenizer(value: Any) -> bool:
     return hasattr(value, "get_vocabulary")
 
 
-def _parts(source: Source) -> Iterable[bytes]:
+def _parts(source: Any) -> Iterable[bytes]:
     if isinstance(source, Tokens):
         yield from source.digests()
     elif isinstance(source, Documents):

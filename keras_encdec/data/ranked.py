@@ -1,12 +1,12 @@
 """Queries with the documents that answer them, for tasks that learn by comparing.
 
-Knows what users hand over and which documents of a batch are known answers. Leaves streams and
-arrays to `keras_encdec.data.recognize`, and tokens to `keras_encdec.objectives.reader`.
+Knows what users hand over and how it is laid into arrays. Leaves streams and arrays that come in to
+`keras_encdec.data.recognize`, and tokens to `keras_encdec.objectives.reader`.
 """
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from keras_encdec.data.recognize import (
     strings,
     weights_of,
 )
+from keras_encdec.objectives.rows import Inputs
 
 _NEGATIVES = "negative", "negatives"
 _COLUMNS = ("query", "positive", *_NEGATIVES, "score")
@@ -126,13 +127,77 @@ def as_ranked(x: Any, y: Any = None, sample_weight: Any = None) -> Ranked:
     rows = listed(x)
     first = rows[0] if len(rows) else ""
     if isinstance(first, Mapping):
-        return _of_columns(_columns_of_rows(rows), None, sample_weight)
+        names = _known(list(first))
+        return _of_columns(_columns_of_rows(rows, names), None, sample_weight)
     if isinstance(first, (tuple, list)) and len({len(row) for row in rows}) == 1:
         return _of_tuple(tuple([row[i] for row in rows] for i in range(len(first))), sample_weight)
     raise ValueError(
         "Expected queries and the documents that answer them, such as fit(queries, documents) or "
         f"columns query and positive. Received: {type(x).__name__} of {type(first).__name__}."
     )
+
+
+def as_judged(x: Any, y: Any = None, sample_weight: Any = None) -> Ranked:
+    """As `as_ranked`; or documents that come one by one, each with a label.
+
+    Args:
+        x: what `as_ranked` takes; or a dict, frame or dataset with the columns `query`,
+            `document` and, unless `y` has them, `label`; `(queries, documents)`, where `y` has
+            labels; a list of `(query, document, label)` or of such dicts; or a dataset, loader or
+            generator of any of these, which must have an end, and whose tuples are Keras'
+            `(x, y, sample_weight)`.
+        y: labels, one for each document, where `x` has it; else as of `as_ranked`.
+        sample_weight: what each row counts in the loss.
+
+    Returns:
+        `Ranked`; labels, from 0 for a document that does not answer to 1, are its `scores`.
+
+    Raises:
+        ValueError: as `as_ranked`.
+    """
+    columns = None if isinstance(x, Ranked) else _judged_columns(x, y)
+    if columns is not None:
+        return _of_columns(columns, None, sample_weight)
+    if y is None and names_of_columns(x) is None and not isinstance(x, tuple):
+        stream = stream_of(x, as_judged)
+        if stream is not None:
+            refuse_beside(x, sample_weight=sample_weight)
+            return _joined(elements(stream))
+    return as_ranked(x, y, sample_weight)
+
+
+def _judged_columns(x: Any, y: Any) -> dict[str, Any] | None:
+    """Columns as of `as_ranked` of what has documents with labels; None for all else."""
+    names = names_of_columns(x)
+    if names is not None:
+        columns = {name: x[name] for name in names} if "document" in names else None
+    elif isinstance(x, tuple) and len(x) == 2 and y is not None and all(map(is_texts, x)):
+        columns = {"query": x[0], "document": x[1]}
+    else:
+        columns = _columns_of_judged_rows(x)
+    if columns is None:
+        return None
+    if y is not None and "label" in columns:
+        raise ValueError("Expected labels in label or in y. Received: both.")
+    if "query" not in columns or "positive" in columns:
+        raise ValueError(
+            "Expected columns query, document and label, or query, positive and negatives. "
+            f"Received: {list(columns)}."
+        )
+    label = columns.get("label", y)
+    scores = {} if label is None else {"score": label}
+    return {"query": columns["query"], "positive": columns["document"], **scores}
+
+
+def _columns_of_judged_rows(x: Any) -> dict[str, Any] | None:
+    if not isinstance(x, (list, tuple)) or not len(x):
+        return None
+    if isinstance(x[0], Mapping) and "document" in x[0]:
+        names = [name for name in ("query", "document", "label") if name in x[0]]
+        return _columns_of_rows(x, names)
+    if isinstance(x[0], (list, tuple)) and len(x[0]) == 3 and np.isreal(x[0][2]) is True:
+        return dict(zip(("query", "document", "label"), zip(*x, strict=True), strict=True))
+    return None
 
 
 def _known(names: Sequence[str]) -> list[str]:
@@ -146,8 +211,7 @@ def _known(names: Sequence[str]) -> list[str]:
     return known
 
 
-def _columns_of_rows(rows: Sequence[Any]) -> dict[str, list[Any]]:
-    names = _known(list(rows[0]))
+def _columns_of_rows(rows: Sequence[Any], names: Sequence[str]) -> dict[str, list[Any]]:
     for number, row in enumerate(rows):
         if missing := [n for n in names if not isinstance(row, Mapping) or n not in row]:
             raise ValueError(
@@ -237,3 +301,40 @@ class Distinct:
         found: dict[str, int] = {}
         numbers = [found.setdefault(text, len(found)) for text in texts]
         return cls(list(found), numbers)
+
+
+class SidedReader(Protocol):
+    """What lays queries and documents into rows: a reader of `keras_encdec.objectives.reader`."""
+
+    def laid(self, texts: Sequence[str], side: str) -> Inputs: ...
+
+
+def ranked_inputs(source: Ranked, reader: SidedReader) -> Inputs:
+    """Queries and documents as arrays; each different text is tokenised once.
+
+    Args:
+        source: n rows; K negatives at most.
+        reader: of the sides `"query"` and `"document"`.
+
+    Returns:
+        `query_token_ids`, `query_padding_mask` (n, T) and `query_ids` (n,), which tells texts
+        apart; of documents, the positive first, likewise (n, 1 + K, S) and (n, 1 + K). Documents
+        of a row that has fewer negatives than others are padding alone.
+    """
+    documents = source.documents
+    each = max(map(len, documents))
+    sizes = np.array([len(row) for row in documents])
+    there = np.arange(each) < sizes[:, None]
+    found = _laid(Distinct.of(source.queries), reader, "query")
+    flat = Distinct.of(text for row in documents for text in row)
+    for name, array in _laid(flat, reader, "document").items():
+        whole = np.zeros((*there.shape, *array.shape[1:]), "int32")
+        whole[there] = array
+        found[name] = whole
+    return found
+
+
+def _laid(texts: Distinct, reader: SidedReader, side: str) -> Inputs:
+    laid = reader.laid(texts.texts, side).items()
+    found = {f"{side}_{name}": array[texts.numbers] for name, array in laid}
+    return {**found, f"{side}_ids": np.array(texts.numbers, "int32")}

@@ -67,9 +67,10 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, field: str = "te
         refuse_beside(x, y=y, sample_weight=sample_weight)
         return stream
     if y is None and _are_columns(x):
-        weights = x[2:] if sample_weight is None else (*x[2:], sample_weight)
-        if len(weights) < 2:
-            return as_source(*x[:2], *weights, field=field)
+        inputs, targets, *weights = x
+        if weights:
+            refuse_beside(x, sample_weight=sample_weight)
+        return as_source(inputs, targets, weights[0] if weights else sample_weight, field)
     return _of_sequence(listed(x), y, sample_weight, field)
 
 

@@ -1,4 +1,4 @@
-"""From states of a row to one vector, and from choices to rows and back.
+"""From states of a row to one vector or to fewer states, and from choices to rows and back.
 
 Knows which tokens are a row's. Leaves what the vector is used for to `keras_encdec.models`.
 """
@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_encdec import check
+from keras_encdec.layers import masks
 from keras_encdec.spec import InputShape, Tensor
 
 Pooling = Literal["last", "mean", "first"]
@@ -56,6 +57,54 @@ class Pool(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "pooling": self.pooling}
+
+
+@keras.saving.register_keras_serializable(package="keras_encdec")
+class PoolGroups(keras.layers.Layer):
+    """(B, S, D) states and (B, S) mask to (B, G, D) states and (B, G) mask, G = S / r rounded up.
+
+    Each is the mean, in float32, of r tokens that stand one behind the other, the last of a row of
+    those that are left (arXiv 2606.22807). Padding is in no mean, wherever it stands.
+
+    Args:
+        size: r; 1 leaves states as they are.
+        **kwargs: of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if `size` is no whole number of 1 or more.
+    """
+
+    def __init__(self, size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size = check.whole("pooling", size)
+
+    def build(self, *input_shapes: InputShape) -> None:
+        """Nothing: it has no weights."""
+
+    def call(self, states: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The mask holds 1 for a group of some tokens, 0 for one of none, whose state is 0."""
+        groups = ops.arange(0, self._groups(ops.shape(states)[1]), dtype="int32")
+        group = masks.positions(ops.cast(padding_mask != 0, "int32")) // self.size
+        member = (group[:, None] == groups[:, None]) & (padding_mask != 0)[:, None]
+        member = ops.cast(member, "float32")  # (B, G, S)
+        counts = ops.sum(member, axis=-1)
+        shares = member / ops.maximum(counts, 1.0)[..., None]
+        means = ops.einsum("bgs,bsd->bgd", shares, ops.cast(states, "float32"))
+        return ops.cast(means, states.dtype), ops.cast(counts > 0, "int32")
+
+    def _groups(self, length: Any) -> Any:
+        return -(-length // self.size)
+
+    def compute_output_spec(
+        self, states: Tensor, padding_mask: Tensor
+    ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+        rows, length, width = states.shape
+        groups = None if length is None else self._groups(length)
+        means = keras.KerasTensor((rows, groups, width), states.dtype)
+        return means, keras.KerasTensor((rows, groups), "int32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "size": self.size}
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")

@@ -6,6 +6,8 @@ from keras_encdec.models.json_tokenizer import JsonTokenizer
 from keras_encdec.models.masked_lm import EncDecMaskedLM
 from keras_encdec.models.masked_lm_preprocessor import EncDecMaskedLMPreprocessor
 from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor
+from keras_encdec.models.reranker import EncDecReranker, RankedDocument
+from keras_encdec.models.reranker_preprocessor import EncDecRerankerPreprocessor
 from keras_encdec.models.seq2seq_lm import EncDecSeq2SeqLM
 from keras_encdec.models.text_classifier import EncDecTextClassifier
 from keras_encdec.models.text_classifier_preprocessor import EncDecTextClassifierPreprocessor
@@ -16,6 +18,8 @@ __all__ = [
     "EncDecBackbone",
     "EncDecMaskedLM",
     "EncDecMaskedLMPreprocessor",
+    "EncDecReranker",
+    "EncDecRerankerPreprocessor",
     "EncDecSeq2SeqLM",
     "EncDecSeq2SeqLMPreprocessor",
     "EncDecTextClassifier",
@@ -24,4 +28,5 @@ __all__ = [
     "EncDecTextEmbedderPreprocessor",
     "EncoderBackbone",
     "JsonTokenizer",
+    "RankedDocument",
 ]

@@ -4,13 +4,12 @@ Leaves `fit` and its like to `keras_encdec.models.learner`, and what a task's ou
 tasks.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_encdec import layout
+from keras_encdec import check
 from keras_encdec.data.batching import Batching, BatchSource, of_rows
 from keras_encdec.data.labelled import Classes, Labelled, ReadyRows, as_labelled
 from keras_encdec.data.ready import Rows
@@ -48,6 +47,7 @@ class OnEncoder(TaskFiles, Learner):
         if is_task(preset, cls):
             return super().from_preset(str(preset), load_weights, **kwargs)
         settings = {n: kwargs.pop(n) for n in cls.preprocessor_options if n in kwargs}
+        check.settings(settings, "preprocessor" in kwargs)
         found_by = {n: kwargs.pop(n) for n in ("dtype", "encoder_attention") if n in kwargs}
         found = find_encoder(preset, **found_by, with_output=cls.reads_output)
         if "preprocessor" not in kwargs:
@@ -90,20 +90,6 @@ class EncoderTask(OnEncoder, EncoderTrainer):
 
     def _source(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
         return as_labelled(x, y, sample_weight)
-
-    def _batching(
-        self,
-        batch_size: int | None,
-        class_weight: Mapping[int, float] | None = None,
-        epochs: int | None = None,
-        **options: Any,
-    ) -> Batching:
-        own = {"shuffle": False, "epochs": epochs or 1, "multiple": layout.replicas()}
-        return Batching(batch_size, **{**own, "classes": self._classes(class_weight), **options})
-
-    def _classes(self, class_weight: Mapping[int, float] | None) -> Classes | None:
-        """Which labels there may be; None for any."""
-        raise NotImplementedError
 
     def _batch_source(self, source: Labelled | ReadyRows, batching: Batching) -> BatchSource:
         size = self.backbone.spec.encoder.vocabulary_size

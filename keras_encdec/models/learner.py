@@ -17,6 +17,7 @@ from keras_encdec.accelerators import check_seen
 from keras_encdec.data.batching import Batching, BatchSource, split
 from keras_encdec.data.facts import described, made_of
 from keras_encdec.data.kinds import Source
+from keras_encdec.data.labelled import Classes
 from keras_encdec.data.recognize import unpacked
 from keras_encdec.training import run
 from keras_encdec.training.checkpoint_about import run_facts
@@ -27,8 +28,8 @@ from keras_encdec.training.trainer import Trainer
 class Learner(Trainer):
     """Gives a task what trains and evaluates it.
 
-    A task says what data is (`_source`), which converter makes batches of it (`_converter`), how
-    they are made (`_batching`) and which they are (`_batch_source`).
+    A task says what data is (`_source`), which converter makes batches of it (`_converter`) and
+    which they are (`_batch_source`); some also how they are made (`_batching`, `_classes`).
     """
 
     preprocessor: Any
@@ -84,8 +85,8 @@ class Learner(Trainer):
             held_out = self._source(*unpacked(validation_data))
         elif validation_split:
             source, held_out = split(self._in_memory(source), validation_split)
-        rules = {"shuffle": shuffle, "steps": steps_per_epoch, "class_weight": class_weight}
-        batching = self._batching(batch_size, epochs=epochs, **rules)
+        rules = {"shuffle": shuffle, "steps": steps_per_epoch}
+        batching = self._batching(batch_size, class_weight, epochs, **rules)
         batches = self._batches(source, batching)
         size, held = validation_batch_size or batch_size, None
         if held_out is not None:
@@ -192,15 +193,32 @@ class Learner(Trainer):
         """What data is."""
         raise NotImplementedError
 
-    def _batching(self, batch_size: int | None, **options: Any) -> Batching:
+    def _batching(
+        self,
+        batch_size: int | None,
+        class_weight: Mapping[int, float] | None = None,
+        epochs: int | None = None,
+        **options: Any,
+    ) -> Batching:
         """How data is batched, in order unless `shuffle`.
 
         Args:
             batch_size: B, or None.
-            **options: fields of `Batching` in place of the task's own, `epochs` of a run that
-                trains, and `class_weight`.
+            class_weight: what each class counts.
+            epochs: of a run that trains.
+            **options: fields of `Batching` in place of the task's own.
         """
-        raise NotImplementedError
+        own = {"shuffle": False, "epochs": epochs or 1, "multiple": layout.replicas()}
+        return Batching(batch_size, **{**own, "classes": self._classes(class_weight), **options})
+
+    def _classes(self, class_weight: Mapping[int, float] | None) -> Classes | None:
+        """Which labels there may be; None for any."""
+        if class_weight is not None:
+            raise ValueError(
+                "Expected no class_weight: there are no classes. Received: one. Weigh rows by "
+                "sample_weight."
+            )
+        return None
 
     def _batch_source(self, source: Any, batching: Batching) -> BatchSource:
         """The batches of data."""

@@ -12,8 +12,6 @@ import keras
 import keras_hub
 import numpy as np
 
-from keras_encdec import layout
-from keras_encdec.data.batching import Batching
 from keras_encdec.data.kinds import ModelInputs, Pairs, Source, Stream, kind_of
 from keras_encdec.data.recognize import as_source
 from keras_encdec.layers.hidden import OutputMatrix, StatesBefore
@@ -118,15 +116,3 @@ class EncDecMaskedLM(OnEncoder, TextLearner, MaskedTrainer, keras_hub.models.Mas
         if isinstance(kind, (Pairs, ModelInputs)):
             raise ValueError(f"Expected plain texts for MNTP. Received: {kind_of(kind)}.")
         return source
-
-    def _batching(
-        self,
-        batch_size: int | None,
-        class_weight: Mapping[int, float] | None = None,
-        epochs: int | None = None,
-        **options: Any,
-    ) -> Batching:
-        if class_weight is not None:
-            raise ValueError("Expected no class_weight: there are no classes. Received: one.")
-        own = {"shuffle": False, "epochs": epochs or 1, "multiple": layout.replicas()}
-        return Batching(batch_size, **{**own, **options})

@@ -14,6 +14,7 @@ from keras_encdec.data.kinds import Documents, Pairs, kind_of
 from keras_encdec.data.prompts import in_memory, prompts_of
 from keras_encdec.data.recognize import as_source
 from keras_encdec.models.backbone import EncDecBackbone
+from keras_encdec.models.two_tokenizers import TwoTokenizers
 from keras_encdec.objectives import Example, Objective, Stages
 from keras_encdec.objectives.config import from_config, to_config
 from keras_encdec.objectives.converter import FeatureConverter
@@ -24,7 +25,7 @@ _ARRAYS = ("encoder_token_ids", "encoder_padding_mask", "decoder_token_ids", "de
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
-class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
+class EncDecSeq2SeqLMPreprocessor(TwoTokenizers, keras_hub.models.Seq2SeqLMPreprocessor):
     """Makes `(x, y, sample_weight)` of text pairs, or of plain text by an objective.
 
     The encoder reads its tokens as they are, with neither `<bos>` nor `<eos>`. The
@@ -89,14 +90,9 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         self.cross_documents = cross_documents
         self.packing = packing
         self.allow_special = allow_special
-        self._encoder_tokenizer = encoder_tokenizer
-        if encoder_tokenizer is not None:
-            encoder_tokenizer.config_file = "encoder_tokenizer.json"  # its name in a preset
+        self.set_encoder_tokenizer(encoder_tokenizer)
         self.objective = objective
         self.converter  # noqa: B018 - checks the lengths
-        for layer in (self, tokenizer, encoder_tokenizer):
-            if layer is not None:  # else Keras traces the whole model in each epoch
-                layer.built = True
 
     @property
     def converter(self) -> FeatureConverter:
@@ -116,16 +112,6 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         if found != self._converter:
             self._converter = found
         return self._converter  # which may have looked up its objective's ids
-
-    @property
-    def encoder_tokenizer(self) -> Any:
-        """What the encoder's text is tokenised by."""
-        return self._encoder_tokenizer or self.tokenizer
-
-    @property
-    def has_two_vocabularies(self) -> bool:
-        """Whether encoder and decoder have tokens of their own."""
-        return self._encoder_tokenizer is not None
 
     @property
     def start_token_id(self) -> int:
@@ -150,9 +136,6 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
     @objective.setter
     def objective(self, objective: Any) -> None:
         self._unbound = from_config(objective or "prefix_lm")
-
-    def build(self, input_shape: Any = None) -> None:
-        """Nothing: all is known from the start."""
 
     # Training.
 
@@ -242,16 +225,7 @@ class EncDecSeq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
             "cross_documents": self.cross_documents,
             "packing": self.packing,
             "allow_special": self.allow_special,
-            "encoder_tokenizer": self._encoder_tokenizer
-            and keras.layers.serialize(self._encoder_tokenizer),
         }
-
-    @classmethod
-    def from_config(cls, config: dict) -> "EncDecSeq2SeqLMPreprocessor":
-        if isinstance(config.get("encoder_tokenizer"), dict):
-            tokenizer = keras.layers.deserialize(config["encoder_tokenizer"])
-            config = {**config, "encoder_tokenizer": tokenizer}
-        return super().from_config(config)
 
 
 def _examples(source: Any, converter: FeatureConverter, first: int, epoch: int) -> list[Example]:
@@ -323,12 +297,17 @@ def check_preprocessor(preprocessor: Any, pair: PairSpec | None = None) -> None:
 
 def check_rows(tokenizer: Any, rows: int) -> None:
     """Raises ValueError if a tokenizer has more tokens than an embedding has rows."""
-    try:
-        tokens = tokenizer.vocabulary_size()
-    except (ValueError, AttributeError):  # KerasHub has made it, and reads its files later
-        return
-    if tokens > rows:
+    tokens = vocabulary_of(tokenizer)
+    if tokens is not None and tokens > rows:
         raise ValueError(
             f"Expected a tokenizer of at most {rows} tokens, the rows of the embedding. "
             f"Received: one of {tokens}. It belongs to another model."
         )
+
+
+def vocabulary_of(tokenizer: Any) -> int | None:
+    """Tokens that a tokenizer has; None if KerasHub has made it, and reads its files later."""
+    try:
+        return int(tokenizer.vocabulary_size())
+    except (ValueError, AttributeError):
+        return None

@@ -121,8 +121,6 @@ class EncDecTextClassifier(EncoderTask, keras_hub.models.TextClassifier):
         """
         given = {"loss": loss, "metrics": metrics, **kwargs}
         self._compiled_with = types.MappingProxyType(given)  # Keras would keep metrics of a dict
-        if isinstance(optimizer, str) and optimizer == "auto":
-            optimizer = keras.optimizers.AdamW(5e-5, global_clipnorm=1.0)
         self._any_labels = loss != "auto"
         if not self._any_labels:
             logits = self.activation != keras.activations.softmax

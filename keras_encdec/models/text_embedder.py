@@ -5,7 +5,7 @@ Knows heads, prompts and similarities. Leaves training to `keras_encdec.models.e
 """
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -15,17 +15,15 @@ import numpy as np
 from keras_encdec import check, hosts, layout
 from keras_encdec.data.batching import Batching, BatchSource, of_rows
 from keras_encdec.data.labelled import Labelled, ReadyRows, as_labelled
-from keras_encdec.data.ranked import Ranked, as_ranked
+from keras_encdec.data.ranked import Ranked, as_ranked, ranked_inputs
 from keras_encdec.data.ready import Rows
 from keras_encdec.generation.buckets import length
 from keras_encdec.layers.pooling import Pool, Pooling
 from keras_encdec.models.encoder import EncoderBackbone
 from keras_encdec.models.encoder_preprocessor import OPTIONS
 from keras_encdec.models.encoder_task import EncoderTask
-from keras_encdec.models.text_embedder_preprocessor import (
-    EncDecTextEmbedderPreprocessor,
-    ranked_inputs,
-)
+from keras_encdec.models.finite import check_finite
+from keras_encdec.models.text_embedder_preprocessor import EncDecTextEmbedderPreprocessor
 from keras_encdec.progress import track
 from keras_encdec.spec import Tensor
 from keras_encdec.training.contrastive import InBatchNCE, unit
@@ -136,8 +134,6 @@ class EncDecTextEmbedder(EmbedderTrainer, EncoderTask, keras_hub.models.TextEmbe
         """
         kwargs["texts_at_once"] = texts_at_once
         given = {"loss": loss, "metrics": metrics, **kwargs}
-        if isinstance(optimizer, str) and optimizer == "auto":
-            optimizer = keras.optimizers.AdamW(5e-5, global_clipnorm=1.0)
         found = InBatchNCE() if isinstance(loss, str) and loss == "auto" else loss
         self.compile_vectors(optimizer, found, metrics=metrics, **kwargs)
         self._compiled_with = types.MappingProxyType(given)  # Keras would keep metrics of a dict
@@ -179,14 +175,7 @@ class EncDecTextEmbedder(EmbedderTrainer, EncoderTask, keras_hub.models.TextEmbe
         vectors = self._encoded_rows(self._converter.rows_of(self._prompted(texts, prompt)), size)
         if dimensions < width:
             vectors = _unit(vectors[:, :dimensions])
-        finite = np.isfinite(vectors).all(axis=1)
-        if not finite.all():
-            number = int(np.argmin(finite))
-            raise FloatingPointError(
-                f"Expected finite vectors. Received: NaN or Inf for {(~finite).sum()} of "
-                f"{len(texts)} texts, the first of them text {number}: {texts[number][:60]!r}. "
-                "Look for weights that are not finite, or compute in float32 or bfloat16."
-            )
+        check_finite("vectors", np.isfinite(vectors).all(axis=1), texts)
         return vectors
 
     def _prompted(self, texts: Sequence[str], prompt: str | None) -> list[tuple[str]]:
@@ -247,13 +236,6 @@ class EncDecTextEmbedder(EmbedderTrainer, EncoderTask, keras_hub.models.TextEmbe
         if self.compares and not isinstance(x, (Labelled, ReadyRows)):
             return as_ranked(x, y, sample_weight)
         return as_labelled(x, y, sample_weight)
-
-    def _classes(self, class_weight: Mapping[int, float] | None) -> None:
-        if class_weight is not None:
-            raise ValueError(
-                "Expected no class_weight: there are no classes. Received: one. Weigh rows by "
-                "sample_weight."
-            )
 
     def _check_ranked(self, source: Ranked) -> None:
         if source.scores is not None and not self._row_loss.reads_scores:

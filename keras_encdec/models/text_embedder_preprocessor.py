@@ -5,13 +5,10 @@ from typing import Any
 
 import keras
 import keras_hub
-import numpy as np
 
-from keras_encdec.data.ranked import Distinct, Ranked
 from keras_encdec.models.encoder import EncoderBackbone
 from keras_encdec.models.encoder_preprocessor import EncoderPreprocessor
 from keras_encdec.objectives.reader import PROMPTS, PromptedReader
-from keras_encdec.objectives.rows import Inputs
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
@@ -55,30 +52,3 @@ class EncDecTextEmbedderPreprocessor(
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "prompts": self.prompts}
-
-
-def ranked_inputs(source: Ranked, reader: PromptedReader) -> Inputs:
-    """Queries and documents as `EmbedderTrainer.batch_loss` reads them.
-
-    Each different text is tokenised once. Documents of a row that has fewer negatives than
-    others are padding alone.
-    """
-    documents = source.documents
-    each = max(map(len, documents))
-    sizes = np.array([len(row) for row in documents])
-    there = np.arange(each) < sizes[:, None]
-    queries = Distinct.of(source.queries)
-    flat = Distinct.of(text for row in documents for text in row)
-    found = _laid(queries, reader, "query")
-    of_documents = _laid(flat, reader, "document")
-    for name, array in of_documents.items():
-        whole = np.zeros((*there.shape, *array.shape[1:]), "int32")
-        whole[there] = array
-        found[name] = whole
-    return found
-
-
-def _laid(texts: Distinct, reader: PromptedReader, prompt: str) -> Inputs:
-    rows = reader.rows_of(reader.prompted(texts.texts, prompt))
-    laid = {f"{prompt}_{name}": array[texts.numbers] for name, array in reader.lay(rows).items()}
-    return {**laid, f"{prompt}_ids": np.array(texts.numbers, "int32")}

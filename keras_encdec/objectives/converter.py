@@ -21,7 +21,7 @@ from keras_encdec.objectives.mixture import Stages
 from keras_encdec.objectives.objective import Example, Objective
 from keras_encdec.objectives.retokenized import Retokenized
 from keras_encdec.objectives.rows import Inputs, Rows
-from keras_encdec.objectives.tokenizer import encode, piece_id
+from keras_encdec.objectives.tokenizer import encode, piece_id, start_token_id
 from keras_encdec.objectives.windows import Windows, cut
 from keras_encdec.warn import warn as warn_user
 
@@ -83,8 +83,7 @@ class FeatureConverter:
     @property
     def start_token_id(self) -> int:
         """What the decoder reads first: `<bos>`, or where there is none the end token."""
-        start = self.tokenizer.start_token_id
-        return self.tokenizer.end_token_id if start is None else start
+        return start_token_id(self.tokenizer)
 
     @property
     def stop_token_ids(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Texts to what an encoder alone reads: tokens of one row, cut where they do not fit.
+"""Texts to what an encoder, or a decoder that writes nothing, reads: rows of tokens, cut to fit.
 
 Knows what stands between two texts of a row and which of them is cut. NumPy only.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from keras_encdec import check
 from keras_encdec.objectives.control import plain
 from keras_encdec.objectives.rows import Inputs
-from keras_encdec.objectives.tokenizer import encode
+from keras_encdec.objectives.tokenizer import encode, start_token_id
 from keras_encdec.warn import warn
 
 # Of EmbeddingGemma (its model card), for retrieval.
@@ -53,13 +53,23 @@ class Reader:
         check.whole("seed", self.seed, least=0)
         for name in ("add_start_token", "add_end_token", "allow_special"):
             check.flag(name, getattr(self, name))
-        ends = {"add_start_token": "start_token_id", "add_end_token": "end_token_id"}
+        ends = {"add_start_token": self.start_token_id, "add_end_token": self.end_token_id}
         for name, token in ends.items():
-            if getattr(self, name) and getattr(self.tokenizer, token, None) is None:
+            if getattr(self, name) and token is None:
                 raise ValueError(
-                    f"Expected a tokenizer with a {token} for {name}=True. Received: "
+                    f"Expected a tokenizer with a {name[4:]}_id for {name}=True. Received: "
                     f"{type(self.tokenizer).__name__}, which has none."
                 )
+
+    @property
+    def start_token_id(self) -> int | None:
+        """What rows begin with, by `add_start_token`; None if there is no such token."""
+        return getattr(self.tokenizer, "start_token_id", None)
+
+    @property
+    def end_token_id(self) -> int | None:
+        """What rows end with, by `add_end_token`; None if there is no such token."""
+        return getattr(self.tokenizer, "end_token_id", None)
 
     def rows_of(self, rows: Sequence[Sequence[str]]) -> list[list[int]]:
         """Token ids of each row of texts; rows that are cut are counted in a warning."""
@@ -69,10 +79,10 @@ class Reader:
         for row in texts:
             parts = [next(ids) for _ in row]
             size = sum(map(len, parts))
-            room = self.sequence_length - self.add_start_token - self.add_end_token
-            if size > room:
-                too_long.append(size)
-                parts = _cut(parts, room)
+            framing = self.add_start_token + self.add_end_token
+            if size + framing > self.sequence_length:
+                too_long.append(size + framing)
+                parts = _cut(parts, self.sequence_length - framing)
             found.append(self._framed([i for part in parts for i in part]))
         if too_long:
             warn(
@@ -86,8 +96,8 @@ class Reader:
         return [self.separator + text if i else text for i, text in enumerate(texts)]
 
     def _framed(self, ids: list[int]) -> list[int]:
-        start = [self.tokenizer.start_token_id] if self.add_start_token else []
-        return [*start, *ids, *([self.tokenizer.end_token_id] if self.add_end_token else [])]
+        ends: list[Any] = [self.start_token_id, self.end_token_id]
+        return [*ends[:1] * self.add_start_token, *ids, *ends[1:] * self.add_end_token]
 
     def lay(self, rows: Sequence[Sequence[int]], length: int | None = None) -> Inputs:
         """`token_ids` and `padding_mask`, (B, S) int32, S no longer than is needed.
@@ -138,6 +148,77 @@ class PromptedReader(Reader):
             return [(text,) for text in texts]
         said = self.prompts[check.one_of("prompt", prompt, tuple(self.prompts))]
         return [(said + text,) for text in texts]
+
+    def laid(self, texts: Sequence[str], side: str) -> Inputs:
+        """Texts behind the prompt `side`, as of `lay`."""
+        return self.lay(self.rows_of(self.prompted(texts, side)))
+
+
+class _DecoderReader(Reader):
+    """Its rows begin as a decoder's do."""
+
+    @property
+    def start_token_id(self) -> int:
+        return start_token_id(self.tokenizer)
+
+
+# What the decoder of a reranker is told in front of each query.
+INSTRUCTION = "Does the document answer the query? Say yes or no."
+
+
+@dataclasses.dataclass(frozen=True)
+class PairReader:
+    """Makes rows of documents for an encoder, and of instruction and query for its decoder.
+
+    A decoder's row is `<bos>`, or where there is none the end token, the instruction, a line
+    break and the query. Where a row does not fit, a document is cut at its end, and the longer of
+    instruction and query at its own.
+
+    Args:
+        tokenizer: of the decoder, and of the encoder if it has none of its own.
+        encoder_tokenizer: of an encoder with another vocabulary, or None.
+        encoder_sequence_length: S, tokens of a document at most.
+        decoder_sequence_length: T, tokens of instruction and query at most.
+        instruction: text in front of each query; "" for none.
+        allow_special: as of `Reader`.
+        seed: what the order of rows follows from.
+
+    Raises:
+        ValueError: as `Reader`; or if the instruction is no text.
+    """
+
+    tokenizer: Any
+    encoder_tokenizer: Any = None
+    encoder_sequence_length: int = 512
+    decoder_sequence_length: int = 128
+    instruction: str = INSTRUCTION
+    allow_special: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("encoder_sequence_length", "decoder_sequence_length"):
+            check.whole(name, getattr(self, name), least=4)
+        check.text("instruction", self.instruction)
+        check.flag("allow_special", self.allow_special)
+        check.whole("seed", self.seed, least=0)
+
+    def reader(self, side: str) -> Reader:
+        """That of a side: `"document"` or `"query"`."""
+        own: dict[str, Any] = {"allow_special": self.allow_special}
+        if side == "query":
+            own["add_start_token"] = True
+            return _DecoderReader(self.tokenizer, self.decoder_sequence_length, **own)
+        tokenizer = self.encoder_tokenizer or self.tokenizer
+        return Reader(tokenizer, self.encoder_sequence_length, **own)
+
+    def rows_of(self, texts: Sequence[str], side: str) -> list[list[int]]:
+        """Token ids of documents, or of queries behind the instruction; as `Reader.rows_of`."""
+        front = (self.instruction,) if side == "query" and self.instruction else ()
+        return self.reader(side).rows_of([(*front, text) for text in texts])
+
+    def laid(self, texts: Sequence[str], side: str) -> Inputs:
+        """`token_ids` and `padding_mask` of texts of a side; as `Reader.lay`."""
+        return self.reader(side).lay(self.rows_of(texts, side))
 
 
 def _cut(parts: list[list[int]], room: int) -> list[list[int]]:

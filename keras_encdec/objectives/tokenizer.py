@@ -16,6 +16,12 @@ def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return [[i for row in itertools.islice(each, len(every)) for i in row] for every in parts]
 
 
+def start_token_id(tokenizer: Any) -> int:
+    """What a decoder reads first: `<bos>`, or where there is none the end token."""
+    start = tokenizer.start_token_id
+    return tokenizer.end_token_id if start is None else start
+
+
 def piece_id(tokenizer: Any, piece: str) -> int | None:
     """The id of a piece of the vocabulary; None if it has no such piece."""
     try:  # an unknown piece has the id of <unk> with some tokenizers, and no id with others

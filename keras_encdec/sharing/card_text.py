@@ -17,7 +17,7 @@ _SIDES = ("encoder", "decoder")
 BLANK = "To be filled by the author."
 BLANKS = ("Intended use", "Training data", "Limits, risks and biases")
 
-# Of tasks on an encoder: the hubs' name, what it is for, and a line that uses it.
+# Of tasks that write nothing: the hubs' name, what it is for, and a line that uses it.
 _TASKS = {
     "EncDecTextClassifier": (
         "text-classification",
@@ -28,6 +28,11 @@ _TASKS = {
         "feature-extraction",
         " It makes vectors of texts, to search and compare them by.",
         'print(model.encode_text(["A text."], prompt="document"))',
+    ),
+    "EncDecReranker": (
+        "text-ranking",
+        " It ranks documents by how well they answer a query.",
+        'print(model.rank("A query.", ["A document.", "Another."]))',
     ),
     "EncoderBackbone": (
         "feature-extraction",
@@ -74,8 +79,8 @@ def marked_part(record: Record, spec: Spec, handle: str, is_export: bool, kind: 
         is_export: whether the files are those of transformers.
         kind: class of the task or backbone.
     """
-    if isinstance(spec, EncoderSpec):
-        use = _how_to_use_encoder(handle, kind)
+    if isinstance(spec, EncoderSpec) or kind in _TASKS:
+        use = _how_to_use_task(handle, kind)
     else:
         use = _how_to_use(spec, handle, is_export)
     return "\n\n".join((_what_it_is(record, spec, kind), _how_made(record), use))
@@ -90,12 +95,12 @@ def _what_it_is(record: Record, spec: Spec, kind: str) -> str:
         causal = spec.encoder_attention == "causal"
         how = "token by token, each seeing those before it" if causal else "at once"
         text = f"An encoder of {total} parameters, which reads a text {how}."
-        text += _TASKS[kind][1] if kind in _TASKS else ""
     else:
         text = (
             f"An encoder-decoder language model of {total} parameters: the encoder reads the input "
             "at once, in both directions, and the decoder writes the output."
         )
+    text += _TASKS[kind][1] if kind in _TASKS else ""
     text += f" Made with keras_encdec by the method of [Encoder-Decoder Gemma]({SITE})."
     sides = _sides(spec)
     return f"{text}\n\n{_table(('', *sides), _rows_of_sides(record['sources'], spec))}"
@@ -281,7 +286,7 @@ def _how_to_use(spec: PairSpec, handle: str, is_export: bool) -> str:
     )
 
 
-def _how_to_use_encoder(handle: str, kind: str) -> str:
+def _how_to_use_task(handle: str, kind: str) -> str:
     use = _TASKS[kind][2] if kind in _TASKS else "print(model.summary())"
     load = f'model = keras_encdec.models.{kind}.from_preset("{handle}")'
     code = f"import keras_encdec\n\n{load}\n{use}"

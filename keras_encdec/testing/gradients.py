@@ -1,6 +1,10 @@
-"""Gradients by Keras variables, on any backend. Knows each backend's way to take them."""
+"""Gradients by Keras variables, on any backend, and by differences of NumPy.
+
+Knows each backend's way to take them.
+"""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -29,6 +33,30 @@ def value_and_gradients(function: Function, variables: Variables) -> tuple[float
         np.zeros(v.shape) if g is None else np.asarray(ops.convert_to_numpy(g), "float32")
         for v, g in zip(variables, gradients, strict=True)
     ]
+
+
+def differences(
+    function: Callable[..., Any], arrays: Sequence[np.ndarray], step: float = 1e-5
+) -> list[np.ndarray]:
+    """The gradient by each array, by central differences.
+
+    Args:
+        function: of float64 arrays, returns a number.
+        arrays: where; they are as before in the end.
+        step: to either side.
+    """
+    found = []
+    for array in arrays:
+        gradient = np.zeros(array.shape)
+        for place in np.ndindex(array.shape):
+            before, ends = array[place], []
+            for end in (before + step, before - step):
+                array[place] = end
+                ends.append(function(*arrays))
+            array[place] = before
+            gradient[place] = (ends[0] - ends[1]) / (2 * step)
+        found.append(gradient)
+    return found
 
 
 def _jax(function: Function, variables: Variables) -> ValueAndGradients:

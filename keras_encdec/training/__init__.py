@@ -5,6 +5,12 @@ from keras_encdec.training.contrastive import BiXSE, InBatchNCE
 from keras_encdec.training.distillation import Distillation
 from keras_encdec.training.estimate import estimate
 from keras_encdec.training.loss import FusedCrossEntropy
+from keras_encdec.training.ranking import (
+    ListNet,
+    ListwiseSoftmax,
+    PointwiseCrossEntropy,
+    RankNet,
+)
 from keras_encdec.training.warmup import CrossAttentionWarmup, pretrained
 
 __all__ = [
@@ -14,6 +20,10 @@ __all__ = [
     "Distillation",
     "FusedCrossEntropy",
     "InBatchNCE",
+    "ListNet",
+    "ListwiseSoftmax",
+    "PointwiseCrossEntropy",
+    "RankNet",
     "estimate",
     "pretrained",
 ]

@@ -103,7 +103,18 @@ def compare(vectors: Vectors) -> Compared:
     )
 
 
-class Contrastive:
+class ByFields:
+    """Gives a dataclass the config that Keras keeps of it."""
+
+    def get_config(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        return cls(**config)
+
+
+class Contrastive(ByFields):
     """A loss of `Vectors`, one number for each row; a subclass says which.
 
     Args:
@@ -130,13 +141,6 @@ class Contrastive:
         """Raises ValueError if vectors of that many numbers cannot be cut so."""
         for size in self.dimensions or ():
             check.whole("dimensions", size, most=width)
-
-    def get_config(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        return cls(**config)
 
 
 def _checked(dimensions: Mapping[Any, float] | None) -> dict[int, float] | None:

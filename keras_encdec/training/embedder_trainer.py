@@ -86,16 +86,8 @@ class EmbedderTrainer(EncoderTrainer):
         if not self.compares:
             return super().batch_loss(x, y, sample_weight, training, total_weight)
         vectors = self._vectors(x, y, training)
-        losses, first = self._row_loss(vectors), ranks_first(vectors)
-        weight = ops.cast(vectors.there[:, 0], "float32")
-        if sample_weight is not None:
-            weight *= ops.cast(sample_weight, "float32")
-        mean, loss = self._mean(losses, weight, total_weight)
-        assert self._reported is not None
-        of_loss, accuracy = self._reported.metrics
-        of_loss.update_state(mean, sample_weight=ops.sum(weight))
-        accuracy.update_state(first, sample_weight=weight)
-        return loss
+        found = self._row_loss(vectors), ranks_first(vectors)
+        return self._compared(*found, vectors.there[:, 0], sample_weight, total_weight)
 
     def _vectors(self, x: Mapping[str, Tensor], y: Any, training: bool) -> Vectors:
         masks = x["query_padding_mask"], x["document_padding_mask"]

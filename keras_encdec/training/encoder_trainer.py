@@ -1,4 +1,4 @@
-"""How a task on an encoder trains: the mean of what each row's loss is.
+"""How a task whose data is rows trains: the mean of what each row's loss is.
 
 Leaves a step and what is kept of it to `keras_encdec.training.trainer`.
 """
@@ -35,7 +35,7 @@ class EncoderTrainer(Trainer):
         """Takes what `compile` got.
 
         Args:
-            optimizer: as in Keras.
+            optimizer: as in Keras; `"auto"` for AdamW at 5e-5 with gradients clipped at norm 1.
             loss: a loss of Keras, or a function of labels and outputs, that gives one number for
                 each row.
             metrics: as in Keras; rows count by their weight, as in the loss.
@@ -50,6 +50,8 @@ class EncoderTrainer(Trainer):
         if found is None:
             raise ValueError("Expected a loss. Received: none.")
         check.keywords("an argument of compile()", kwargs, _OPTIONS)
+        if isinstance(optimizer, str) and optimizer == "auto":
+            optimizer = keras.optimizers.AdamW(5e-5, global_clipnorm=1.0)
         self.report(logs, *reported)
         keras.Model.compile(self, optimizer, None, weighted_metrics=metrics, **kwargs)
         self._row_loss, self.compiled_rate = found, learning_rate(self.optimizer)
@@ -112,6 +114,33 @@ class EncoderTrainer(Trainer):
         more, summed = self.losses, ops.sum(losses * weight)
         whole = total if total_weight is None else total_weight
         return sum(more, summed / total), sum(more, summed / whole)
+
+    def _compared(
+        self,
+        losses: Tensor,
+        right: Tensor,
+        there: Tensor,
+        sample_weight: Tensor | None,
+        total_weight: Tensor | None,
+    ) -> Tensor:
+        """The loss of rows that compare documents; the means of loss and accuracy are updated.
+
+        Args:
+            losses: (B,).
+            right: (B,) float32, 1 where the comparison comes out right.
+            there: (B,) bool, False for rows that fill a batch up.
+            sample_weight: (B,), or None.
+            total_weight: as of `batch_loss`.
+        """
+        weight = ops.cast(there, "float32")
+        if sample_weight is not None:
+            weight *= ops.cast(sample_weight, "float32")
+        mean, loss = self._mean(losses, weight, total_weight)
+        assert self._reported is not None
+        of_loss, accuracy = self._reported.metrics
+        of_loss.update_state(mean, sample_weight=ops.sum(weight))
+        accuracy.update_state(right, sample_weight=weight)
+        return loss
 
     def compute_loss(
         self,

@@ -7,7 +7,7 @@ import tensorflow as tf
 from datasets import Dataset
 
 from keras_encdec.data.facts import digest
-from keras_encdec.data.ranked import Distinct, Ranked, as_ranked
+from keras_encdec.data.ranked import Distinct, Ranked, as_judged, as_ranked
 
 QUERIES = ["What adds?", "What raises?", "What reads?"]
 POSITIVES = ["The sum of two.", "An error.", "A file."]
@@ -126,3 +126,53 @@ def test_a_source_is_what_it_is():
     assert as_ranked(source) is source
     with pytest.raises(ValueError, match="y beside"):
         as_ranked(source, POSITIVES)
+
+
+LABELS = [1, 0, 0.5]
+JUDGED = {"query": QUERIES, "document": POSITIVES, "label": LABELS}
+JUDGED_ROWS = [dict(zip(JUDGED, row, strict=True)) for row in zip(*JUDGED.values(), strict=True)]
+LABELLED = {
+    "dict": (JUDGED,),
+    "labels as y": ({"query": QUERIES, "document": POSITIVES}, LABELS),
+    "columns and labels": ((QUERIES, POSITIVES), np.array(LABELS)),
+    "frame": (pandas.DataFrame({**JUDGED, "url": "there"}),),
+    "dataset": (Dataset.from_dict(JUDGED),),
+    "rows": (JUDGED_ROWS,),
+    "tuples": (list(zip(*JUDGED.values(), strict=True)),),
+    "tf.data": (tf.data.Dataset.from_tensor_slices(JUDGED),),
+    "batches of tf.data": (tf.data.Dataset.from_tensor_slices(JUDGED).batch(2),),
+    "generator of rows": ((row for row in JUDGED_ROWS),),
+    "generator of pairs and labels": (
+        (((q, d), label) for q, d, label in zip(*JUDGED.values(), strict=True)),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", LABELLED)
+def test_documents_with_labels(form):
+    found = as_judged(*LABELLED[form])
+    assert (list(found.queries), list(found.positives)) == (QUERIES, POSITIVES)
+    np.testing.assert_array_equal(found.scores, np.array(LABELS, "float32"))
+    assert found.negatives is None
+
+
+@pytest.mark.parametrize("form", PAIRS.keys() - {"generator"})
+def test_what_is_ranked_is_judged_as_it_is(form):
+    found, expected = as_judged(*PAIRS[form]), as_ranked(*PAIRS[form])
+    assert (found.documents, found.scores) == (expected.documents, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((JUDGED, LABELS), "labels in label or in y. Received: both"),
+        (({**JUDGED, "positive": POSITIVES},), "query, document and label, or"),
+        (({"document": POSITIVES, "label": LABELS},), "columns query, document and label"),
+        (({**JUDGED, "label": [0, 1, 2]},), "score from 0 to 1. Received: 2.0 in row 2"),
+        (({**JUDGED, "label": ["a", "b", "c"]},), "a number as the score"),
+        (({**JUDGED, "document": ["a", "", "b"]},), "row 1. Received: an empty one"),
+    ],
+)
+def test_labels_that_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        as_judged(*arguments)

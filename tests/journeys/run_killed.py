@@ -1,6 +1,6 @@
 """Kills calls that write, at random moments, and looks at what they leave; prints a line of JSON.
 
-    python run_killed.py FOLDER 20 save export tokenize teacher outputs checkpoint
+    python run_killed.py FOLDER 20 save export tokenize teacher documents outputs checkpoint
 
 The process imports everything once and computes nothing: each call runs in a fork of it, which
 says when the call begins and is killed after a random share of the time that a whole one takes.
@@ -27,7 +27,8 @@ from safetensors.numpy import load_file
 
 from keras_encdec.data import teacher as teachers
 from keras_encdec.data import tokenize, tokenizing, write_teacher
-from keras_encdec.models import EncDecSeq2SeqLMPreprocessor
+from keras_encdec.models import EncDecReranker, EncDecSeq2SeqLMPreprocessor
+from keras_encdec.models import reranker as rerankers
 from keras_encdec.sharing import catalog
 from keras_encdec.testing.models import make_inputs, tiny_lm
 from keras_encdec.training import Checkpoint
@@ -69,6 +70,14 @@ def teacher(folder, number):
     text = tokenize(TEXTS[:60], lm.preprocessor.tokenizer)
     teachers._SHARD_BATCHES = 1
     return lambda: finished(folder) or write_teacher(folder, lm, text, preprocessor, k=4)
+
+
+def documents(folder, number):
+    model = EncDecReranker.from_preset(
+        "gemma2_mini_docs", words=("True", "False"), encoder_sequence_length=16
+    )
+    rerankers._SHARD_BATCHES = 1
+    return lambda: finished(folder) or model.encode_documents(TEXTS[:96], folder, batch_size=4)
 
 
 def finished(folder):
@@ -214,6 +223,7 @@ CALLS = {
     "export": (export, replaced),
     "tokenize": (tokens, resumed),
     "teacher": (teacher, resumed),
+    "documents": (documents, resumed),
     "outputs": (outputs, resumed),
     "checkpoint": (checkpoint, resumed),
 }

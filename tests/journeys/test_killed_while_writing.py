@@ -35,7 +35,7 @@ def test_a_folder_is_replaced_whole(tmp_path, name):
     assert not found["rest"]
 
 
-@pytest.mark.parametrize("name", ["tokenize", "teacher", "outputs", "checkpoint"])
+@pytest.mark.parametrize("name", ["tokenize", "teacher", "documents", "outputs", "checkpoint"])
 def test_a_job_goes_on(tmp_path, name):
     found = run(tmp_path, name)
     assert found["killed"] > 0

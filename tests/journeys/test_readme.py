@@ -32,6 +32,7 @@ def world(tmp_path_factory):
         "documents": [text] * 10,
         "summaries": ["Adds arrays."] * 10,
         "answers": ["no", "yes"] * 2,
+        "others": ["Opens a file."] * 10,
     }
     sizes = {
         "gemma2_2b_2b": "gemma2_tiny_tiny",

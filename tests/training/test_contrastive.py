@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_encdec.testing.gradients import value_and_gradients
+from keras_encdec.testing.gradients import differences, value_and_gradients
 from keras_encdec.testing.models import assert_close, to_numpy
 from keras_encdec.training import BiXSE, InBatchNCE
 from keras_encdec.training.contrastive import Vectors, ranks_first
@@ -117,23 +117,6 @@ def matryoshka(function, sizes):
         )
 
     return summed
-
-
-def differences(function, arrays):
-    """Gradients by central differences."""
-    found = []
-    for array in arrays:
-        gradient = np.zeros(array.shape)
-        for place in np.ndindex(array.shape):
-            ends = []
-            for step in (1e-5, -1e-5):
-                before = array[place]
-                array[place] += step
-                ends.append(function(*arrays))
-                array[place] = before
-            gradient[place] = (ends[0] - ends[1]) / 2e-5
-        found.append(gradient)
-    return found
 
 
 SIZES = {6: 1.0, 4: 0.5, 2: 0.25}
