@@ -13,6 +13,7 @@ from keras_encdec import check
 from keras_encdec.generation.generator import Generator
 from keras_encdec.layers.report import AttentionReport, report
 from keras_encdec.models.backbone import EncDecBackbone
+from keras_encdec.models.exports import exported
 from keras_encdec.models.pair_learner import PairLearner
 from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor, check_preprocessor
 from keras_encdec.models.task_files import TaskFiles
@@ -102,16 +103,5 @@ class EncDecSeq2SeqLM(Generator, TaskFiles, PairLearner, keras_hub.models.Seq2Se
             ValueError: naming what the layout cannot hold, or as `keras_encdec.upload_preset`.
         """
         from keras_encdec.sharing.export import export_to_transformers
-        from keras_encdec.sharing.upload import folder_for, upload_preset
 
-        check.keywords("a keyword of export_to_transformers()", options, _OF_UPLOADS)
-        if "://" not in str(path):
-            if options:
-                raise ValueError(f"Expected a handle with {sorted(options)}. Received: {path}.")
-            return export_to_transformers(self, path, max_shard_size)
-        with folder_for(path) as folder:
-            export_to_transformers(self, folder, max_shard_size)
-            upload_preset(folder, path, **options)
-
-
-_OF_UPLOADS = "license", "private", "message"
+        exported(lambda folder: export_to_transformers(self, folder, max_shard_size), path, options)

@@ -228,11 +228,13 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _kind_of(folder: Path, config: Mapping[str, Any]) -> str:
-    """The class of the task in a folder, or of its backbone."""
+    """The class of the task in a folder, or of its backbone; of an export the one there."""
+    if (folder / "modules.json").exists():
+        return "SentenceTransformer"
     try:
         return str(read_json(folder / "task.json").get("class_name"))
     except FileNotFoundError:
-        return str(config.get("class_name", ""))
+        return str(config.get("class_name") or config.get("architectures", [""])[0])
 
 
 def _broken(where: Any, line: int, problem: str) -> ValueError:
