@@ -164,7 +164,7 @@ def _reads(preprocessor: Any) -> dict[str, Any]:
         "start": preprocessor.add_start_token,
         "end": preprocessor.add_end_token,
         "split_special_tokens": not spelled,
-        "extra_special_tokens": preprocessor.reader.plain_tokens,
+        "plain": preprocessor.reader.plain_tokens,
         "model_max_length": preprocessor.sequence_length,
         "padding_side": "right",
         "truncation_side": "right",

@@ -5,6 +5,7 @@ is the preprocessor's.
 """
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,12 @@ def tokenizer_of_files(preset: str) -> Any:
 
 
 def write_tokenizer(
-    folder: Path, tokenizer: Any, start: bool = False, end: bool = False, **config: Any
+    folder: Path,
+    tokenizer: Any,
+    start: bool = False,
+    end: bool = False,
+    plain: Sequence[str] = (),
+    **config: Any,
 ) -> None:
     """Writes the files that transformers makes the same ids of.
 
@@ -41,6 +47,7 @@ def write_tokenizer(
         tokenizer: KerasHub's of Gemma, or a `JsonTokenizer`.
         start: whether texts get its start token there.
         end: whether they get its end token.
+        plain: tokens that are plain text where a text spells them, with `split_special_tokens`.
         **config: other fields of tokenizer_config.json.
 
     Raises:
@@ -59,6 +66,12 @@ def write_tokenizer(
     tokens = {f"{name}_token": token for name, token in special.items() if token is not None}
     added = {"add_bos_token": start, "add_eos_token": end}
     said = {"tokenizer_class": kind, **added, **tokens, **config}
+    if plain:  # for transformers they are special, and the others of the file stay what they are
+        flags = dict.fromkeys(("normalized", "lstrip", "rstrip", "single_word"), False)
+        said["added_tokens_decoder"] = {
+            str(int(tokenizer.token_to_id(token))): {"content": token, "special": True, **flags}
+            for token in plain
+        }
     write_json(folder / "tokenizer_config.json", said)
 
 
