@@ -16,14 +16,14 @@ from keras_encdec.data.labelled import Classes, Labelled, ReadyRows, as_labelled
 from keras_encdec.data.ready import Rows
 from keras_encdec.models.encoder import EncoderBackbone
 from keras_encdec.models.encoder_preprocessor import OPTIONS, inputs_of
-from keras_encdec.models.exports import EncoderExports
+from keras_encdec.models.exports import Exports
 from keras_encdec.models.learner import Learner
 from keras_encdec.models.task_files import TaskFiles
 from keras_encdec.objectives.reader import Reader
 from keras_encdec.training.encoder_trainer import EncoderTrainer
 
 
-class EncoderTask(EncoderExports, TaskFiles, Learner, EncoderTrainer):
+class EncoderTask(Exports, TaskFiles, Learner, EncoderTrainer):
     """Gives a task on an encoder what trains, loads and saves it."""
 
     backbone_cls = EncoderBackbone

@@ -7,21 +7,26 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_encdec import check
+from keras_encdec.spec import PairSpec
 
 _OF_UPLOADS = "license", "private", "message"
 
 
-class EncoderExports:
-    """Gives an encoder, or a task on one, its `export_to_transformers`."""
+class Exports:
+    """Gives a pair's task, an encoder, or a task on one, its `export_to_transformers`."""
 
     def export_to_transformers(
         self, path: Any, max_shard_size: float = 5.0, **options: Any
     ) -> None:
-        """Writes the encoder as transformers loads it to a folder, or uploads it to a hub.
+        """Writes the model as transformers loads it to a folder, or uploads it to a hub.
+
+        A pair becomes a T5Gemma; an encoder T5Gemma's encoder, with a classifier's head, or a
+        decoder-only model with `is_causal` in its config.
 
         Args:
-            path: a folder, as of `keras_encdec.sharing.export_encoder.export_encoder`, or a
-                handle, `"hf://owner/model"` or `"kaggle://owner/model/transformers/variation"`.
+            path: a folder, as of `keras_encdec.sharing.export.export_to_transformers` or, of
+                encoders, `keras_encdec.sharing.export_encoder.export_encoder`; or a handle,
+                `"hf://owner/model"` or `"kaggle://owner/model/transformers/variation"`.
             max_shard_size: of one file, in GiB.
             **options: with a handle, `license`, `private` and `message` of
                 `keras_encdec.upload_preset`.
@@ -33,9 +38,13 @@ class EncoderExports:
             >>> classifier.export_to_transformers("./hf_classifier")
             >>> transformers.pipeline("text-classification", "./hf_classifier")("A text.")
         """
+        from keras_encdec.sharing.export import export_to_transformers
         from keras_encdec.sharing.export_encoder import export_encoder
 
-        exported(lambda folder: export_encoder(self, folder, max_shard_size), path, options)
+        model: Any = self
+        pair = isinstance(getattr(model, "backbone", model).spec, PairSpec)
+        write = export_to_transformers if pair else export_encoder
+        exported(lambda folder: write(model, folder, max_shard_size), path, options)
 
 
 def exported(write: Callable[[Any], None], path: Any, options: dict[str, Any]) -> None:

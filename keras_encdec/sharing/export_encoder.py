@@ -23,7 +23,6 @@ from keras_encdec.integrity import check_finite
 from keras_encdec.models import (
     EncDecTextClassifier,
     EncDecTextEmbedder,
-    EncoderBackbone,
     JsonTokenizer,
 )
 from keras_encdec.sharing.card import write_card
@@ -84,7 +83,8 @@ def export_to_sentence_transformers(
             "Expected a preprocessor, whose tokenizer and prompts sentence-transformers asks for. "
             "Received: none. export_to_transformers writes an encoder alone."
         )
-    with atomic_folder(path) as folder:
+    size, largest = _bytes_of(embedder, max_shard_size)
+    with atomic_folder(path, size, largest=largest) as folder:
         _write(embedder, folder, max_shard_size)
         modules = list(_modules(embedder, folder))
         every = [
@@ -130,9 +130,9 @@ def _module(folder: Path, part: str, config: dict[str, Any]) -> str:
 
 def _write(model: Any, path: str | os.PathLike, max_shard_size: float) -> None:
     """Config, tensors and tokenizer of the encoder, and a classifier's head."""
-    max_shard_size = check.real("max_shard_size", max_shard_size, above=0)
-    backbone = model if isinstance(model, EncoderBackbone) else model.backbone
-    preprocessor = None if model is backbone else model.preprocessor
+    size, largest = _bytes_of(model, max_shard_size)
+    backbone = getattr(model, "backbone", model)
+    preprocessor = getattr(model, "preprocessor", None)
     layout = encoders.layout_of(backbone.spec, backbone.variable_dtype)
     config = layout.config
     if isinstance(model, EncDecTextClassifier):
@@ -140,9 +140,6 @@ def _write(model: Any, path: str | os.PathLike, max_shard_size: float) -> None:
     if preprocessor is not None:
         check_writable(preprocessor.tokenizer)
         config = _with_ids(config, preprocessor.tokenizer)
-    shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
-    shapes |= backbone.spec.weights()
-    size, largest = bytes_of(shapes, backbone.variable_dtype, max_shard_size)
     with atomic_folder(path, size, largest=largest) as folder:
         write_json(folder / "config.json", config)
         shards = Shards(folder, max_shard_size)
@@ -154,6 +151,14 @@ def _write(model: Any, path: str | os.PathLike, max_shard_size: float) -> None:
             write_tokenizer(folder, preprocessor.tokenizer, **_reads(preprocessor))
         backbone.record.write(folder, *backbone.merged_in_files(), {"what": "exported"})
         write_card(folder, final_of(path))
+
+
+def _bytes_of(model: Any, max_shard_size: float) -> tuple[int, int]:
+    """Of the files of an encoder with its task, as of `bytes_of`."""
+    check.real("max_shard_size", max_shard_size, above=0)
+    shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
+    backbone = getattr(model, "backbone", model)
+    return bytes_of(shapes | backbone.spec.weights(), backbone.variable_dtype, max_shard_size)
 
 
 def _reads(preprocessor: Any) -> dict[str, Any]:
@@ -188,10 +193,12 @@ def _head_config(classifier: EncDecTextClassifier, layout: Layout) -> dict[str, 
     Raises:
         ValueError: naming what it cannot hold.
     """
-    model_type = layout.config["model_type"]
+    model_type, reads = layout.config["model_type"], classifier.preprocessor
+    pads = reads is not None and reads.tokenizer.end_token_id == (reads.tokenizer.pad_token_id or 0)
     held = (
         ("pooling", classifier.pooling, "last"),
         ("num_choices", classifier.num_choices, None),
+        ("add_end_token", pads and reads.add_end_token, False),  # where it pads, too, it is cut off
         ("activation", keras.activations.serialize(classifier.activation), "linear"),
         ("model_type", model_type, encoders.T5GEMMA),  # heads of the others have no bias
     )

@@ -10,7 +10,12 @@ from reference_folder import write_folder
 from safetensors.numpy import load_file
 
 import keras_encdec
-from keras_encdec.models import EncDecTextClassifier, EncDecTextEmbedder, EncoderBackbone
+from keras_encdec.models import (
+    EncDecTextClassifier,
+    EncDecTextClassifierPreprocessor,
+    EncDecTextEmbedder,
+    EncoderBackbone,
+)
 from keras_encdec.sharing.whole import check_whole
 from keras_encdec.spec import EncoderSpec, NormSpec
 from keras_encdec.testing.models import assert_close, draw, make_inputs, tiny_backbone, to_numpy
@@ -216,6 +221,17 @@ def test_a_head_is_that_of_t5gemma(tmp_path):
 def test_heads_that_are_not_held(options, field, tmp_path):
     with pytest.raises(ValueError, match=f"Expected {field}.*Received"):
         classifier(**options).export_to_transformers(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_end_that_pads_is_not_held(qwen, tmp_path):
+    """transformers takes the last token that is not the padding's for a text's last."""
+    tokenizer = EncDecTextEmbedder.from_preset(qwen).preprocessor.tokenizer
+    assert tokenizer.end_token_id == 0
+    reads = EncDecTextClassifierPreprocessor(tokenizer, add_end_token=True)
+    model = EncDecTextClassifier(tiny(vocabulary_size=320), 2, reads)
+    with pytest.raises(ValueError, match="Expected add_end_token=False"):
+        model.export_to_transformers(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
