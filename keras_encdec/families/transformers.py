@@ -209,9 +209,13 @@ def local_layers(spec: EncoderSpec) -> dict[str, Any]:
 
 
 def local_window(spec: EncoderSpec) -> int | None:
-    """`sliding_window` of an encoder: the widest that there is, None where there is none."""
+    """`sliding_window` of an encoder: the widest that there is, None where there is none.
+
+    0, a query that sees itself alone, is none of theirs (their caches fail).
+    """
     sizes = [window_lengths(window)[0] for window in spec.encoder.windows if window is not None]
-    return max(sizes) - (spec.encoder_attention != "causal") if sizes else None
+    widest = max(sizes, default=0) - (spec.encoder_attention != "causal")
+    return widest if widest > 0 else None
 
 
 def scalar(spec: EncoderSpec) -> int:

@@ -110,6 +110,13 @@ def test_what_no_layout_holds_is_named(changes, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_window_of_a_token_alone(sources, tmp_path):
+    mistral = EncoderBackbone.from_preset(sources["mistral"]).spec.encoder
+    alone = EncoderBackbone(dataclasses.replace(mistral, windows=(1,) * 4))
+    with pytest.raises(ValueError, match=r"encoder.windows=\(1, 1, 1, 1\)"):
+        alone.export_to_transformers(tmp_path / "out")
+
+
 def test_dropout_is_held_by_t5gemma_alone(tmp_path, sources):
     encoder = tiny(dropout=0.1)
     encoder.export_to_transformers(tmp_path / "out")
