@@ -23,7 +23,7 @@ _INCOMPLETE = ".incomplete-"
 KEPT = "README.md", "LICENSE", "NOTICE"  # the user's too, which a save keeps
 _NAMED = 5  # files that an error names
 
-# What KerasHub's `save_to_preset` and the layout of transformers write.
+# What KerasHub's `save_to_preset` and the layouts of transformers and sentence-transformers write.
 OWN = (
     *(
         "config.json",
@@ -39,6 +39,8 @@ OWN = (
     *("assets/tokenizer/*", "assets/encoder_tokenizer/*"),
     *("generation_config.json", "tokenizer.model", "tokenizer_config.json"),
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("[0-9]*_[A-Z]*/config.json", "[0-9]*_[A-Z]*/model.safetensors"),
 )
 
 
@@ -134,6 +136,11 @@ def _check_replaceable(final: Path, also: Sequence[str], mark: str | None) -> No
             f"Expected a new folder, an empty one or {kind} to replace. Received: {final}, "
             f"which holds something else: {names}. Choose another name, or move these files."
         )
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes a file as a person can read it."""
+    path.write_text(json.dumps(data, indent=2) + "\n")
 
 
 def foreign_names(folder: Path, also: Sequence[str] = (), mark: str | None = None) -> str:

@@ -65,28 +65,32 @@ def convert(plan: Plan, sources: Mapping[str, Source], dtype: Any = None) -> Enc
 
 
 def load(
-    pair: PairSpec,
+    spec: PairSpec | EncoderSpec,
     source: ModelSource | SafetensorsSource,
     rules: Iterable[Rule],
     dropped: Iterable[str] = (),
     dtype: Any = None,
-) -> EncDecBackbone:
-    """Builds a pair whose every weight lies in one source.
+) -> Any:
+    """Builds a pair, or an encoder, whose every weight lies in one source.
 
     Args:
-        pair: what the source holds.
+        spec: what the source holds.
         source: where to read from.
         rules: its dialect.
         dropped: tensors of the source to leave out.
-        dtype: dtype or policy of the pair.
+        dtype: dtype or policy of the model.
+
+    Returns:
+        `EncDecBackbone` or `EncoderBackbone`.
 
     Raises:
         ValueError: if the source does not hold what the spec says, or the active
             distribution cannot cut a weight.
     """
-    bound = dialect.bind(rules, pair.weights())
+    bound = dialect.bind(rules, spec.weights())
     dialect.check(bound, source.tensors(), dropped)
-    backbone, variables = _without_values(EncDecBackbone, pair, dtype)
+    kind = EncDecBackbone if isinstance(spec, PairSpec) else EncoderBackbone
+    backbone, variables = _without_values(kind, spec, dtype)
     for name, tensor in track(list(bound.items()), "Loading"):
         array = check_finite(tensor.name, source.read(tensor.name), "the weights to load")
         _assign(variables[name], tensor.to_ours(array))
@@ -140,7 +144,7 @@ def copy_encoder(model: StacksBackbone, dtype: Any = None) -> EncoderBackbone:
 
 
 def export(
-    backbone: EncDecBackbone, rules: Iterable[Rule], write: Callable[[str, np.ndarray], None]
+    backbone: StacksBackbone, rules: Iterable[Rule], write: Callable[[str, np.ndarray], None]
 ) -> None:
     """Hands each weight, as `effective_weights` has it, to `write(name, array)` of a dialect."""
     bound = dialect.bind(rules, backbone.spec.weights())

@@ -12,10 +12,12 @@ from keras_encdec.evaluation.stand_in import write_stand_in
 from keras_encdec.evaluation.superglue import superglue
 
 if TYPE_CHECKING:
+    from keras_encdec.evaluation.embedding import MTEBEncoder
     from keras_encdec.evaluation.harness import LM
 
 __all__ = [
     "LM",
+    "MTEBEncoder",
     "correlate",
     "curve_of",
     "evaluated",
@@ -28,9 +30,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`LM`, a class of lm-eval's, when it is asked for: lm-eval is an extra."""
+    """Classes of lm-eval's and mteb's, when they are asked for: both are extras."""
     if name == "LM":
         from keras_encdec.evaluation.harness import LM
 
         return LM
+    if name == "MTEBEncoder":
+        from keras_encdec.evaluation.embedding import MTEBEncoder
+
+        return MTEBEncoder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras_encdec.families.dialect import Rule
-from keras_encdec.spec import StackSpec
+from keras_encdec.spec import EncoderSpec, StackSpec
 
 # Fields of a `StackSpec` that Llama and its kin share, in place of Gemma's.
 LLAMA: dict[str, Any] = {"activation": "silu", "post_norm": False, "scale_embeddings": False}
 
 Reader = Callable[[Mapping[str, Any]], StackSpec]
+Writer = Callable[[EncoderSpec], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Family:
         transformers: rules for the tensors of a safetensors file.
         from_keras_hub: the spec behind `get_config()` of a backbone.
         from_transformers: the spec behind a `config.json`.
+        to_transformers: the `config.json` of an encoder, as near as the family comes to it:
+            `keras_encdec.families.encoders` reads it again and refuses what is lost.
         tied: whether the embedding writes the logits, where a config does not say; each
             of the two readers finds `tie_word_embeddings` in its config.
         dropped: patterns of tensors that may be there and are no weights of the model.
@@ -35,6 +38,7 @@ class Family:
     transformers: tuple[Rule, ...]
     from_keras_hub: Reader
     from_transformers: Reader
+    to_transformers: Writer
     tied: bool
     # A tie that was stored as a copy, and rotary frequencies.
     dropped: tuple[str, ...] = ("lm_head.weight", "*.inv_freq")

@@ -6,7 +6,7 @@ from typing import Any
 from keras_encdec.families import keras_hub, transformers
 from keras_encdec.families.family import Family
 from keras_encdec.families.fields import reading
-from keras_encdec.spec import StackSpec
+from keras_encdec.spec import EncoderSpec, StackSpec
 
 
 def from_keras_hub(config: Mapping[str, Any]) -> StackSpec:
@@ -47,6 +47,24 @@ def from_transformers_2(config: Mapping[str, Any]) -> StackSpec:
         )
 
 
+def to_transformers(spec: EncoderSpec) -> dict[str, Any]:
+    """Of an encoder, as model type `gemma`."""
+    return transformers.config(spec, "GemmaModel", hidden_act="gelu_pytorch_tanh")
+
+
+def to_transformers_2(spec: EncoderSpec) -> dict[str, Any]:
+    """Of an encoder, as model type `gemma2`."""
+    return transformers.config(
+        spec,
+        "Gemma2Model",
+        hidden_activation="gelu_pytorch_tanh",
+        query_pre_attn_scalar=transformers.scalar(spec),
+        attn_logit_softcapping=spec.encoder.attention.logit_soft_cap,
+        final_logit_softcapping=spec.encoder.final_logit_soft_cap,
+        **transformers.local_layers(spec),
+    )
+
+
 FAMILIES = (
     Family(
         ("GemmaBackbone",),
@@ -55,6 +73,7 @@ FAMILIES = (
         transformers.rules(post_norm=False),
         from_keras_hub,
         from_transformers,
+        to_transformers,
         tied=True,
     ),
     Family(
@@ -64,6 +83,7 @@ FAMILIES = (
         transformers.rules(post_norm=True),
         from_keras_hub,
         from_transformers_2,
+        to_transformers_2,
         tied=True,
     ),
 )

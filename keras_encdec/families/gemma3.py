@@ -6,7 +6,7 @@ from typing import Any
 from keras_encdec.families import keras_hub, transformers
 from keras_encdec.families.family import Family
 from keras_encdec.families.fields import reading
-from keras_encdec.spec import RotarySpec, StackSpec
+from keras_encdec.spec import EncoderSpec, RotarySpec, StackSpec
 
 # Section 2.1: a base of its own for layers that see everything.
 _LOCAL_BASE, _GLOBAL_BASE = 10_000.0, 1_000_000.0
@@ -60,6 +60,25 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
         )
 
 
+def to_transformers(spec: EncoderSpec) -> dict[str, Any]:
+    """Of an encoder, as model type `gemma3_text`."""
+    stack = spec.encoder
+    by_kind = {
+        window is None: rotary for window, rotary in zip(stack.windows, stack.rotaries, strict=True)
+    }
+    near, everywhere = (by_kind.get(kind) or RotarySpec() for kind in (False, True))
+    kinds = {"full_attention": everywhere, "sliding_attention": near}
+    return transformers.config(
+        spec,
+        "Gemma3TextModel",
+        hidden_activation="gelu_pytorch_tanh",
+        query_pre_attn_scalar=transformers.scalar(spec),
+        attn_logit_softcapping=stack.attention.logit_soft_cap,
+        final_logit_softcapping=stack.final_logit_soft_cap,
+        **transformers.local_layers(spec),
+    ) | {"rope_parameters": {k: transformers.rope_parameters(r) for k, r in kinds.items()}}
+
+
 FAMILIES = (
     Family(
         ("Gemma3Backbone",),
@@ -68,6 +87,7 @@ FAMILIES = (
         transformers.rules(post_norm=True),
         from_keras_hub,
         from_transformers,
+        to_transformers,
         tied=True,
     ),
 )

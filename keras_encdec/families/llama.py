@@ -6,7 +6,7 @@ from typing import Any
 from keras_encdec.families import keras_hub, transformers
 from keras_encdec.families.family import LLAMA, Family
 from keras_encdec.families.fields import reading
-from keras_encdec.spec import RotarySpec, StackSpec
+from keras_encdec.spec import EncoderSpec, RotarySpec, StackSpec
 
 
 def from_keras_hub(config: Mapping[str, Any]) -> StackSpec:
@@ -37,6 +37,11 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
         return transformers.stack(field, **LLAMA)
 
 
+def to_transformers(spec: EncoderSpec) -> dict[str, Any]:
+    """Of an encoder, as model type `llama`."""
+    return transformers.config(spec, "LlamaModel", hidden_act="silu")
+
+
 FAMILIES = (
     Family(
         ("LlamaBackbone", "Llama3Backbone"),
@@ -45,6 +50,7 @@ FAMILIES = (
         transformers.rules(post_norm=False),
         from_keras_hub,
         from_transformers,
+        to_transformers,
         tied=False,
     ),
 )

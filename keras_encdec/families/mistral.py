@@ -6,7 +6,7 @@ from typing import Any
 from keras_encdec.families import keras_hub, transformers
 from keras_encdec.families.family import LLAMA, Family
 from keras_encdec.families.fields import reading
-from keras_encdec.spec import StackSpec
+from keras_encdec.spec import EncoderSpec, StackSpec
 
 
 def from_keras_hub(config: Mapping[str, Any]) -> StackSpec:
@@ -23,6 +23,12 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
         return transformers.stack(field, **LLAMA)
 
 
+def to_transformers(spec: EncoderSpec) -> dict[str, Any]:
+    """Of an encoder, as model type `mistral`."""
+    window = transformers.local_window(spec)
+    return transformers.config(spec, "MistralModel", hidden_act="silu", sliding_window=window)
+
+
 FAMILIES = (
     Family(
         ("MistralBackbone",),
@@ -31,6 +37,7 @@ FAMILIES = (
         transformers.rules(post_norm=False),
         from_keras_hub,
         from_transformers,
+        to_transformers,
         tied=False,
     ),
 )

@@ -6,7 +6,7 @@ from typing import Any
 from keras_encdec.families import keras_hub, transformers
 from keras_encdec.families.family import LLAMA, Family
 from keras_encdec.families.fields import reading
-from keras_encdec.spec import StackSpec
+from keras_encdec.spec import EncoderSpec, StackSpec
 
 
 def from_keras_hub_2(config: Mapping[str, Any]) -> StackSpec:
@@ -50,6 +50,26 @@ def _from_transformers(config: Mapping[str, Any], **own: Any) -> StackSpec:
         return transformers.stack(field, local=local, **own, **LLAMA)
 
 
+def to_transformers_2(spec: EncoderSpec) -> dict[str, Any]:
+    """Of an encoder, as model type `qwen2`."""
+    return _to_transformers(spec, "Qwen2Model")
+
+
+def to_transformers_3(spec: EncoderSpec) -> dict[str, Any]:
+    """Of an encoder, as model type `qwen3`."""
+    return _to_transformers(spec, "Qwen3Model")
+
+
+def _to_transformers(spec: EncoderSpec, architecture: str) -> dict[str, Any]:
+    return transformers.config(
+        spec,
+        architecture,
+        hidden_act="silu",
+        use_sliding_window=transformers.local_window(spec) is not None,
+        **transformers.local_layers(spec),
+    )
+
+
 FAMILIES = (
     Family(
         ("QwenBackbone", "Qwen2Backbone"),
@@ -58,6 +78,7 @@ FAMILIES = (
         transformers.rules(post_norm=False),
         from_keras_hub_2,
         from_transformers_2,
+        to_transformers_2,
         tied=False,
     ),
     Family(
@@ -67,6 +88,7 @@ FAMILIES = (
         transformers.rules(post_norm=False),
         from_keras_hub_3,
         from_transformers_3,
+        to_transformers_3,
         tied=False,
     ),
 )

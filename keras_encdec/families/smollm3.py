@@ -7,7 +7,7 @@ from keras_encdec.families import keras_hub, transformers
 from keras_encdec.families.dialect import Rule
 from keras_encdec.families.family import LLAMA, Family
 from keras_encdec.families.fields import reading
-from keras_encdec.spec import RotarySpec, StackSpec
+from keras_encdec.spec import EncoderSpec, RotarySpec, StackSpec
 
 _LAYER = (
     ("attention/query/kernel", "self_attn/q_proj/kernel", "d (n h) -> d n h"),
@@ -56,6 +56,18 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
         return transformers.stack(field, rotary=rotary, **LLAMA)
 
 
+def to_transformers(spec: EncoderSpec) -> dict[str, Any]:
+    """Of an encoder, as model type `smollm3`."""
+    return transformers.config(
+        spec,
+        "SmolLM3Model",
+        hidden_act="silu",
+        no_rope_layers=[int(rotary is not None) for rotary in spec.encoder.rotaries],
+        use_sliding_window=transformers.local_window(spec) is not None,
+        **transformers.local_layers(spec),
+    )
+
+
 FAMILIES = (
     Family(
         ("SmolLM3Backbone",),
@@ -64,6 +76,7 @@ FAMILIES = (
         transformers.rules(post_norm=False),
         from_keras_hub,
         from_transformers,
+        to_transformers,
         tied=True,
         dropped=("lm_head.weight", "*.inv_freq", "rotary_emb/inv_freq*"),
     ),

@@ -1,22 +1,26 @@
-"""The released T5Gemma pairs, in the layout of transformers and in KerasHub's.
+"""The released T5Gemma pairs, in the layout of transformers and in KerasHub's; encoders alone.
 
 Sources: transformers 5.23 models/t5gemma; keras_hub 0.32 src/models/t5gemma. Both
 read encoder windows in their own way (transformers one key wider, KerasHub not at
 all), which is theirs: the weights and fields are the same.
 """
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from keras_encdec.families import transformers
 from keras_encdec.families.dialect import Rule
 from keras_encdec.families.fields import reading
 from keras_encdec.spec import (
     AttentionSpec,
     CrossAttentionSpec,
+    EncoderSpec,
     NormSpec,
     PairSpec,
     RotarySpec,
     StackSpec,
+    window_lengths,
 )
 
 KERAS_HUB_CLASS = "T5GemmaBackbone"
@@ -75,6 +79,7 @@ def _rules(
 _ENCODER = _rules("encoder", _BLOCK)
 _DECODER = _rules("decoder", _BLOCK + _CROSS_ATTENTION)
 TRANSFORMERS = (*_ENCODER[0], *_DECODER[0])
+TRANSFORMERS_ENCODER = tuple(_ENCODER[0])
 KERAS_HUB = (*_ENCODER[1], *_DECODER[1])
 
 # Tied to the decoder's embedding; some writers store the tie as a copy.
@@ -100,15 +105,69 @@ def from_transformers(config: dict[str, Any]) -> PairSpec:
     Raises:
         ValueError: if a field asks for what a T5Gemma release never has.
     """
+    if is_encoder(config):
+        raise ValueError(
+            "Expected a pair. Received: is_encoder_decoder=false, an encoder alone. "
+            "keras_encdec.models.EncoderBackbone.from_preset loads it."
+        )
+    encoder, decoder = _stacks(config, ("encoder", "decoder"))
+    return PairSpec(encoder, decoder)
+
+
+def is_encoder(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is that of an encoder alone in this layout."""
+    return config.get("model_type") == "t5gemma" and config.get("is_encoder_decoder") is False
+
+
+def encoder_from_transformers(config: Mapping[str, Any]) -> EncoderSpec:
+    """The encoder behind a `config.json` with `is_encoder_decoder=False`.
+
+    Its windows have one key less than ours: transformers counts those beside a query's own.
+
+    Raises:
+        ValueError: as `from_transformers`.
+    """
+    (stack,) = _stacks(config, ("encoder",))
+    windows = tuple(window and int(window_lengths(window)[0]) + 1 for window in stack.windows)
+    return EncoderSpec(dataclasses.replace(stack, windows=windows))
+
+
+def encoder_to_transformers(spec: EncoderSpec, dtype: str) -> dict[str, Any]:
+    """The `config.json` of an encoder, as near as the layout comes to it.
+
+    Args:
+        spec: what to describe; `keras_encdec.families.encoders` says what is lost of it.
+        dtype: name of the dtype that the tensors are written in.
+    """
+    stack = spec.encoder
+    module = {
+        **_module(stack, dtype),
+        "query_pre_attn_scalar": transformers.scalar(spec),
+        "sliding_window": transformers.local_window(spec) or 4096,
+    }
+    return {
+        "architectures": ["T5GemmaEncoderModel"],
+        "is_encoder_decoder": False,
+        "encoder": {**module, **_SHARED, "is_decoder": False},
+        "vocab_size": stack.vocabulary_size,
+        "dropout_rate": stack.dropout,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        **_SHARED,
+    }
+
+
+def _stacks(config: Mapping[str, Any], sides: Iterable[str]) -> list[StackSpec]:
+    """The sides of a `config.json`; every field must be known."""
     if not config.get("tie_word_embeddings", True):
         raise ValueError("Expected tie_word_embeddings=true. Received: false.")
     try:
         with reading(config) as fields:
             fields.drop("encoder", "decoder", *_OF_A_PAIR)
-        for side in ("encoder", "decoder"):
+        for side in sides:
             with reading(config[side]) as fields:
                 fields.drop(*_OF_A_PAIR, *_OF_A_MODULE)
-        return PairSpec(_stack(config["encoder"]), _stack(config["decoder"]))
+        return [_stack(config[side]) for side in sides]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"Expected a T5Gemma config. Received: one without, or with an unknown, {error}."
@@ -161,16 +220,16 @@ def to_transformers(pair: PairSpec, dtype: str) -> dict[str, Any]:
         ("tied_embeddings", pair.tied_embeddings, False),
         ("encoder.vocabulary_size", pair.encoder.vocabulary_size, pair.decoder.vocabulary_size),
     )
-    decoder = _module(pair.decoder, dtype)
-    shared = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "tie_word_embeddings": True}
+    for stack in (pair.encoder, pair.decoder):
+        _check_held(stack)
     return {
         "architectures": ["T5GemmaForConditionalGeneration"],
         "model_type": "t5gemma",
         "is_encoder_decoder": True,
-        "encoder": {**_module(pair.encoder, dtype), **shared, "is_decoder": False},
+        "encoder": {**_module(pair.encoder, dtype), **_SHARED, "is_decoder": False},
         "decoder": {
-            **decoder,
-            **shared,
+            **_module(pair.decoder, dtype),
+            **_SHARED,
             "is_decoder": True,
             "cross_attention_hidden_size": pair.encoder.width,
         },
@@ -179,12 +238,14 @@ def to_transformers(pair: PairSpec, dtype: str) -> dict[str, Any]:
         "dropout_rate": pair.decoder.dropout,
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
-        **shared,
+        **_SHARED,
     }
 
 
+_SHARED = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "tie_word_embeddings": True}
+
+
 def _module(spec: StackSpec, dtype: str) -> dict[str, Any]:
-    _check_held(spec)
     kinds = {True: "full_attention", False: "sliding_attention"}
     return {
         "model_type": "t5_gemma_module",
@@ -198,9 +259,12 @@ def _module(spec: StackSpec, dtype: str) -> dict[str, Any]:
         "query_pre_attn_scalar": spec.attention.query_pre_attn_scalar,
         "attn_logit_softcapping": spec.attention.logit_soft_cap,
         "final_logit_softcapping": spec.final_logit_soft_cap,
-        "sliding_window": max((w for w in spec.windows if w), default=4096),
+        "sliding_window": max((window_lengths(w)[0] for w in spec.windows if w), default=4096),
         "layer_types": [kinds[window is None] for window in spec.windows],
-        "rope_parameters": {"rope_theta": _base(spec), "rope_type": "default"},
+        "rope_parameters": {
+            "rope_theta": transformers.first_rotary(spec).base,
+            "rope_type": "default",
+        },
         "rms_norm_eps": spec.norm.epsilon,
         "dropout_rate": spec.dropout,
         "hidden_activation": "gelu_pytorch_tanh",
@@ -216,7 +280,7 @@ def _module(spec: StackSpec, dtype: str) -> dict[str, Any]:
 def _check_held(spec: StackSpec) -> None:
     """Raises ValueError naming the first field that a T5Gemma module has no place for."""
     _only(
-        ("rotary", spec.rotary, RotarySpec(_base(spec))),
+        ("rotary", spec.rotary, RotarySpec(transformers.first_rotary(spec).base)),
         ("activation", spec.activation, "gelu_tanh"),
         ("norm", spec.norm, NormSpec(spec.norm.epsilon)),
         ("post_norm", spec.post_norm, True),
@@ -230,11 +294,6 @@ def _check_held(spec: StackSpec) -> None:
         raise ValueError(
             f"Expected one window size in the T5Gemma layout. Received: windows={spec.windows}."
         )
-
-
-def _base(spec: StackSpec) -> float:
-    """Of the rotary positions of the first layer that has them."""
-    return next((rotary.base for rotary in spec.rotaries if rotary), 10_000.0)
 
 
 def _only(*fields: tuple[str, Any, Any]) -> None:

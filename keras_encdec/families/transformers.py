@@ -1,5 +1,9 @@
 """What decoder-only families of transformers share: tensor names, and most of a config.
 
+Configs are read, and written for encoders: `"is_causal": false` in one makes a model read both
+ways, each query as many as `sliding_window` keys before and behind its own; a window of ours
+counts its own key too (`sliding_window_bidirectional_overlay` in masking_utils.py).
+
 Source: transformers 5.23, configuration_*.py and modeling_*.py of the families, which name
 the same things alike. A rule for a weight that a family lacks is never used.
 """
@@ -9,7 +13,14 @@ from typing import Any
 
 from keras_encdec.families.dialect import Rule
 from keras_encdec.families.fields import Fields
-from keras_encdec.spec import AttentionSpec, NormSpec, RotarySpec, StackSpec
+from keras_encdec.spec import (
+    AttentionSpec,
+    EncoderSpec,
+    NormSpec,
+    RotarySpec,
+    StackSpec,
+    window_lengths,
+)
 
 # Ours, theirs within a layer, and how the axes move from theirs to ours.
 _LAYER = (
@@ -107,6 +118,8 @@ def _windows(field: Fields, local: Callable[[int], bool]) -> tuple[int | None, .
     """Of each layer."""
     window, layers = field("sliding_window", None), range(field("num_hidden_layers"))
     kinds = field("layer_types", None)
+    if field("is_causal", True) is False and window is not None:
+        window += 1
     if not field("use_sliding_window", True):
         window = None
     if kinds is None:
@@ -151,3 +164,81 @@ def rotary_of(parameters: Mapping[str, Any]) -> RotarySpec:
         spec["original_length"] = given("original_max_position_embeddings")
     given.check_empty()
     return RotarySpec(**spec)
+
+
+def config(spec: EncoderSpec, architecture: str, **own: Any) -> dict[str, Any]:
+    """What families share of the `config.json` of an encoder; `stack` reads it.
+
+    Args:
+        spec: of the encoder.
+        architecture: the class in transformers.
+        **own: fields that the family has beside these.
+    """
+    stack, positions = spec.encoder, first_rotary(spec.encoder)
+    longest = (positions.original_length or _LENGTH) * positions.factor
+    return {
+        "architectures": [architecture],
+        "is_causal": spec.encoder_attention == "causal",
+        "vocab_size": stack.vocabulary_size,
+        "hidden_size": stack.width,
+        "intermediate_size": stack.feedforward_dim,
+        "num_hidden_layers": stack.num_layers,
+        "num_attention_heads": stack.attention.num_heads,
+        "num_key_value_heads": stack.attention.num_kv_heads,
+        "head_dim": stack.attention.head_dim,
+        "rms_norm_eps": stack.norm.epsilon,
+        "rope_parameters": rope_parameters(positions),
+        "tie_word_embeddings": stack.tied_output,
+        "max_position_embeddings": int(longest),
+        # Else a family's own ids, which need not be in the vocabulary; a tokenizer's replace them.
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")),
+        **own,
+    }
+
+
+_LENGTH = 8192  # a hint to programs that run a model; no number of it depends on it
+
+
+def local_layers(spec: EncoderSpec) -> dict[str, Any]:
+    """The fields of a family whose layers see everything or a window."""
+    windows = spec.encoder.windows
+    return {
+        "sliding_window": local_window(spec) or _LENGTH // 2,  # masks are made, used or not
+        "layer_types": ["full_attention" if w is None else "sliding_attention" for w in windows],
+    }
+
+
+def local_window(spec: EncoderSpec) -> int | None:
+    """`sliding_window` of an encoder: the widest that there is, None where there is none.
+
+    0, a query that sees itself alone, is none of theirs (their caches fail).
+    """
+    sizes = [window_lengths(window)[0] for window in spec.encoder.windows if window is not None]
+    widest = max(sizes, default=0) - (spec.encoder_attention != "causal")
+    return widest if widest > 0 else None
+
+
+def scalar(spec: EncoderSpec) -> int:
+    """`query_pre_attn_scalar`, which is a whole number there."""
+    return int(spec.encoder.attention.query_pre_attn_scalar)
+
+
+def first_rotary(stack: StackSpec) -> RotarySpec:
+    """Of the first layer that knows positions."""
+    return next(filter(None, stack.rotaries), RotarySpec())
+
+
+def rope_parameters(rotary: RotarySpec) -> dict[str, Any]:
+    """The inverse of `rotary_of`."""
+    if rotary.original_length is not None:
+        return {
+            "rope_type": "llama3",
+            "rope_theta": rotary.base,
+            "factor": rotary.factor,
+            "low_freq_factor": rotary.low_frequency_factor,
+            "high_freq_factor": rotary.high_frequency_factor,
+            "original_max_position_embeddings": rotary.original_length,
+        }
+    if rotary.factor != 1.0:
+        return {"rope_type": "linear", "rope_theta": rotary.base, "factor": rotary.factor}
+    return {"rope_type": "default", "rope_theta": rotary.base}

@@ -12,11 +12,12 @@ import keras
 from keras_encdec import layout
 from keras_encdec.layers.stack import Encoder, Stack
 from keras_encdec.models.base import StacksBackbone
+from keras_encdec.models.exports import Exports
 from keras_encdec.spec import EncoderAttention, EncoderSpec, StackSpec, stack_from_json
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
-class EncoderBackbone(StacksBackbone):
+class EncoderBackbone(Exports, StacksBackbone):
     """The encoder of a pair, or a decoder-only model as one, without a decoder.
 
     Inputs are KerasHub's: `token_ids` and `padding_mask`, (B, S); the output is (B, S, D)

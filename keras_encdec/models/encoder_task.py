@@ -15,13 +15,14 @@ from keras_encdec.data.labelled import Classes, Labelled, ReadyRows, as_labelled
 from keras_encdec.data.ready import Rows
 from keras_encdec.models.encoder import EncoderBackbone
 from keras_encdec.models.encoder_preprocessor import OPTIONS, inputs_of
+from keras_encdec.models.exports import Exports
 from keras_encdec.models.learner import Learner
 from keras_encdec.models.task_files import TaskFiles
 from keras_encdec.objectives.reader import Reader
 from keras_encdec.training.encoder_trainer import EncoderTrainer
 
 
-class OnEncoder(TaskFiles, Learner):
+class OnEncoder(Exports, TaskFiles, Learner):
     """Gives a task on an encoder what loads and saves it."""
 
     reads_output = False  # whether it goes on with the output matrix of a decoder-only model

@@ -13,13 +13,14 @@ from keras_encdec import check
 from keras_encdec.generation.generator import Generator
 from keras_encdec.layers.report import AttentionReport, report
 from keras_encdec.models.backbone import EncDecBackbone
+from keras_encdec.models.exports import Exports
 from keras_encdec.models.pair_learner import PairLearner
 from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor, check_preprocessor
 from keras_encdec.models.task_files import TaskFiles
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
-class EncDecSeq2SeqLM(Generator, TaskFiles, PairLearner, keras_hub.models.Seq2SeqLM):
+class EncDecSeq2SeqLM(Exports, Generator, TaskFiles, PairLearner, keras_hub.models.Seq2SeqLM):
     """An encoder-decoder language model with its preprocessor.
 
     Called on model inputs it returns logits (B, T, V). `fit` takes pairs of texts
@@ -85,33 +86,3 @@ class EncDecSeq2SeqLM(Generator, TaskFiles, PairLearner, keras_hub.models.Seq2Se
         """As `keras.Model.quantize`, of the backbone: a tokenizer has nothing to quantise."""
         super().quantize(mode, **kwargs)
         self.generate_function = None
-
-    def export_to_transformers(
-        self, path: Any, max_shard_size: float = 5.0, **options: Any
-    ) -> None:
-        """Writes the T5Gemma layout to a folder, or uploads it to a hub.
-
-        Args:
-            path: a folder, as of `keras_encdec.sharing.export.export_to_transformers`, or a
-                handle, `"hf://owner/model"` or `"kaggle://owner/model/transformers/variation"`.
-            max_shard_size: of one file, in GiB.
-            **options: with a handle, `license`, `private` and `message` of
-                `keras_encdec.upload_preset`.
-
-        Raises:
-            ValueError: naming what the layout cannot hold, or as `keras_encdec.upload_preset`.
-        """
-        from keras_encdec.sharing.export import export_to_transformers
-        from keras_encdec.sharing.upload import folder_for, upload_preset
-
-        check.keywords("a keyword of export_to_transformers()", options, _OF_UPLOADS)
-        if "://" not in str(path):
-            if options:
-                raise ValueError(f"Expected a handle with {sorted(options)}. Received: {path}.")
-            return export_to_transformers(self, path, max_shard_size)
-        with folder_for(path) as folder:
-            export_to_transformers(self, folder, max_shard_size)
-            upload_preset(folder, path, **options)
-
-
-_OF_UPLOADS = "license", "private", "message"

@@ -22,6 +22,7 @@ from keras_encdec.layers.pooling import Pool, Pooling
 from keras_encdec.models.encoder import EncoderBackbone
 from keras_encdec.models.encoder_preprocessor import OPTIONS
 from keras_encdec.models.encoder_task import EncoderTask
+from keras_encdec.models.exports import exported
 from keras_encdec.models.finite import check_finite
 from keras_encdec.models.text_embedder_preprocessor import EncDecTextEmbedderPreprocessor
 from keras_encdec.progress import track
@@ -221,6 +222,34 @@ class EncDecTextEmbedder(EmbedderTrainer, EncoderTask, keras_hub.models.TextEmbe
                 "both with the same dimensions."
             )
         return arrays[0] @ arrays[1].T
+
+    def export_to_sentence_transformers(
+        self, path: Any, max_shard_size: float = 5.0, **options: Any
+    ) -> None:
+        """Writes the embedder as sentence-transformers loads it to a folder, or uploads it.
+
+        Encoder, pooling, projection, normalisation, prompts, and how texts are cut: `encode` gives
+        there what `encode_text` gives here.
+
+        Args:
+            path: a folder, as of
+                `keras_encdec.sharing.export_encoder.export_to_sentence_transformers`, or a handle.
+            max_shard_size: of one file of the encoder, in GiB.
+            **options: as of `export_to_transformers`.
+
+        Raises:
+            ValueError: as `export_to_transformers`, or if there is no preprocessor.
+
+        Example:
+            >>> embedder.export_to_sentence_transformers("./st_model")
+            >>> SentenceTransformer("./st_model").encode(["Who?"], prompt_name="query")
+        """
+        from keras_encdec.sharing.export_encoder import export_to_sentence_transformers
+
+        def write(folder: Any) -> None:
+            export_to_sentence_transformers(self, folder, max_shard_size)
+
+        exported(write, path, options)
 
     # What `fit` and the others read.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_encdec import check
-from keras_encdec.objectives.control import plain
+from keras_encdec.objectives.control import control_tokens, plain
 from keras_encdec.objectives.rows import Inputs
 from keras_encdec.objectives.tokenizer import encode, start_token_id
 from keras_encdec.warn import warn
@@ -70,6 +70,11 @@ class Reader:
     def end_token_id(self) -> int | None:
         """What rows end with, by `add_end_token`; None if there is no such token."""
         return getattr(self.tokenizer, "end_token_id", None)
+
+    @property
+    def plain_tokens(self) -> list[str]:
+        """Control tokens that are plain text where a text spells them."""
+        return [] if self.allow_special else sorted(control_tokens(self.tokenizer))
 
     def rows_of(self, rows: Sequence[Sequence[str]]) -> list[list[int]]:
         """Token ids of each row of texts; rows that are cut are counted in a warning."""

@@ -149,7 +149,7 @@ def _with_part(folder: Path, old: str | None, title: str, load: str, where: Path
     """A card, new or old, that says of a folder's model what is true now."""
     record, config = _record(folder), read_json(folder / "config.json")
     is_export = "model_type" in config
-    kind, spec = _kind_of(folder, config), spec_of_config(config)
+    kind, spec = kind_of(folder, config), spec_of_config(config)
     assert spec is not None  # a model of ours or an export
     part = card_text.marked_part(record, spec, load, is_export, kind)
     if old is not None:
@@ -160,7 +160,7 @@ def _with_part(folder: Path, old: str | None, title: str, load: str, where: Path
 def _is_unedited(folder: Path, text: str) -> bool:
     """Whether a card is as it was written, but for its title and licence."""
     config = read_json(folder / "config.json")
-    new = _new(_record(folder), "", "", "model_type" in config, _kind_of(folder, config))
+    new = _new(_record(folder), "", "", "model_type" in config, kind_of(folder, config))
 
     def bare(text: str) -> str:
         before, _, rest = text.partition(BEGIN)
@@ -227,12 +227,14 @@ def _record(folder: Path) -> dict[str, Any]:
     return read_json(folder / provenance.FILE)
 
 
-def _kind_of(folder: Path, config: Mapping[str, Any]) -> str:
-    """The class of the task in a folder, or of its backbone."""
+def kind_of(folder: Path, config: Mapping[str, Any]) -> str:
+    """The class of the task in a folder, or of its backbone; of an export the one there."""
+    if (folder / "modules.json").exists():
+        return "SentenceTransformer"
     try:
         return str(read_json(folder / "task.json").get("class_name"))
     except FileNotFoundError:
-        return str(config.get("class_name", ""))
+        return str(config.get("class_name") or config.get("architectures", [""])[0])
 
 
 def _broken(where: Any, line: int, problem: str) -> ValueError:

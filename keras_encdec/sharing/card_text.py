@@ -39,7 +39,18 @@ _TASKS = {
         "",
         'print(model({"token_ids": ids, "padding_mask": mask}))',
     ),
+    "SentenceTransformer": (
+        "sentence-similarity",
+        " It makes vectors of texts, to search and compare them by.",
+        'print(model.encode(["A text."], prompt_name="document"))',
+    ),
+    "T5GemmaForSequenceClassification": (
+        "text-classification",
+        " A head on it classifies texts.",
+        "print(model(**inputs).logits)",
+    ),
 }
+_STATES = "feature-extraction", "", "print(model(**inputs).last_hidden_state)"
 
 Record = Mapping[str, Any]
 Spec = PairSpec | EncoderSpec
@@ -57,9 +68,10 @@ def front_matter(record: Record, is_export: bool, kind: str = "") -> dict[str, A
     bases = list(dict.fromkeys(s["hugging_face"] for s in sources if s.get("hugging_face")))
     languages = list(dict.fromkeys(one for s in sources for one in s.get("language", ())))
     license = licenses.common(record["sources"])
+    encodes = kind in _TASKS or kind.endswith("Model")  # of transformers, without a head
     fields = {
-        "library_name": "transformers" if is_export else "keras-hub",
-        "pipeline_tag": _TASKS[kind][0] if kind in _TASKS else "text2text-generation",
+        "library_name": _library(is_export, kind),
+        "pipeline_tag": _TASKS.get(kind, _STATES)[0] if encodes else "text2text-generation",
         "license": license,
         "base_model": bases,
         "base_model_relation": "finetune" if bases else None,
@@ -67,6 +79,13 @@ def front_matter(record: Record, is_export: bool, kind: str = "") -> dict[str, A
         "tags": list(TAGS),
     }
     return {name: value for name, value in fields.items() if value}
+
+
+def _library(is_export: bool, kind: str) -> str:
+    """Whose files they are, as the hubs call it."""
+    if kind == "SentenceTransformer":
+        return "sentence-transformers"
+    return "transformers" if is_export else "keras-hub"
 
 
 def marked_part(record: Record, spec: Spec, handle: str, is_export: bool, kind: str = "") -> str:
@@ -80,7 +99,7 @@ def marked_part(record: Record, spec: Spec, handle: str, is_export: bool, kind: 
         kind: class of the task or backbone.
     """
     if isinstance(spec, EncoderSpec) or kind in _TASKS:
-        use = _how_to_use_task(handle, kind)
+        use = (_use_exported if is_export else _how_to_use_task)(handle, kind)
     else:
         use = _how_to_use(spec, handle, is_export)
     return "\n\n".join((_what_it_is(record, spec, kind), _how_made(record), use))
@@ -291,6 +310,26 @@ def _how_to_use_task(handle: str, kind: str) -> str:
     load = f'model = keras_encdec.models.{kind}.from_preset("{handle}")'
     code = f"import keras_encdec\n\n{load}\n{use}"
     return f"## How to use it\n\n`pip install keras-encdec`, then:\n\n{_code(code)}"
+
+
+def _use_exported(handle: str, kind: str) -> str:
+    """Of an encoder in a layout of others."""
+    name = handle.removeprefix("hf://")
+    if kind == "SentenceTransformer":
+        code = (
+            "from sentence_transformers import SentenceTransformer\n\n"
+            f'model = SentenceTransformer("{name}")'
+        )
+    else:
+        code = (
+            f"from transformers import AutoTokenizer, {kind}\n\n"
+            f'model = {kind}.from_pretrained("{name}")\n'
+            f'inputs = AutoTokenizer.from_pretrained("{name}")("A text.", return_tensors="pt")'
+        )
+    code += f"\n{_TASKS.get(kind, _STATES)[2]}"
+    load = f'encoder = keras_encdec.models.EncoderBackbone.from_preset("{handle}")'
+    back = "" if "Classification" in kind else _code(f"import keras_encdec\n\n{load}")
+    return f"## How to use it\n\n{_code(code)}" + (back and f"\n\nBack in Keras:\n\n{back}")
 
 
 def _in_transformers(spec: PairSpec) -> str:

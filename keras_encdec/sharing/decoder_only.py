@@ -60,6 +60,11 @@ def find(model: Any) -> DecoderOnly:
     catalog.check_known(name)
     preset = catalog.on_this_machine(name)
     config = config_of(preset)
+    if config.get("is_causal") is False:
+        raise ValueError(
+            f"Expected a decoder-only model. Received: {name}, an encoder: its config.json has "
+            "is_causal=false. keras_encdec.models.EncoderBackbone.from_preset loads it."
+        )
     return (Folder if "model_type" in config else Preset)(preset, config, name)
 
 

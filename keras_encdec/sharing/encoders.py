@@ -11,7 +11,9 @@ import keras
 import keras_hub
 
 from keras_encdec.accelerators import check_seen
-from keras_encdec.conversion.execute import convert_encoder, copy_encoder
+from keras_encdec.conversion.execute import convert_encoder, copy_encoder, load
+from keras_encdec.conversion.sources import SafetensorsSource
+from keras_encdec.families import encoders
 from keras_encdec.files import read_json, readable
 from keras_encdec.models.base import StacksBackbone
 from keras_encdec.models.encoder import EncoderBackbone
@@ -19,7 +21,8 @@ from keras_encdec.sharing import catalog
 from keras_encdec.sharing.configs import ENCODER, PAIR, RELEASED
 from keras_encdec.sharing.decoder_only import DecoderOnly, backbone_of, config_of, find
 from keras_encdec.sharing.fetch import file_of, folder_of
-from keras_encdec.sharing.load import check_files, from_preset, tokenizer_alone
+from keras_encdec.sharing.load import check_files, from_preset, read_record, tokenizer_alone
+from keras_encdec.sharing.tokenizers import tokenizer_of_files
 from keras_encdec.spec import EncoderAttention, EncoderSpec
 
 
@@ -41,7 +44,8 @@ def find_encoder(
 
     Args:
         preset: a preset, folder or handle of ours, of a pair or of an encoder; a released
-            T5Gemma; such a model in memory, of which it is a copy; a recipe of
+            T5Gemma; an encoder in a layout of transformers, as `export_to_transformers` writes it;
+            such a model in memory, of which it is a copy; a recipe of
             `keras_encdec.presets`, whose encoder is its first source made bidirectional; or a
             decoder-only model, all that `keras_encdec.adapt` takes.
         encoder_attention: how a decoder-only model is to read: `"bidirectional"` by default, or
@@ -91,6 +95,9 @@ def _by_name(name: str, attention: EncoderAttention | None, dtype: Any, with_out
     catalog.check_known(name)
     preset = catalog.on_this_machine(name)
     config = config_of(preset)
+    if spec := encoders.from_transformers(config):
+        _refuse_attention(attention, repr(name))
+        return _of_transformers(folder_of(preset), config, spec, dtype, name)
     kind = config.get("registered_name")
     if kind != ENCODER and kind != PAIR and config.get("model_type") not in RELEASED:
         return _of_decoder_only(find(name), attention, dtype, with_output)
@@ -111,6 +118,16 @@ def _of_preset(folder: str, dtype: Any) -> Found:
         kind: Any = keras.saving.get_registered_object(read_json(task)["registered_name"])
         found = kind.from_preset(folder, dtype=dtype)
     return Found(found.backbone, getattr(found.preprocessor, "tokenizer", None))
+
+
+def _of_transformers(
+    folder: str, config: dict[str, Any], spec: EncoderSpec, dtype: Any, name: str
+) -> Found:
+    """Of an encoder in a layout of transformers."""
+    source = SafetensorsSource(lambda file: file_of(folder, file), folder)
+    backbone = load(spec, source, encoders.rules_of(config), encoders.DROPPED, dtype)
+    read_record(backbone, folder, name, "encoder")
+    return Found(backbone, tokenizer_of_files(folder))
 
 
 def _of_recipe(

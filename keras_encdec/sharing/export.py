@@ -5,10 +5,10 @@ Knows the files of such a folder. Leaves names and layouts to
 """
 
 import errno
-import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from safetensors.numpy import save_file
 from keras_encdec import check, hosts
 from keras_encdec.conversion.execute import export
 from keras_encdec.families import t5gemma
-from keras_encdec.files import atomic_folder, final_of
+from keras_encdec.files import atomic_folder, final_of, write_json
 from keras_encdec.models import EncDecSeq2SeqLM
 from keras_encdec.sharing.card import write_card
+from keras_encdec.sharing.tokenizers import check_writable, write_tokenizer
+from keras_encdec.spec import Shape
 
 _GB = 1024**3
 _NAME = 4096  # bytes of a file that name and describe a tensor, at most
@@ -55,27 +57,39 @@ def export_to_transformers(
             "encoder_tokenizer. save_to_preset keeps any pair."
         )
     config = t5gemma.to_transformers(backbone.spec, backbone.variable_dtype)
-    itemsize, weights = np.dtype(backbone.variable_dtype).itemsize, backbone.spec.weights()
-    sizes = [math.prod(shape) * itemsize + _NAME for shape in weights.values()]
-    limit = int(max_shard_size * _GB)
-    largest = min(sum(sizes), max(limit + _NAME * len(sizes), *sizes))
-    with atomic_folder(path, sum(sizes), largest=largest) as folder:
-        _write_json(folder / "config.json", config)
-        _write_json(folder / "generation_config.json", _generation_config(lm.preprocessor))
-        shards = Shards(folder, limit)
+    if lm.preprocessor is not None:
+        check_writable(lm.preprocessor.tokenizer)
+    size, largest = bytes_of(backbone.spec.weights(), backbone.variable_dtype, max_shard_size)
+    with atomic_folder(path, size, largest=largest) as folder:
+        write_json(folder / "config.json", config)
+        write_json(folder / "generation_config.json", _generation_config(lm.preprocessor))
+        shards = Shards(folder, max_shard_size)
         export(backbone, t5gemma.TRANSFORMERS, shards.add)
         shards.close()
         if lm.preprocessor is not None:
-            _write_tokenizer(folder, lm.preprocessor.tokenizer)
+            write_tokenizer(folder, lm.preprocessor.tokenizer)
         backbone.record.write(folder, *backbone.merged_in_files(), {"what": "exported"})
         write_card(folder, final_of(path))
 
 
-class Shards:
-    """Safetensors files of limited size, and their index where there are several."""
+def bytes_of(weights: Mapping[str, Shape], dtype: str, max_shard_size: float) -> tuple[int, int]:
+    """Of the files of some weights, at most: of all of them, and of the largest."""
+    itemsize = np.dtype(dtype).itemsize
+    sizes = [math.prod(shape) * itemsize + _NAME for shape in weights.values()]
+    limit = int(max_shard_size * _GB) + _NAME * len(sizes)
+    return sum(sizes), min(sum(sizes), max(limit, *sizes))
 
-    def __init__(self, folder: Path, max_bytes: int):
-        self._folder, self._max_bytes = folder, max_bytes
+
+class Shards:
+    """Safetensors files of limited size, and their index where there are several.
+
+    Args:
+        folder: that they are written to.
+        max_shard_size: of one file, in GiB; one tensor is never cut.
+    """
+
+    def __init__(self, folder: Path, max_shard_size: float):
+        self._folder, self._max_bytes = folder, int(max_shard_size * _GB)
         self._pending: dict[str, np.ndarray] = {}
         self._written: list[list[str]] = []
         self._total = 0
@@ -99,7 +113,7 @@ class Shards:
             self._part(i).rename(self._folder / file)
             weight_map |= dict.fromkeys(names, file)
         index = {"metadata": {"total_size": self._total}, "weight_map": weight_map}
-        _write_json(self._folder / "model.safetensors.index.json", index)
+        write_json(self._folder / "model.safetensors.index.json", index)
 
     def _flush(self) -> None:
         path = self._part(len(self._written))
@@ -128,21 +142,3 @@ def _generation_config(preprocessor: Any) -> dict[str, Any]:
         "eos_token_id": stops,
         "pad_token_id": 0,
     }
-
-
-def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
-    (folder / "tokenizer.model").write_bytes(tokenizer.proto)
-    config = {
-        "tokenizer_class": "GemmaTokenizer",
-        "add_bos_token": False,
-        "add_eos_token": False,
-        "bos_token": "<bos>",
-        "eos_token": "<eos>",
-        "pad_token": "<pad>",
-        "unk_token": "<unk>",
-    }
-    _write_json(folder / "tokenizer_config.json", config)
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2) + "\n")

@@ -21,6 +21,7 @@ from keras_encdec.conversion.sources import ModelSource, SafetensorsSource
 from keras_encdec.families import t5gemma
 from keras_encdec.files import read_json, readable, shard_names
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
+from keras_encdec.models.base import StacksBackbone
 from keras_encdec.models.preprocessor import check_preprocessor, check_rows
 from keras_encdec.sharing import catalog
 from keras_encdec.sharing.agreement import check_agreement
@@ -364,17 +365,24 @@ def _load_released(
     source = SafetensorsSource(lambda name: file_of(preset, name), preset)
     pair = release.from_transformers(config)
     backbone = load(pair, source, release.TRANSFORMERS, release.TRANSFORMERS_DROPPED, dtype)
-    _read_record(backbone, preset, name)
+    read_record(backbone, preset, name, "pair")
     tokenizer = tokenizer_of_files(preset) if preprocessor == _AUTO else None
     return _task(backbone, tokenizer, _chats(preset), preprocessor)
 
 
-def _read_record(backbone: EncDecBackbone, preset: str, name: str) -> None:
-    """That of an export of ours; other releases are sources themselves."""
+def read_record(backbone: StacksBackbone, preset: str, name: str, source: str) -> None:
+    """That of an export of ours; other releases are sources themselves.
+
+    Args:
+        backbone: whose record it becomes.
+        preset: the folder.
+        name: as the user gave it.
+        source: what it is the source of: `"pair"` or `"encoder"`.
+    """
     if (Path(preset) / provenance.FILE).exists():
         backbone.record.read(Path(preset))
     else:
-        backbone.record.sources = {"pair": described(name, preset)}
+        backbone.record.sources = {source: described(name, preset)}
 
 
 def _chats(preset: str) -> bool:

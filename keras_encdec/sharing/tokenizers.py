@@ -1,11 +1,18 @@
-"""The tokenizer in a folder of transformers."""
+"""The tokenizer in a folder of transformers: read, and written.
+
+What a tokenizer adds and how it cuts are fields of tokenizer_config.json, as what a `Reader` does
+is the preprocessor's.
+"""
 
 import contextlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras_hub
+import tokenizers
 
-from keras_encdec.files import read_json, readable
+from keras_encdec.files import read_json, readable, write_json
 from keras_encdec.models.json_tokenizer import JsonTokenizer
 from keras_encdec.sharing.fetch import file_of
 
@@ -23,6 +30,72 @@ def tokenizer_of_files(preset: str) -> Any:
         if json is not None:
             return JsonTokenizer(json, **_special_tokens(preset))
         return _sentencepiece("LlamaTokenizer", model) if model is not None else None
+
+
+def write_tokenizer(
+    folder: Path,
+    tokenizer: Any,
+    start: bool = False,
+    end: bool = False,
+    plain: Sequence[str] = (),
+    **config: Any,
+) -> None:
+    """Writes the files that transformers makes the same ids of.
+
+    Args:
+        folder: of the model.
+        tokenizer: KerasHub's of Gemma, or a `JsonTokenizer`.
+        start: whether texts get its start token there.
+        end: whether they get its end token.
+        plain: tokens that are plain text where a text spells them, with `split_special_tokens`.
+        **config: other fields of tokenizer_config.json.
+
+    Raises:
+        ValueError: if it is another tokenizer, of which KerasHub keeps no such file.
+    """
+    check_writable(tokenizer)
+    if isinstance(tokenizer, JsonTokenizer):
+        _write_json_tokenizer(folder, tokenizer, start, end)
+        pad = tokenizer.pad_token or tokenizer.id_to_token(0)
+        special = {"bos": tokenizer.start_token, "eos": tokenizer.end_token, "pad": pad}
+        kind = "PreTrainedTokenizerFast"
+    else:
+        (folder / "tokenizer.model").write_bytes(tokenizer.proto)
+        special = {name: f"<{name}>" for name in ("bos", "eos", "pad", "unk")}
+        kind = "GemmaTokenizer"
+    tokens = {f"{name}_token": token for name, token in special.items() if token is not None}
+    added = {"add_bos_token": start, "add_eos_token": end}
+    said = {"tokenizer_class": kind, **added, **tokens, **config}
+    if plain:  # for transformers they are special, and the others of the file stay what they are
+        flags = dict.fromkeys(("normalized", "lstrip", "rstrip", "single_word"), False)
+        said["added_tokens_decoder"] = {
+            str(int(tokenizer.token_to_id(token))): {"content": token, "special": True, **flags}
+            for token in plain
+        }
+    write_json(folder / "tokenizer_config.json", said)
+
+
+def _write_json_tokenizer(folder: Path, tokenizer: JsonTokenizer, start: bool, end: bool) -> None:
+    """Its tokenizer.json, which adds what it is to add: classes of transformers hold to that."""
+    tokenizer.save_assets(folder)
+    file = str(folder / "tokenizer.json")
+    written = tokenizers.Tokenizer.from_file(file)
+    first = [str(tokenizer.start_token)] if start else []
+    last = [str(tokenizer.end_token)] if end else []
+    ids = [(token, tokenizer.token_to_id(token)) for token in {*first, *last}]
+    template = tokenizers.processors.TemplateProcessing
+    written.post_processor = template(single=[*first, "$A", *last], special_tokens=ids)
+    written.save(file)
+
+
+def check_writable(tokenizer: Any) -> None:
+    """Raises ValueError as `write_tokenizer`."""
+    if not isinstance(tokenizer, (JsonTokenizer, keras_hub.tokenizers.GemmaTokenizer)):
+        raise ValueError(
+            "Expected a GemmaTokenizer or a JsonTokenizer, whose files transformers reads. "
+            f"Received: {type(tokenizer).__name__}. Load the model's folder of transformers "
+            "instead, such as hf://owner/model, or export it with preprocessor=None."
+        )
 
 
 def _sentencepiece(class_name: str, model: str) -> Any:

@@ -83,7 +83,7 @@ def upload_preset(
         f"(licence: {chosen})."
     )
     load = target.send(folder, sizes, chosen, private, message or "Upload by keras_encdec")
-    say(_line(load, is_export))
+    say(_line(load, card.kind_of(folder, read_json(folder / "config.json")), is_export))
 
 
 @contextlib.contextmanager
@@ -132,11 +132,22 @@ def _card(folder: Path, handle: str, license: str | None, there: str | None) -> 
     return chosen
 
 
-def _line(load: str, is_export: bool) -> str:
+def _line(load: str, kind: str, is_export: bool) -> str:
+    """What loads the model.
+
+    Args:
+        load: its handle.
+        kind: its class, here or in the library that it is exported to.
+        is_export: whether it is exported.
+    """
     if is_export and load.startswith(HuggingFace.scheme):
         name = load.removeprefix(HuggingFace.scheme)
-        return f'transformers.T5GemmaForConditionalGeneration.from_pretrained("{name}")'
-    return f'keras_encdec.from_preset("{load}")'
+        if kind == "SentenceTransformer":
+            return f'sentence_transformers.SentenceTransformer("{name}")'
+        return f'transformers.{kind}.from_pretrained("{name}")'
+    if kind in ("EncDecSeq2SeqLM", "EncDecBackbone", "T5GemmaForConditionalGeneration"):
+        return f'keras_encdec.from_preset("{load}")'
+    return f'keras_encdec.models.{"EncoderBackbone" if is_export else kind}.from_preset("{load}")'
 
 
 class Target(Hub):

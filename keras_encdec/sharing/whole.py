@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_encdec import integrity, provenance
 from keras_encdec.conversion.sources import SafetensorsSource
-from keras_encdec.families import dialect, t5gemma
+from keras_encdec.families import dialect, encoders, t5gemma
 from keras_encdec.files import foreign_names, read_json
 from keras_encdec.progress import track
 from keras_encdec.sharing.agreement import check_agreement
@@ -35,7 +35,7 @@ def check_whole(folder: Path) -> bool:
             "without a config.json."
         )
     config = read_json(folder / "config.json")
-    is_export = config.get("model_type") == "t5gemma"
+    is_export = config.get("model_type") == "t5gemma" or bool(encoders.from_transformers(config))
     if not is_export and config.get("registered_name") not in (PAIR, ENCODER):
         raise ValueError(
             "Expected a model of this package. Received: "
@@ -93,10 +93,15 @@ def _check_preset(folder: Path) -> None:
 
 def _check_export(folder: Path, config: dict[str, Any]) -> None:
     """Names and shapes; transformers keeps no checksums."""
-    pair = t5gemma.from_transformers(config)
     source = SafetensorsSource(lambda name: str(_existing(folder / name)), str(folder))
-    bound = dialect.bind(t5gemma.TRANSFORMERS, pair.weights())
-    dialect.check(bound, source.tensors(), t5gemma.TRANSFORMERS_DROPPED)
+    if encoder := encoders.from_transformers(config):
+        bound = dialect.bind(encoders.rules_of(config), encoder.weights())
+        dropped: tuple[str, ...] = (*encoders.DROPPED, f"{encoders.HEAD}.*")
+    else:
+        pair = t5gemma.from_transformers(config)
+        bound = dialect.bind(t5gemma.TRANSFORMERS, pair.weights())
+        dropped = t5gemma.TRANSFORMERS_DROPPED
+    dialect.check(bound, source.tensors(), dropped)
 
 
 def _existing(path: Path) -> Path:
