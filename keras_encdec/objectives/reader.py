@@ -84,10 +84,10 @@ class Reader:
         for row in texts:
             parts = [next(ids) for _ in row]
             size = sum(map(len, parts))
-            framing = self.add_start_token + self.add_end_token
-            if size + framing > self.sequence_length:
-                too_long.append(size + framing)
-                parts = _cut(parts, self.sequence_length - framing)
+            room = self.sequence_length - self.add_start_token - self.add_end_token
+            if size > room:
+                too_long.append(size)
+                parts = _cut(parts, room)
             found.append(self._framed([i for part in parts for i in part]))
         if too_long:
             warn(
