@@ -54,6 +54,7 @@ class OnEncoder(Exports, TaskFiles, Learner):
         if "preprocessor" not in kwargs:
             if "add_start_token" in cls.preprocessor_options:
                 starts = found.backbone.spec.encoder_attention == "causal"
+                starts &= getattr(found.tokenizer, "start_token_id", None) is not None
                 settings = {"add_start_token": starts, **settings}
             kwargs["preprocessor"] = found.tokenizer and cls.preprocessor_cls(
                 found.tokenizer, **settings

@@ -29,6 +29,11 @@ _TASKS = {
         " It makes vectors of texts, to search and compare them by.",
         'print(model.encode_text(["A text."], prompt="document"))',
     ),
+    "EncDecMaskedLM": (
+        "fill-mask",
+        " It predicts hidden tokens, by the state in front of each: a start for other tasks.",
+        'model.fit(["A text.", "Another."])',
+    ),
     "EncDecReranker": (
         "text-ranking",
         " It ranks documents by how well they answer a query.",

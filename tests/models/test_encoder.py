@@ -5,9 +5,10 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+from qwen_folder import write_qwen
 
 import keras_encdec
-from keras_encdec.models import EncDecSeq2SeqLM, EncoderBackbone
+from keras_encdec.models import EncDecSeq2SeqLM, EncDecTextEmbedder, EncoderBackbone
 from keras_encdec.sharing.encoders import find_encoder
 from keras_encdec.spec import count_parameters
 from keras_encdec.testing.models import assert_close, draw, make_inputs, tiny_backbone, to_numpy
@@ -159,3 +160,16 @@ def test_what_there_is_not():
         EncoderBackbone.from_preset("gemma2_mini_doc")
     with pytest.raises(ValueError, match="encoder_attention"):
         EncoderBackbone(tiny_encoder(), encoder_attention="both")
+
+
+def test_read_causally_without_a_start_token(tmp_path):
+    embedder = EncDecTextEmbedder.from_preset(
+        write_qwen(tmp_path), encoder_attention="causal", sequence_length=16
+    )
+    assert embedder.preprocessor.add_start_token is False
+    assert np.isfinite(embedder.encode_text(["A text."])).all()
+
+
+def test_settings_beside_a_preprocessor_are_refused():
+    with pytest.raises(ValueError, match="Expected sequence_length, or a preprocessor"):
+        EncDecTextEmbedder.from_preset("gemma2_mini_docs", sequence_length=16, preprocessor=None)
