@@ -142,16 +142,5 @@ class EncoderTrainer(Trainer):
         accuracy.update_state(right, sample_weight=weight)
         return loss
 
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Tensor:
-        """As in Keras, of the model's own output."""
-        return self.batch_loss(x, y, sample_weight, training)
-
 
 _OPTIONS = ("run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_loss")

@@ -68,14 +68,3 @@ class MaskedTrainer(TokenTrainer):
         states = model.states_before(x, training=training)
         sums = self._fused(states, model.writes, y, sample_weight, training=training)
         return self.mean_of(sums, total_weight)
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Tensor:
-        """As in Keras, of the model's own states."""
-        return self.batch_loss(x, y, sample_weight, training)

@@ -89,7 +89,7 @@ class PairTrainer(TokenTrainer):
         """As Keras has it, for a loss of the user's."""
         y = y["labels"] if isinstance(y, dict) else y
         logits = self(x, training=training)
-        loss = super().compute_loss(x, y, logits, sample_weight, training)
+        loss = keras.Model.compute_loss(self, x, y, logits, sample_weight, training)
         self._loss_tracker.update_state(loss, sample_weight=ops.shape(logits)[0])
         self.compute_metrics(x, y, logits, sample_weight)
         return loss
@@ -110,7 +110,7 @@ class PairTrainer(TokenTrainer):
         """As in Keras; the fused loss starts from `x` and needs no `y_pred`."""
         if self._fused is None:
             y = y["labels"] if isinstance(y, dict) else y
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
+            return keras.Model.compute_loss(self, x, y, y_pred, sample_weight, training)
         return self.batch_loss(x, y, sample_weight, training)
 
     @property

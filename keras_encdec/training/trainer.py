@@ -149,6 +149,18 @@ class Trainer(_Mixin):
             logs["tokens"] = self.token_counter.result()
         return logs
 
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """As in Keras, of what the model makes of `x`: it needs no `y_pred`."""
+        model: Any = self
+        return model.batch_loss(x, y, sample_weight, training)
+
     def make_train_function(self, force: bool = False) -> None:
         """As in Keras; XLA on CPU is told to order its work by memory."""
         with step.compiling():
