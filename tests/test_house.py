@@ -116,3 +116,19 @@ def test_files_and_functions_fit_in_the_head(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_modules_say_what_they_know(path):
     assert ast.get_docstring(ast.parse(path.read_text())) or not path.read_text().strip()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parent.rglob("test_*.py")), ids=lambda p: p.name
+)
+def test_parameters_have_an_order(path):
+    """Workers of one run must collect the same tests, and each orders a set by itself."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "parametrize":
+            values = node.args[1]
+            several = (ast.Set, ast.SetComp)
+            made = isinstance(values, ast.BinOp) and any(
+                isinstance(part, several) for part in ast.walk(values)
+            )
+            assert not isinstance(values, several), ast.unparse(values)
+            assert not made, ast.unparse(values)
