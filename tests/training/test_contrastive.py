@@ -40,8 +40,9 @@ def drawn():
 
 def batch(queries, documents, scores=None):
     there = np.array(DOCUMENTS) != ""
-    ids = numbers(QUERIES), numbers(DOCUMENTS)
-    return Vectors(queries, documents, *ids, there, scores)
+    arrays = queries, documents, numbers(QUERIES), numbers(DOCUMENTS), there
+    tensors = map(keras.ops.convert_to_tensor, arrays)  # which a model's vectors are
+    return Vectors(*tensors, None if scores is None else keras.ops.convert_to_tensor(scores))
 
 
 # By hand.
@@ -148,7 +149,7 @@ def test_loss_and_gradient(case, sizes):
     def ours():
         queries, documents = (v.value for v in variables)
         losses = loss(batch(queries, documents, scores))
-        return keras.ops.sum(losses * weight) / 5
+        return keras.ops.sum(losses * keras.ops.convert_to_tensor(weight)) / 5
 
     value, gradients = value_and_gradients(ours, variables)
     arrays = [array.astype("float64") for array in drawn()]
@@ -174,7 +175,8 @@ def test_a_row_that_fills_the_batch_is_nothing():
     weight = np.array([1.0] * 5 + [0.0], "float32")
 
     def mean():
-        return keras.ops.sum(loss(batch(*(v.value for v in zeros))) * weight)
+        losses = loss(batch(*(v.value for v in zeros)))
+        return keras.ops.sum(losses * keras.ops.convert_to_tensor(weight))
 
     _, gradients = value_and_gradients(mean, zeros)
     assert all(np.isfinite(g).all() and not g[5].any() for g in gradients)

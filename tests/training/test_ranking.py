@@ -60,6 +60,11 @@ CASES = {
 }
 
 
+def judged(*arrays):
+    """As tensors, which a model's scores are."""
+    return Judged(*map(keras.ops.convert_to_tensor, arrays))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_gradient(case):
     loss, function, relevance = CASES[case]
@@ -71,8 +76,8 @@ def test_loss_and_gradient(case):
         return sum(w * function(s[m], r[m]) for s, r, m, w in rows if m.any())
 
     def ours():
-        judged = Judged(variable.value, relevance.astype("float32"), THERE)
-        return keras.ops.sum(loss(judged) * weight.astype("float32"))
+        each = loss(judged(variable.value, relevance.astype("float32"), THERE))
+        return keras.ops.sum(each * keras.ops.convert_to_tensor(weight, "float32"))
 
     value, (gradient,) = value_and_gradients(ours, [variable])
     (slope,) = differences(by_hand, [SCORES.copy()])
@@ -85,35 +90,35 @@ def test_loss_and_gradient(case):
 def test_by_hand():
     """Scores log 3 and 0: the positive has 3/4 of the softmax, and wins with 3/4."""
     scores, ones = np.log([[3.0, 1.0]]).astype("float32"), np.ones((1, 2), bool)
-    judged = Judged(scores, np.array([[1.0, 0.0]], "float32"), ones)
-    assert_close(to_numpy(RankNet()(judged)), np.log([4 / 3]))
-    assert_close(to_numpy(ListwiseSoftmax()(judged)), np.log([4 / 3]))
-    assert_close(to_numpy(PointwiseCrossEntropy()(judged)), np.log([4 / 3 * 2]) / 2)
+    batch = judged(scores, np.array([[1.0, 0.0]], "float32"), ones)
+    assert_close(to_numpy(RankNet()(batch)), np.log([4 / 3]))
+    assert_close(to_numpy(ListwiseSoftmax()(batch)), np.log([4 / 3]))
+    assert_close(to_numpy(PointwiseCrossEntropy()(batch)), np.log([4 / 3 * 2]) / 2)
     share = np.e / (1 + np.e)
     expected = share * np.log(4 / 3) + (1 - share) * np.log(4)
-    assert_close(to_numpy(ListNet()(judged)), np.array([expected]))
-    alone = Judged(*(x[:, :1] for x in judged))
+    assert_close(to_numpy(ListNet()(batch)), np.array([expected]))
+    alone = judged(*(x[:, :1] for x in batch))
     assert_close(to_numpy(ByData()(alone)), np.log([4 / 3]))
 
 
 def test_large_scores_stay_finite():
     scores = np.array([[300.0, -300.0], [-300.0, 300.0]], "float32")
-    judged = Judged(scores, np.array([[1, 0], [1, 0]], "float32"), np.ones((2, 2), bool))
+    batch = judged(scores, np.array([[1, 0], [1, 0]], "float32"), np.ones((2, 2), bool))
     for loss in (RankNet(), ListwiseSoftmax(), ListNet(), PointwiseCrossEntropy()):
-        assert np.isfinite(to_numpy(loss(judged))).all()
-    assert_close(to_numpy(RankNet()(judged)), np.array([0.0, 600.0]))
+        assert np.isfinite(to_numpy(loss(batch))).all()
+    assert_close(to_numpy(RankNet()(batch)), np.array([0.0, 600.0]))
 
 
 def test_what_ranks_right():
     expected = [
         row[0] > row[1:][there[1:]].max() for row, there in zip(SCORES[:3], THERE, strict=False)
     ]
-    found = to_numpy(ranks_right(Judged(SCORES.astype("float32"), RELEVANCE, THERE)))
+    found = to_numpy(ranks_right(judged(SCORES.astype("float32"), RELEVANCE, THERE)))
     np.testing.assert_array_equal(found[:3], np.array(expected, "float32"))
-    same = Judged(np.ones((1, 2), "float32"), np.array([[1.0, 0]]), np.ones((1, 2), bool))
+    same = judged(np.ones((1, 2), "float32"), np.array([[1.0, 0]]), np.ones((1, 2), bool))
     assert not to_numpy(ranks_right(same)).any()
     labels = np.array([[1.0], [1.0], [0.0], [0.0]], "float32")
-    one = Judged(np.array([[2.0], [-2.0], [-2.0], [2.0]], "float32"), labels, labels > -1)
+    one = judged(np.array([[2.0], [-2.0], [-2.0], [2.0]], "float32"), labels, labels > -1)
     np.testing.assert_array_equal(to_numpy(ranks_right(one)), [1, 0, 1, 0])
 
 
