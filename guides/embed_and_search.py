@@ -176,10 +176,14 @@ A handful of documents is an easy search. Hold an embedder against
 
 ## Save it
 
-A preset holds the encoder, the projection and the prompts, and no decoder.
+A preset holds the encoder, the projection and the prompts, and no decoder. Others load it
+without Keras: `SentenceTransformer("./for_sentence_transformers")` gives the same vectors,
+and knows the prompts by their names.
 """
 
 embedder.save_to_preset("./docstring_embedder")
 again = EncDecTextEmbedder.from_preset("./docstring_embedder")
 difference = np.abs(again.encode_text(held_out_documents, "document") - vectors).max()
 print(f"the same after loading: {difference < 1e-5}")
+
+embedder.export_to_sentence_transformers("./for_sentence_transformers")
