@@ -80,7 +80,7 @@ print(f"perplexity of {len(parts)} summaries: {scores.perplexity:.1f}")
 decoder is scored on the continuation, or a decoder-only model, through the same code.
 Each distinct context is read once. Any task of lm-eval will do
 (`lm_eval.simple_evaluate(lm, tasks=["arc_easy", "boolq"])`); here is one of your own, made
-of a JSON file and a few lines of YAML, which needs no network:
+of a file of questions and one that says what to ask, which needs no network:
 """
 
 folder = Path("./my_tasks")
@@ -91,22 +91,20 @@ questions = [
 ][:QUESTIONS]
 lines = "".join(json.dumps(question) + "\n" for question in questions)
 (folder / "summaries.jsonl").write_text(lines)
-(folder / "which_summary.yaml").write_text(
-    f"""
-task: which_summary
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    validation: {(folder / "summaries.jsonl").resolve()}
-validation_split: validation
-output_type: multiple_choice
-doc_to_text: "{{{{body}}}}\\n\\nIn one line:"
-doc_to_choice: "{{{{[' ' + right, ' ' + wrong]}}}}"
-doc_to_target: 0
-metric_list:
-  - metric: acc
-"""
-)
+task = {
+    "task": "which_summary",
+    "dataset_path": "json",
+    "dataset_kwargs": {
+        "data_files": {"validation": str((folder / "summaries.jsonl").resolve())}
+    },
+    "validation_split": "validation",
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{body}}\n\nIn one line:",
+    "doc_to_choice": "{{[' ' + right, ' ' + wrong]}}",
+    "doc_to_target": 0,
+    "metric_list": [{"metric": "acc"}],
+}
+(folder / "which_summary.yaml").write_text(json.dumps(task))  # JSON is YAML, too
 
 tasks = TaskManager(include_path=str(folder), include_defaults=False)
 for name, model in {"pair": pair, "source": SOURCE}.items():
