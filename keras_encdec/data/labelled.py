@@ -16,6 +16,7 @@ from keras_encdec.data.kinds import Stream
 from keras_encdec.data.recognize import (
     array_of,
     is_single_text,
+    is_texts,
     listed,
     names_of_columns,
     refuse_beside,
@@ -270,21 +271,6 @@ def _labels(y: Any) -> np.ndarray | None:
         return None
     labels = np.array([y]) if isinstance(y, str) else np.asarray(array_of(y))
     return labels[None] if labels.ndim == 0 else labels
-
-
-def is_texts(x: Any) -> bool:
-    """Whether it is a text, or texts."""
-    if is_single_text(x):
-        return True
-    first = next(_first(x), None)
-    return first is not None and is_single_text(first)
-
-
-def _first(x: Any) -> Iterator[Any]:
-    if isinstance(x, (list, tuple, np.ndarray)) or hasattr(x, "__array__"):
-        yield from listed(x)[:1]
-    elif isinstance(x, Sequence) and len(x):
-        yield x[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from keras_encdec.data.labelled import elements, is_texts, together
+from keras_encdec.data.labelled import elements, together
 from keras_encdec.data.recognize import (
     array_of,
     is_single_text,
+    is_texts,
     listed,
     names_of_columns,
     refuse_beside,

@@ -216,10 +216,7 @@ def _are_columns(x: Any) -> bool:
 
 def _is_column(x: Any) -> bool:
     """Whether it is texts; a tuple of them is a row."""
-    if isinstance(x, tuple) or is_single_text(x):
-        return False
-    some = listed(x)[:1] if isinstance(x, Sequence) or hasattr(x, "__array__") else []
-    return len(some) > 0 and is_single_text(some[0])
+    return not isinstance(x, tuple) and not is_single_text(x) and is_texts(x)
 
 
 def _of_rows(rows: Sequence[Mapping], y: Any, weight: Any, field: str) -> Source:
@@ -384,6 +381,21 @@ def is_single_text(x: Any) -> bool:
     if isinstance(x, _TEXT):
         return True
     return getattr(x, "shape", None) == () and isinstance(_scalar(x), _TEXT)
+
+
+def is_texts(x: Any) -> bool:
+    """Whether it is a text, or texts."""
+    if is_single_text(x):
+        return True
+    first = next(_first(x), None)
+    return first is not None and is_single_text(first)
+
+
+def _first(x: Any) -> Iterator[Any]:
+    if isinstance(x, (list, tuple, np.ndarray)) or hasattr(x, "__array__"):
+        yield from listed(x)[:1]
+    elif isinstance(x, Sequence) and len(x):
+        yield x[0]
 
 
 def _scalar(x: Any) -> Any:

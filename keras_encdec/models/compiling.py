@@ -5,7 +5,7 @@ Knows defaults and what Keras' `compile` does not know. Leaves what the options 
 """
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -23,9 +23,6 @@ from keras_encdec.warn import warn
 
 class Compiled(PairTrainer):
     """Gives a task `compile` with defaults for adaptation."""
-
-    _compiled_with: Mapping[str, Any] | None = None
-    compiled_rate: Any = None
 
     def compile(
         self,
@@ -114,7 +111,7 @@ class Compiled(PairTrainer):
         Those that set the backbone (`attention`, `remat`, `scan`) belong to a machine, not to a
         model, and are not saved with either.
         """
-        if not self.compiled or self._compiled_with is None:
+        if not self.compiled or not self._compiled_with:
             return {}
         options = {**self._compiled_with, "sampler": self.sampler}
         options = {k: v for k, v in options.items() if k not in _OF_A_MACHINE}

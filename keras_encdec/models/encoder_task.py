@@ -60,16 +60,11 @@ class OnEncoder(Exports, TaskFiles, Learner):
                 found.tokenizer, **settings
             )
         task = cls(found.backbone, **kwargs)
-        if cls.reads_output:
-            task.take_output(found.output)
+        task.take_output(found.output)
         return task
 
     def take_output(self, matrix: np.ndarray | None) -> None:
-        """Takes the output matrix (D, V) that the encoder's source wrote by; None if it has none.
-
-        Only with `reads_output`.
-        """
-        raise NotImplementedError
+        """Takes the output matrix (D, V) that the encoder's source wrote by, if it wants one."""
 
     def save_task_weights(self, filepath: Any) -> None:
         """As in KerasHub, without the optimizer's, which it would keep of the backbone too."""

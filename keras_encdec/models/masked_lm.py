@@ -100,15 +100,9 @@ class EncDecMaskedLM(OnEncoder, TextLearner, MaskedTrainer, keras_hub.models.Mas
             ValueError: if it is another loss.
         """
         self._compiled_with = types.MappingProxyType({"loss": loss, **kwargs})
-        if isinstance(optimizer, str) and optimizer == "auto":
-            optimizer = keras.optimizers.AdamW(5e-5, global_clipnorm=1.0)
         found = FusedCrossEntropy() if isinstance(loss, str) and loss == "auto" else loss
         self.writes.trainable = self.backbone.encoder.embedding.trainable  # not under LoRA
         self.compile_tokens(optimizer, found, **kwargs)
-
-    def get_compile_config(self) -> dict[str, Any]:
-        """The options of `compile` as a .keras file keeps them."""
-        return self.saved_options(self._compiled_with) if self.compiled else {}
 
     def _source(self, x: Any, y: Any = None, sample_weight: Any = None) -> Source:
         source = as_source(x, y, sample_weight)

@@ -3,45 +3,38 @@
 Leaves a step and what is kept of it to `keras_encdec.training.trainer`.
 """
 
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_encdec import check
 from keras_encdec.spec import Tensor
-from keras_encdec.training.checkpoint_about import learning_rate
-from keras_encdec.training.trainer import LOGS, Trainer
+from keras_encdec.training.trainer import Trainer
 
 
 class EncoderTrainer(Trainer):
     """Trains and evaluates a task whose output and labels are one thing for each row."""
 
     _row_loss: Any = None
-    compiled_rate: Any = None
-    _compiled_with: Mapping[str, Any] = types.MappingProxyType({})
 
     def compile_rows(
         self,
         optimizer: Any,
         loss: Any,
         metrics: Any,
-        logs: Sequence[str] = LOGS,
         reported: Sequence[keras.metrics.Metric] = (),
         **kwargs: Any,
     ) -> None:
         """Takes what `compile` got.
 
         Args:
-            optimizer: as in Keras; `"auto"` for AdamW at 5e-5 with gradients clipped at norm 1.
+            optimizer: of `compile_reporting`.
             loss: a loss of Keras, or a function of labels and outputs, that gives one number for
                 each row.
-            metrics: as in Keras; rows count by their weight, as in the loss.
-            logs: as of `EncDecSeq2SeqLM.compile`.
-            reported: means that stand in place of Keras' own loss.
-            **kwargs: of `keras.Model.compile`.
+            metrics: of `compile_reporting`.
+            reported: of `compile_reporting`.
+            **kwargs: of `compile_reporting`.
 
         Raises:
             ValueError: if there is no such loss or log.
@@ -49,16 +42,8 @@ class EncoderTrainer(Trainer):
         found = keras.losses.get(loss)
         if found is None:
             raise ValueError("Expected a loss. Received: none.")
-        check.keywords("an argument of compile()", kwargs, _OPTIONS)
-        if isinstance(optimizer, str) and optimizer == "auto":
-            optimizer = keras.optimizers.AdamW(5e-5, global_clipnorm=1.0)
-        self.report(logs, *reported)
-        keras.Model.compile(self, optimizer, None, weighted_metrics=metrics, **kwargs)
-        self._row_loss, self.compiled_rate = found, learning_rate(self.optimizer)
-
-    def get_compile_config(self) -> dict[str, Any]:
-        """The options of `compile` as a .keras file keeps them."""
-        return self.saved_options(self._compiled_with) if self.compiled else {}
+        self.compile_reporting(optimizer, reported, metrics, **kwargs)
+        self._row_loss = found
 
     def _each_loss(self, y: Any, output: Tensor) -> Tensor:
         """(B,) float32."""
@@ -141,6 +126,3 @@ class EncoderTrainer(Trainer):
         of_loss.update_state(mean, sample_weight=ops.sum(weight))
         accuracy.update_state(right, sample_weight=weight)
         return loss
-
-
-_OPTIONS = ("run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_loss")

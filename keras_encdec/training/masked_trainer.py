@@ -5,26 +5,18 @@ Leaves which tokens are hidden to `keras_encdec.objectives.mntp`.
 
 from typing import Any
 
-import keras
 from keras import ops
 
-from keras_encdec import check
 from keras_encdec.spec import Tensor
-from keras_encdec.training.checkpoint_about import learning_rate
 from keras_encdec.training.loss import FusedCrossEntropy
 from keras_encdec.training.token_trainer import TokenTrainer, token_means
-from keras_encdec.training.trainer import LOGS
-
-_OPTIONS = ("run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_loss")
 
 
 class MaskedTrainer(TokenTrainer):
     """Trains a task that has `states_before`, and `writes` to read them out."""
 
-    compiled_rate: Any = None
-
-    def compile_tokens(self, optimizer: Any, loss: Any, logs: Any = LOGS, **kwargs: Any) -> None:
-        """Takes what `compile` got.
+    def compile_tokens(self, optimizer: Any, loss: Any, **kwargs: Any) -> None:
+        """Takes what `compile` got: a loss, and what `compile_reporting` takes.
 
         Raises:
             ValueError: if it is another loss than `FusedCrossEntropy`, or there is no such log.
@@ -34,10 +26,8 @@ class MaskedTrainer(TokenTrainer):
                 "Expected loss='auto' or keras_encdec.training.FusedCrossEntropy. Received: "
                 f"{loss!r}."
             )
-        check.keywords("an argument of compile()", kwargs, _OPTIONS)
-        self.report(logs, *token_means())
-        keras.Model.compile(self, optimizer, None, **kwargs)
-        self._fused, self.compiled_rate = loss, learning_rate(self.optimizer)
+        self.compile_reporting(optimizer, token_means(), **kwargs)
+        self._fused = loss
 
     def compiled_facts(self) -> dict[str, Any]:
         """What decides the loss, as JSON types."""

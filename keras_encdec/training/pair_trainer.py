@@ -111,7 +111,7 @@ class PairTrainer(TokenTrainer):
         if self._fused is None:
             y = y["labels"] if isinstance(y, dict) else y
             return keras.Model.compute_loss(self, x, y, y_pred, sample_weight, training)
-        return self.batch_loss(x, y, sample_weight, training)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     @property
     def non_trainable_variables(self) -> list:

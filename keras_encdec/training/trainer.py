@@ -4,6 +4,7 @@ Knows `train_step`, `test_step` and logs, and nothing of text. Leaves what a bat
 who inherits, and a step of the optimizer to `keras_encdec.training.step`.
 """
 
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,10 @@ from keras import ops
 from keras_encdec import check
 from keras_encdec.spec import Tensor
 from keras_encdec.training import step
+from keras_encdec.training.checkpoint_about import learning_rate
 
 LOGS = ("tokens", "tokens_per_second", "learning_rate", "gradient_norm")
+_OPTIONS = ("run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_loss")
 
 _Mixin: Any = object  # beside a keras.Model, whose methods it calls
 
@@ -77,6 +80,40 @@ class Trainer(_Mixin):
     _reported: Reported | None = None
     _logs: tuple[str, ...] = LOGS
     recording: Any = None  # of the run that goes on: `keras_encdec.training.recording`
+    compiled_rate: Any = None
+    _compiled_with: Mapping[str, Any] = types.MappingProxyType({})
+
+    def compile_reporting(
+        self,
+        optimizer: Any,
+        reported: Sequence[keras.metrics.Metric],
+        metrics: Any = None,
+        logs: Sequence[str] = LOGS,
+        **kwargs: Any,
+    ) -> None:
+        """What `compile` of a task with a loss of its own has in common.
+
+        Args:
+            optimizer: as in Keras; `"auto"` for AdamW at 5e-5 with gradients clipped at norm 1.
+            reported: means that stand in place of Keras' own loss.
+            metrics: as in Keras; rows count by their weight, as in the loss.
+            logs: as of `EncDecSeq2SeqLM.compile`.
+            **kwargs: of `keras.Model.compile`.
+
+        Raises:
+            TypeError: if there is no such argument.
+            ValueError: if there is no such log.
+        """
+        check.keywords("an argument of compile()", kwargs, _OPTIONS)
+        if isinstance(optimizer, str) and optimizer == "auto":
+            optimizer = keras.optimizers.AdamW(5e-5, global_clipnorm=1.0)
+        self.report(logs, *reported)
+        keras.Model.compile(self, optimizer, None, weighted_metrics=metrics, **kwargs)
+        self.compiled_rate = learning_rate(self.optimizer)
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """The options of `compile` as a .keras file keeps them."""
+        return self.saved_options(self._compiled_with) if self.compiled else {}
 
     def report(self, logs: Sequence[str], *metrics: keras.metrics.Metric) -> None:
         """Begins to count, in `compile`.
