@@ -122,6 +122,7 @@ def softmax_attention(query, key, value, start, end, scale, soft_cap):
     return output
 
 
+@pytest.mark.slow
 @on_jax
 def test_tokamax_takes_a_range_of_keys_for_each_query():
     implementations, make_mask = private.tokamax_attention()

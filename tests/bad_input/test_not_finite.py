@@ -56,6 +56,7 @@ def test_they_are_not_saved(lm, tmp_path, value):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler", ["greedy", "top_k", BeamSearch(2), "contrastive"], ids=lambda s: str(s)[:6]
 )
@@ -108,6 +109,7 @@ LOADERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loader", LOADERS.values(), ids=LOADERS)
 def test_a_flipped_bit_is_named(lm, preset, loader):
     loader(str(preset))
@@ -120,6 +122,7 @@ def test_a_flipped_bit_is_named(lm, preset, loader):
         loader(str(preset))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_shard_size", [None, 1e-3])
 def test_in_a_narrower_dtype_too(lm, tmp_path, max_shard_size):
     """Where what was loaded says nothing of the last bits of the file."""
@@ -135,6 +138,7 @@ def test_in_a_narrower_dtype_too(lm, tmp_path, max_shard_size):
         keras_encdec.from_preset(str(tmp_path / "model"), dtype="bfloat16")
 
 
+@pytest.mark.slow
 def test_in_a_wider_dtype_too(preset, lm, tmp_path):
     half = keras_encdec.from_preset(str(preset), dtype="bfloat16")
     half.save_to_preset(tmp_path / "half")

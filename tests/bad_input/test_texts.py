@@ -48,6 +48,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*cut to:UserWarning", "ignore:A chat is:UserWarning")
 @pytest.mark.parametrize("call", CALLS)
 def test_odd_texts_are_texts(world, folder, call):

@@ -79,6 +79,7 @@ def test_lora_is_merged():
         np.testing.assert_allclose(weights[path], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_pair", [tiny_pair, other_pair])
 def test_a_model_of_them_computes_what_lora_computes(make_pair):
     backbone = with_lora(tiny_backbone(make_pair()))
@@ -157,6 +158,7 @@ def test_a_model_of_them_computes_what_int4_computes():
     assert np.abs(before - expected).max() > 0.1
 
 
+@pytest.mark.slow
 def test_float8_is_rounded_at_its_scale():
     backbone = tiny_backbone(tiny_pair())
     backbone.quantize("float8")

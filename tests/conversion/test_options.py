@@ -113,6 +113,7 @@ def test_two_that_do_not_fit_are_refused_before_a_weight_is_read():
         keras_encdec.adapt(SOURCE, "gemma2_mini_docs", cross_attention_init="self_attention")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [SOURCE, "gemma2_tiny_tiny"])
 def test_a_preset_takes_every_option(given):
     """`from_preset` converts where there is something to convert."""

@@ -101,6 +101,7 @@ def test_the_first_target_of_a_prefix_gets_the_last_word_on_the_prefix(source, t
     np.testing.assert_allclose(log_probs[0], last[ids[0]], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_batches_carry_the_rows_of_their_labels(source, tokens, tmp_path, objective, packing):
@@ -126,6 +127,7 @@ def test_batches_carry_the_rows_of_their_labels(source, tokens, tmp_path, object
     assert not np.isnan(y["teacher_log_probs"]).any()
 
 
+@pytest.mark.slow
 def test_another_epoch_has_rows_of_its_own(source, tokens, tmp_path):
     pre = preprocessor(source, "ul2")
     teacher = write(tmp_path, source, tokens, pre, epochs=2)
@@ -145,6 +147,7 @@ def test_stages_have_no_teacher(source, tokens, tmp_path):
         batches(tokens, pre, 4, teacher=teacher)
 
 
+@pytest.mark.slow
 def test_sampled_rows_are_different_tokens_at_their_probabilities(source, tokens, tmp_path):
     pre = preprocessor(source)
     teacher = write(tmp_path / "a", source, tokens, pre, method="sample")
@@ -160,6 +163,7 @@ def test_sampled_rows_are_different_tokens_at_their_probabilities(source, tokens
     np.testing.assert_array_equal(ids, again.rows(2, window, example)[0])
 
 
+@pytest.mark.slow
 def test_float16_is_the_default_and_near(source, tokens, tmp_path):
     pre = preprocessor(source)
     fine = write(tmp_path / "a", source, tokens, pre)
@@ -173,6 +177,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_kill_changes_nothing(source, tokens, tmp_path, monkeypatch):
     pre = preprocessor(source, "ul2")
     write(tmp_path / "whole", source, tokens, pre, method="sample")

@@ -112,6 +112,7 @@ def test_damaged_shards(tokenizer, tmp_path):
         Tokens.load(tmp_path)[:]
 
 
+@pytest.mark.slow
 def test_many_threads_open_many_shards(tokenizer, tmp_path):
     """Python 3.11 fails here in NumPy's reading of headers, if several are read at once."""
     expected = tokenize(TEXTS, tokenizer, tmp_path, shard_size=1)[:].tolist()

@@ -31,6 +31,7 @@ def run(capfd, *arguments):
     return status, found.out + found.err
 
 
+@pytest.mark.slow
 def test_a_table_and_its_numbers(capfd, folder, tmp_path):
     output = tmp_path / "out.json"
     more = "--limit", "5", "--max-length", "100", "--output", str(output)
@@ -121,6 +122,7 @@ def test_without_torch_and_without_network(folder):
 # What cannot be asked.
 
 
+@pytest.mark.slow
 def test_unknown_names(capfd, folder):
     status, said = run(capfd, *options(folder, tasks="docs_chioce"))
     assert (status, "Did you mean 'docs_choice'" in said) == (2, True), said
@@ -146,6 +148,7 @@ def damaged(folder, change):
     return f"{data}:3"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["body", "choices", "label"])
 def test_a_row_without_a_key(tmp_path, key):
     where = damaged(tmp_path, lambda row: {k: v for k, v in row.items() if k != key})
@@ -156,6 +159,7 @@ def test_a_row_without_a_key(tmp_path, key):
     assert "task 'bad'" in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_row_that_is_no_json(tmp_path):
     where = damaged(tmp_path, lambda row: row)
     path = Path(where.rpartition(":")[0])
@@ -169,6 +173,7 @@ def test_a_row_that_is_no_json(tmp_path):
         Tasks(["bad"], tmp_path)
 
 
+@pytest.mark.slow
 def test_data_that_is_not_there(tmp_path):
     damaged(tmp_path, lambda row: row)
     (tmp_path / "bad.jsonl").unlink()
@@ -176,6 +181,7 @@ def test_data_that_is_not_there(tmp_path):
         Tasks(["bad"], tmp_path)
 
 
+@pytest.mark.slow
 def test_an_empty_answer_is_named(capfd, tmp_path):
     rows = list(documents(4))
     rows[1]["choices"][2] = ""

@@ -30,6 +30,7 @@ def reference():
         return dict(found)
 
 
+@pytest.mark.slow
 def test_continuations(lm, reference):
     found = lm.loglikelihood(asked(*map(tuple, reference["pairs"].tolist())))
     np.testing.assert_allclose([x for x, _ in found], reference["totals"], atol=1e-4)
@@ -37,12 +38,14 @@ def test_continuations(lm, reference):
     assert 0 < reference["greedy"].sum() < len(found)
 
 
+@pytest.mark.slow
 def test_windows(lm, reference):
     found = lm.loglikelihood_rolling(asked(*[(text,) for text in reference["long"].tolist()]))
     np.testing.assert_allclose(found, reference["rolled"], rtol=2e-6)
     assert max(len(lm.model.targets([text])[0]) for text in reference["long"]) > WINDOW
 
 
+@pytest.mark.slow
 def test_texts(lm, reference):
     found = lm.generate_until(asked(*[(c, HOW) for c in reference["contexts"].tolist()]))
     assert found == reference["texts"].tolist()

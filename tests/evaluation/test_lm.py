@@ -72,11 +72,13 @@ def assert_same(found, expected, atol=1e-4):
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 
 
+@pytest.mark.slow
 def test_loglikelihood_is_that_of_the_logits(lm, pair):
     rows = [(ids_of(lm, c), [], ids_of(lm, a)) for c, a in (r.args for r in PAIRS)]
     assert_same(lm.loglikelihood(PAIRS), by_pair(pair, *rows))
 
 
+@pytest.mark.slow
 def test_a_greedy_continuation_is_known(lm, pair):
     """What greedy search writes is greedy, with another last word it is not."""
     context = CONTEXTS[0]
@@ -100,6 +102,7 @@ def test_order_batch_and_padding_change_nothing(lm, pair, causal, source):
             assert_same(found, [expected[i] for i in order], 1e-5)
 
 
+@pytest.mark.slow
 def test_each_distinct_context_is_read_once(pair, monkeypatch):
     read, states = [], Engine.states
 
@@ -114,11 +117,13 @@ def test_each_distinct_context_is_read_once(pair, monkeypatch):
         assert len(read) == len({tuple(row) for row in read}) == len(CONTEXTS)
 
 
+@pytest.mark.slow
 def test_white_space_belongs_to_the_next_word(lm):
     first, second = lm.loglikelihood(asked(("Sort \n", "an"), ("Sort", " \nan")))
     assert first == second
 
 
+@pytest.mark.slow
 def test_an_empty_context_is_the_start_token(lm, pair):
     expected = by_pair(pair, ([2], [], ids_of(lm, "Sort an array")))
     assert_same(lm.loglikelihood(asked(("", "Sort an array"))), expected)
@@ -156,6 +161,7 @@ def test_prefix_lm_gives_the_decoder_the_second_half(pair):
     assert left_out == len(context) * 60 - (3 + lm.model.window - 1)
 
 
+@pytest.mark.slow
 def test_rolling_windows(pair, monkeypatch):
     monkeypatch.setattr(pair.preprocessor, "decoder_sequence_length", 16)
     lm = LM(pair)
@@ -258,6 +264,7 @@ def test_texts_of_a_decoder_only_model(causal, source):
         LM(source, max_length=16).generate_until(asked(("a", {"max_gen_toks": 15})))
 
 
+@pytest.mark.slow
 def test_by_name(source, causal):
     lm = LM("gemma2_tiny_docs", batch_size=4)
     assert lm.model.lm.backbone.compute_dtype == "float32"  # Keras' policy, as of a pair

@@ -53,6 +53,7 @@ def score(mteb, model, task):
     return mteb.evaluate(model, task, **options).task_results[0].get_score()
 
 
+@pytest.mark.slow
 @pytest.mark.transformers
 @pytest.mark.filterwarnings("ignore:.* texts were cut to sequence_length")
 def test_a_score_is_that_of_the_vectors(mteb, encoder, model):
@@ -62,6 +63,7 @@ def test_a_score_is_that_of_the_vectors(mteb, encoder, model):
     assert abs(score(mteb, encoder, task) - expected) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.transformers
 @pytest.mark.filterwarnings("ignore")  # sklearn's, of classes that are never predicted
 def test_mteb_scores_our_export_alike(mteb, encoder, model, tmp_path):

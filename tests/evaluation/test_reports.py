@@ -41,6 +41,7 @@ def kept(folder, kind):
     return data
 
 
+@pytest.mark.slow
 def test_flops(tmp_path, capsys):
     output = tmp_path / "out"
     assert report("flops", "gemma2_9b_2b", "--output", output) == 0
@@ -70,6 +71,7 @@ def test_flops_of_the_papers_models_and_of_a_saved_pair(tmp_path):
     assert len(kept(tmp_path / "all", "flops")["models"]) == 15
 
 
+@pytest.mark.slow
 def test_correlation(tmp_path, capsys):
     assert report("correlation", "--output", tmp_path / "out") == 0
     data = kept(tmp_path / "out", "correlation")
@@ -115,6 +117,7 @@ def test_latency(tmp_path, capsys):
     assert "3 queries, 24 tokens in, 4 out" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_earlier_report_is_replaced_and_nothing_else(tmp_path, capsys):
     output = tmp_path / "out"
     for score in ("IT", "SuperGLUE"):

@@ -33,10 +33,10 @@ from keras_encdec.testing.specs import tiny_decoder
 FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2", "qwen3", "smollm3"]
 ARRAYS = ("token_ids", "padding_mask")
 every_family = pytest.mark.parametrize("name", FAMILIES)
-# What takes seconds is quick for two of them, which together have most that families have.
-QUICK = ("qwen2",)
-every_family_slowly = pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES]
+# What takes long runs with two of them, which together have most that families have.
+TWO = ("gemma3", "qwen2")
+two_families_and_the_others_by_hand = pytest.mark.parametrize(
+    "name", [n if n in TWO else pytest.param(n, marks=pytest.mark.long) for n in FAMILIES]
 )
 
 # KerasHub backbones: class, and what makes it another model than the one before.
@@ -175,7 +175,8 @@ def check_there_and_back(bound, dtype):
         assert (back.shape, back.tobytes()) == (array.shape, array.tobytes())
 
 
-@every_family_slowly
+@pytest.mark.slow
+@two_families_and_the_others_by_hand
 def test_a_pair_trains_generates_and_comes_back(name, folder_of, tmp_path):
     lm = keras_encdec.adapt(folder_of(name), decoder_layers=[0, 3])
     lm.compile(optimizer=keras.optimizers.SGD(0.01), sampler="greedy")
@@ -194,7 +195,8 @@ def test_a_pair_trains_generates_and_comes_back(name, folder_of, tmp_path):
     np.testing.assert_array_equal(to_numpy(again.predict_on_batch(inputs)), logits)
 
 
-@every_family_slowly
+@pytest.mark.slow
+@two_families_and_the_others_by_hand
 def test_cached_is_full(name, folder_of):
     backbone = keras_encdec.adapt(folder_of(name), cross_attention_gate=False).backbone
     inputs = make_inputs(target=(20, 20, 20))
@@ -209,7 +211,7 @@ def test_cached_is_full(name, folder_of):
 
 
 @pytest.mark.slow
-@every_family
+@two_families_and_the_others_by_hand
 def test_padding_batch_mates_and_row_mates_do_not_matter(name, folder_of):
     options = {"cross_attention_init": "self_attention", "cross_attention_gate": False}
     backbone = keras_encdec.adapt(folder_of(name), **options).backbone

@@ -34,6 +34,7 @@ def reference():
         return inputs, arrays["states"], arrays["logits"]
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_transformers(lm):
     inputs, states, logits = reference()
     source, target = inputs["encoder_padding_mask"] == 1, inputs["decoder_padding_mask"] == 1

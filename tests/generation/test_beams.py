@@ -35,6 +35,7 @@ def test_one_beam_is_greedy(lm):
         assert (lm.generate(TEXTS, 16), lm.generate(prompts, 16)) == expected
 
 
+@pytest.mark.slow
 def test_several_and_different_and_ordered(found):
     for texts, scores in zip(*found, strict=True):
         assert len(set(texts)) == 4
@@ -113,6 +114,7 @@ def test_enough_beams_find_the_best():
     assert len(best) == 2
 
 
+@pytest.mark.slow
 def test_a_long_text_is_preferred_by_penalty():
     lengths = []
     for penalty in (0.0, 5.0):
@@ -122,6 +124,7 @@ def test_a_long_text_is_preferred_by_penalty():
     assert lengths[0] < lengths[1]
 
 
+@pytest.mark.slow
 def test_the_prompt_is_kept():
     lm, inputs = tiny(num_beams=3)
     ids = to_numpy(lm.generate(inputs, stop_token_ids=STOPS)["decoder_token_ids"])

@@ -82,6 +82,7 @@ def test_every_call_gives_the_same_of_the_same_number(lm):
         assert outputs(**{name: given[0]}) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 def test_every_call_refuses_at_once(lm, call):
     first = lm.encode(TEXT) if call == "decode" else TEXT

@@ -47,6 +47,7 @@ def found_by_hand(source, written, copies):
     return best[2]
 
 
+@pytest.mark.slow
 def test_drafts_are_what_followed_the_longest_agreement():
     rng = np.random.default_rng(0)
     rows, room, size = 64, 24, 30
@@ -85,12 +86,13 @@ def lm():
     return keras_encdec.from_preset("gemma2_tiny_tiny")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [
         "greedy",
-        pytest.param("random", marks=pytest.mark.slow),
-        pytest.param("top_p", marks=pytest.mark.slow),
+        "random",
+        "top_p",
     ],
 )
 def test_outputs_are_those_of_one_token_a_step(lm, sampler):

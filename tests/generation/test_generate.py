@@ -33,6 +33,7 @@ def test_outputs_differ_by_input(outputs):
     assert all(outputs)
 
 
+@pytest.mark.slow
 def test_one_text_is_one_output(lm, outputs):
     assert [lm.generate(text, 24) for text in TEXTS] == outputs
 
@@ -49,6 +50,7 @@ def test_lengths_and_batches_compile_once_for_each_size(lm, outputs):
     assert lm.compile_counts == after
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(lm, outputs):
     tight = with_sampler("greedy")
     size = max(len(ids) for ids in tight.preprocessor.tokenizer(TEXTS))
@@ -62,6 +64,7 @@ def test_a_shorter_output_is_the_beginning(lm, outputs):
         assert len(short) < len(long)
 
 
+@pytest.mark.slow
 def test_prompts(lm):
     whole = lm.generate(PROMPTED, 24)
     written = lm.generate(PROMPTED, 24, strip_prompt=True)
@@ -80,6 +83,7 @@ def test_encode_once_decode_many(lm, outputs):
     assert lm.decode(lm.encode(TEXTS[0]), 24, num_samples=2) == [outputs[0]] * 2
 
 
+@pytest.mark.slow
 def test_samples_and_seeds():
     lm = with_sampler(keras_hub.samplers.RandomSampler(seed=5))
     encoding = lm.encode(TEXTS)
@@ -111,6 +115,7 @@ def test_stop_strings(lm, outputs):
     assert lm.generate(TEXTS, 24, stop_strings=["never so"]) == outputs
 
 
+@pytest.mark.slow
 def test_stream(lm, outputs):
     pieces = list(lm.generate_stream(TEXTS[1], 24))
     assert "".join(pieces) == outputs[1]
@@ -133,9 +138,8 @@ def test_a_reader_may_leave(lm, outputs):
     assert lm.generate(TEXTS, 24) == outputs
 
 
-@pytest.mark.parametrize(
-    "sampler", ["top_k", "top_p", "beam", pytest.param("contrastive", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["top_k", "top_p", "beam", "contrastive"])
 def test_samplers_of_keras_hub(sampler):
     lm = with_sampler(sampler)
     found = lm.generate(TEXTS[:2], 12)
@@ -174,6 +178,7 @@ def test_bad_input(lm, outputs, inputs, options, message):
     assert lm.generate(TEXTS[0], 24) == outputs[0]
 
 
+@pytest.mark.slow
 def test_without_a_preprocessor(lm):
     bare = EncDecSeq2SeqLM(lm.backbone)
     bare.compile(sampler="greedy")
@@ -195,6 +200,7 @@ def test_a_draft_model_is_needed():
         with_sampler("speculative").generate("a", 12)
 
 
+@pytest.mark.slow
 def test_weights_that_come_later_are_seen(outputs):
     lm = with_sampler("greedy")
     assert lm.generate(TEXTS, 24) == outputs

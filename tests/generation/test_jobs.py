@@ -101,6 +101,7 @@ def test_scores_of_many():
     np.testing.assert_allclose(found, scores, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_file_of_outputs(lm, outputs, tmp_path):
     path = tmp_path / "new" / "outputs.jsonl"
     assert lm.generate(TEXTS, 12, path=path) == outputs
@@ -223,6 +224,7 @@ def test_a_lock_of_a_process_that_is_gone_is_none(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["outputs.jsonl"]
 
 
+@pytest.mark.slow
 def test_other_weights_are_another_call(lm):
     other = keras_encdec.from_preset("gemma2_tiny_mini")
     other.compile(sampler="greedy")

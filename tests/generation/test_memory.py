@@ -57,6 +57,7 @@ def test_what_can_be_had(machine, names):
 OF_A_ROW = 2 * 2 * 2 * 12 * 4 * 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "asked", "rows"),
     [

@@ -20,6 +20,7 @@ def lm():
     return keras_encdec.from_preset("gemma2_tiny_tiny")
 
 
+@pytest.mark.slow
 def test_equals_the_logits(lm):
     x, y, weight = lm.preprocessor(PAIRS, encoder_sequence_length=64, decoder_sequence_length=64)
     log_probs = log_softmax(run(lm, x), axis=-1)
@@ -45,6 +46,7 @@ def test_batches_change_nothing(lm):
     np.testing.assert_allclose(lm.score(rows[0]).total, whole.total[:1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_target_is_cut(lm):
     pair = {"encoder_text": "An", "decoder_text": " ".join(PAIRS["decoder_text"])}
     whole = lm.score(pair).per_token[0]
@@ -67,6 +69,7 @@ def test_chunks(monkeypatch):
     assert [len(row) for row in whole.per_token] == [15, 8, 0]
 
 
+@pytest.mark.slow
 def test_what_was_generated(lm):
     lm.compile(sampler="greedy")
     text = lm.generate(PAIRS["encoder_text"][0], 8)

@@ -84,6 +84,7 @@ def compiled(dtype="float32", soft_cap=None):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FINITE)
 def test_no_logit_is_above_its_bound(name):
     import jax
@@ -105,6 +106,7 @@ def test_no_logit_is_above_its_bound(name):
             assert (some <= bound[:, : some.shape[1]])[rows].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("soft_cap", [None, 30.0, 0.5])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_same_tokens(dtype, soft_cap):

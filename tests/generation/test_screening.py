@@ -77,6 +77,7 @@ def test_the_table_says_most_tokens_of_a_trained_model(lm):
     np.testing.assert_array_equal(ids[known], expected[known])
 
 
+@pytest.mark.slow
 def test_a_table_is_that_of_the_weights_there_are(lm):
     embedding, before = lm.backbone.decoder.embedding.embeddings, generated(lm, True)
     own, engine = np.array(embedding), lm.make_generate_function()

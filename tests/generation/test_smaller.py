@@ -50,6 +50,7 @@ def test_as_good_and_consistent(mode, expected):
     np.testing.assert_allclose(found, scores[1], rtol=1e-2 if mode == "bfloat16" else 1e-4)
 
 
+@pytest.mark.slow
 def test_the_output_projection_is_quantised_too():
     lm = small("int8")
     embedding = lm.backbone.decoder.embedding

@@ -73,6 +73,7 @@ def test_with_a_seed_threads_give_what_calls_alone_give(lm):
     assert states(lm.sampler) == before
 
 
+@pytest.mark.slow
 def test_threads_share_one_engine(lm):
     for _ in range(8):
         lm.compile(sampler="greedy")

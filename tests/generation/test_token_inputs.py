@@ -51,6 +51,7 @@ def tokens_until(lm, stop, ids, mask, prompt):
     return len(kept)
 
 
+@pytest.mark.slow
 def test_the_outputs_of_texts(lm, outputs):
     assert outputs[IDS].shape == outputs[MASK].shape == (3, LENGTH)
     assert (outputs[IDS].dtype, outputs[MASK].dtype) == (np.int32, bool)
@@ -58,6 +59,7 @@ def test_the_outputs_of_texts(lm, outputs):
     assert found == lm.generate(PROMPTED, LENGTH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", [0, 1, 2])
 def test_the_mask_ends_with_the_token_that_completes_a_stop_string(lm, inputs, outputs, of):
     prompts = inputs[MASK].sum(axis=1)
@@ -92,6 +94,7 @@ def test_batches_and_datasets_change_nothing(lm, inputs, outputs):
     same(lm.generate(dataset.batch(3), max_length=LENGTH), outputs)
 
 
+@pytest.mark.slow
 def test_batch_size_is_that_of_the_encoder(lm, inputs, monkeypatch):
     encode, sizes = call.encode, []
 
@@ -195,6 +198,7 @@ def shifted(x):
     return {**x, MASK: np.roll(x[MASK], 1, axis=1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

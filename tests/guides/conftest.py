@@ -7,10 +7,20 @@ from pathlib import Path
 import pytest
 from guide_runs import GUIDES
 
+# The first two also run as notebooks; the others take more than a minute each.
+LONG = {"any_family", "generation", "evaluate", "ul2_and_distillation"}
+LONG |= {"unbalanced_pairs_and_distribution"}
+
 
 def pytest_generate_tests(metafunc):
     if "guide" in metafunc.fixturenames:
-        metafunc.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+        slow = metafunc.definition.get_closest_marker("slow")
+        by_hand = LONG if slow else ()
+        guides = [
+            pytest.param(path, id=path.stem, marks=[pytest.mark.long] * (path.stem in by_hand))
+            for path in GUIDES
+        ]
+        metafunc.parametrize("guide", guides)
 
 
 @pytest.fixture

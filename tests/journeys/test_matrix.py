@@ -132,7 +132,9 @@ COLUMNS = {
     "score": lambda lab, make, _: lab.reset().score(make().x).total,
     "encode": lambda lab, make, _: np.asarray(lab.reset().encode(make().x).token_ids),
 }
-QUICK = ("fit", "generate")
+QUICK = ("texts", "fit"), ("texts", "generate")
+LONG = ["epochs=2", "shuffle=False", "steps_per_epoch", "class_weight", "Checkpoint"]
+LONG += ["validation_split", "validation: pairs", "validation: (x, y)", "validation: arrays"]
 OF_X_ALONE = ("predict", "generate", "score", "encode")
 
 
@@ -204,11 +206,12 @@ def table():
 
 
 def pytest_generate_tests(metafunc):
-    """All cells where this file is asked for by name; else some of them are slow ones."""
+    """All cells where this file is asked for by name; else most of them are slow or long ones."""
     asked = any("test_matrix" in str(argument) for argument in metafunc.config.args)
 
     def cell(*names):
-        return pytest.param(*names, marks=[] if asked or names[-1] in QUICK else pytest.mark.slow)
+        far = pytest.mark.long if names[-1] in LONG else pytest.mark.slow
+        return pytest.param(*names, marks=[] if asked or names in QUICK else far)
 
     if "column" in metafunc.fixturenames:
         cells = [cell(group, column) for group in GROUPS for column in COLUMNS]

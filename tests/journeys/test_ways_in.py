@@ -23,7 +23,6 @@ from keras_encdec.testing.specs import tiny_pair
 TEXTS = [f"Returns the mean of {i} numbers along an axis." * (1 + i % 4) for i in range(13)]
 TARGETS = [f"Mean of {i}." + " Of an array, by its axis." * (i % 3) for i in range(13)]
 PAIRS = {"encoder_text": TEXTS, "decoder_text": TARGETS}
-SLOW = pytest.mark.slow
 ON_JAX = pytest.mark.skipif(keras.backend.backend() != "jax", reason="on JAX only")
 
 
@@ -87,7 +86,7 @@ def test_losses_are_means_over_tokens(still):
     assert -sum(row.sum() for row in cut) / count == pytest.approx(expected, rel=1e-6)
 
 
-@SLOW
+@pytest.mark.slow
 def test_the_batch_size_of_a_validation(still):
     class Counts(keras.callbacks.Callback):
         batches = 0
@@ -101,6 +100,7 @@ def test_the_batch_size_of_a_validation(still):
     assert counts.batches == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["rows", "targets"])
 def test_weights_of_pairs(still, form):
     """A weight for a pair, or one for each of its targets, as by hand."""
@@ -116,6 +116,7 @@ def test_weights_of_pairs(still, form):
     assert found["loss"] == pytest.approx([expected], rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", [False, True])
 def test_weights_of_texts(tokenizer, packing):
     lm = make_lm(tokenizer, packing=packing)
@@ -140,7 +141,7 @@ def test_weights_of_arrays(still):
     assert found == pytest.approx(by_hand(still, x, y, there), rel=1e-6)
 
 
-@SLOW
+@pytest.mark.slow
 def test_class_weights(still):
     x, y, there = still.preprocessor(PAIRS)
     token = int(y[0, 0])
@@ -156,6 +157,7 @@ def arrays(lm):
     return x, y.copy(), weight.copy()
 
 
+@pytest.mark.slow
 def test_labels_that_count_nothing(still):
     """-100, as collators have it, and any label whose weight is 0."""
     x, y, weight = arrays(still)
@@ -245,7 +247,7 @@ def test_each_epoch_draws_anew(tokenizer, make, packing):
     assert sorted(order(lm, make())) != sorted(order(lm, make(), epoch=1))
 
 
-@SLOW
+@pytest.mark.slow
 def test_an_epoch_has_all_its_batches(tokenizer):
     """Under UL2 each epoch makes another number of windows."""
     lm = make_lm(tokenizer, objective="ul2")
@@ -273,7 +275,7 @@ class Steps(keras.callbacks.Callback):
         return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
 
 
-@SLOW
+@pytest.mark.slow
 def test_stages_share_the_epochs_of_a_run(tokenizer):
     lm = make_lm(tokenizer, objective=Stages([UL2(), PrefixLM()], [0.5, 0.5]))
     alone = make_lm(tokenizer, objective="ul2")
@@ -283,7 +285,7 @@ def test_stages_share_the_epochs_of_a_run(tokenizer):
     assert steps.counts == plain.counts
 
 
-@SLOW
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras refuses it on PyTorch")
 def test_steps_per_execution_that_do_not_divide_an_epoch(tokenizer, tmp_path):
     """Seven batches by threes: as one by one, after a kill too."""
@@ -331,10 +333,9 @@ def test_packing_looks_ahead_a_little(tokenizer, monkeypatch):
 # Rows left over.
 
 
+@pytest.mark.slow
 @ON_JAX
-@pytest.mark.parametrize(
-    "x", ["pairs", *(pytest.param(x, marks=SLOW) for x in ("arrays", "tf.data", "text"))]
-)
+@pytest.mark.parametrize("x", ["pairs", "arrays", "tf.data", "text"])
 def test_rows_left_over_in_accumulation(tokenizer, x):
     """5 rows in batches of 4 and parts of 2: the step of 4 and then of 1, as without parts."""
     some = {key: column[:5] for key, column in PAIRS.items()}
@@ -362,9 +363,8 @@ def test_rows_left_over_in_accumulation(tokenizer, x):
 # float16.
 
 
-@pytest.mark.parametrize(
-    "optimizer", ["mixed_float16", pytest.param("LossScaleOptimizer", marks=SLOW)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["mixed_float16", "LossScaleOptimizer"])
 def test_float16_trains(tokenizer, optimizer):
     """As float32 does, within its own rounding; a step that overflows is left out."""
     dtype = "mixed_float16" if optimizer == "mixed_float16" else "float32"
@@ -381,7 +381,7 @@ def test_float16_trains(tokenizer, optimizer):
     assert history["loss"][-1] < history["loss"][0]
 
 
-@SLOW
+@pytest.mark.slow
 def test_a_loss_scale_that_overflows_is_halved(tokenizer):
     lm = make_lm(tokenizer, dtype="mixed_float16")
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=2.0**60)
@@ -398,7 +398,7 @@ def test_a_loss_scale_that_overflows_is_halved(tokenizer):
     assert float(keras.ops.convert_to_numpy(small.dynamic_scale)) == 4.0
 
 
-@SLOW
+@pytest.mark.slow
 @ON_JAX
 def test_float16_in_warm_up(tokenizer):
     lm = make_lm(tokenizer, dtype="mixed_float16")
@@ -423,9 +423,10 @@ class Breaks(training.FusedCrossEntropy):
         return super().__call__(*args, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call",
-    ["fit", *(pytest.param(c, marks=SLOW) for c in ("evaluate", "validation", "train_on_batch"))],
+    ["fit", "evaluate", "validation", "train_on_batch"],
 )
 def test_an_error_in_the_first_step_leaves_the_weights(tokenizer, call):
     lm = make_lm(tokenizer)
@@ -450,6 +451,7 @@ def test_an_error_in_the_first_step_leaves_the_weights(tokenizer, call):
     assert np.isfinite(lm.fit(PAIRS, verbose=0).history["loss"][0])
 
 
+@pytest.mark.slow
 def test_an_error_in_the_data_leaves_the_weights(tokenizer):
     lm = make_lm(tokenizer, rate=0.1)
     x, y, weight = arrays(lm)
@@ -572,7 +574,7 @@ def test_compile_leaves_the_settings_of_the_backbone():
     assert (lm.backbone.remat, lm.backbone.attention) == (False, "auto")
 
 
-@SLOW
+@pytest.mark.slow
 def test_after_a_loss_on_logits_the_default_one_is_whole_again():
     lm = tiny_lm()
     x, y = arrays_of_tiny()
@@ -583,7 +585,7 @@ def test_after_a_loss_on_logits_the_default_one_is_whole_again():
     assert lm.evaluate(x, y, verbose=0, return_dict=True) == expected
 
 
-@SLOW
+@pytest.mark.slow
 def test_a_keras_file_keeps_what_compile_was_given(tmp_path):
     lm = tiny_lm()
     lm.compile(
@@ -611,7 +613,7 @@ def test_a_keras_file_keeps_what_compile_was_given(tmp_path):
     assert_same(weights(lm), weights(again))
 
 
-@SLOW
+@pytest.mark.slow
 def test_threads_draw_apart(tokenizer):
     lm = make_lm(tokenizer, lengths=(16, 24))
     lm.compile(sampler=keras_hub.samplers.RandomSampler(seed=7))
@@ -630,7 +632,7 @@ def test_threads_draw_apart(tokenizer):
     assert sorted(found) == sorted(alone)
 
 
-@SLOW
+@pytest.mark.slow
 def test_tokens_with_stop_strings_batches_and_a_path(tokenizer, tmp_path):
     """Model inputs as the same texts: the mask ends with the token that completes a stop."""
     lm = make_lm(tokenizer, lengths=(16, 24))
@@ -655,6 +657,7 @@ def test_tokens_with_stop_strings_batches_and_a_path(tokenizer, tmp_path):
     assert lines[1]["output"]["decoder_token_ids"] == [found["decoder_token_ids"][1].tolist()]
 
 
+@pytest.mark.slow
 def test_a_frame_to_generate_for(still):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"encoder_text": TARGETS[:3], "id": [1, 2, 3]})

@@ -80,6 +80,7 @@ def assert_paths_equal(variables, visible, soft_cap, path="fused"):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("soft_cap", FUSED)
 @pytest.mark.parametrize("kind", VISIBLE)
@@ -96,6 +97,7 @@ def test_fused_equals_plain(kind, soft_cap, path, monkeypatch):
     assert not gradients[0][unseen].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("soft_cap", FUSED[:1])
 @pytest.mark.parametrize("heads", HEADS)
@@ -103,6 +105,7 @@ def test_fused_equals_plain_for_all_groupings(heads, soft_cap, path):
     assert_paths_equal(qkv(45, 45, HEADS[heads]), VISIBLE["causal, window"], soft_cap, path)
 
 
+@pytest.mark.slow
 @on_jax
 @pytest.mark.parametrize("path", PATHS)
 def test_fused_equals_plain_over_several_chunks(path, monkeypatch):
@@ -114,6 +117,7 @@ def test_fused_equals_plain_over_several_chunks(path, monkeypatch):
     assert_paths_equal(qkv(530, 1100, (2, 1), rows=1), visible, 5.0, path)
 
 
+@pytest.mark.slow
 def test_auto_is_fused_where_texts_are_long(monkeypatch):
     called = []
     monkeypatch.setattr(fused, "attend", lambda *args: called.append(args[2].shape[1]) or args[2])
@@ -175,6 +179,7 @@ def test_a_pair_that_is_refused_keeps_its_setting():
     assert backbone.encoder.attention == backbone.decoder.attention == "auto"
 
 
+@pytest.mark.slow
 @on_jax
 def test_without_tokamax(monkeypatch):
     monkeypatch.setattr(tokamax, "is_installed", lambda: False)
@@ -385,6 +390,7 @@ def reference(request):
     return backbone, inputs, logits_and_gradients(backbone, inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "remat"), [("plain", True), ("fused", True)])
 def test_settings_change_no_number_of_a_model(reference, path, remat):
     backbone, inputs, expected = reference

@@ -116,6 +116,7 @@ def test_a_scan_trains_the_same_weights_and_draws_the_same(change, options, rema
         np.testing.assert_allclose(array, value, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 @on_jax
 def test_who_wants_each_state_gets_it_from_blocks_one_by_one():
     import jax

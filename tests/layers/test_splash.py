@@ -107,6 +107,7 @@ def test_splash_equals_plain_for_all_groupings_and_widths(heads, width):
     assert_plain(drawn(S, heads, width), "causal, window")
 
 
+@pytest.mark.slow
 def test_masks_say_the_same_as_key_ranges():
     """What Splash computes of limits and segments, in booleans."""
     for kind, limits in LIMITS.items():

@@ -13,6 +13,7 @@ LONG = "xla_by_head" if keras.backend.backend() == "jax" else "plain"  # under a
 LENGTHS = {"source": 640, "target": 576}
 
 
+@pytest.mark.slow
 def test_each_kind_has_a_row():
     lm = EncDecSeq2SeqLM(tiny_backbone())
     report = lm.attention_report(**LENGTHS)

@@ -58,6 +58,7 @@ def tiny_encoder_of(pair):
     return EncoderBackbone.from_preset(pair)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
 def test_a_decoder_only_model_as_an_encoder(attention):
     """Causal, it gives its source's states; else other ones, of which the last is the same."""
@@ -74,6 +75,7 @@ def test_a_decoder_only_model_as_an_encoder(attention):
         assert np.abs(ours[:, :-1] - theirs[:, :-1]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_recipe_is_its_first_source_made_bidirectional(inputs):
     lm = keras_encdec.from_preset("gemma2_tiny_mini")
     found = find_encoder("gemma2_tiny_mini")
@@ -137,6 +139,7 @@ def test_lora_and_its_file(tmp_path, inputs):
     assert len(merged.weights) == len(merged.spec.weights())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_quantised_it_comes_back(tmp_path, inputs, mode):
     alone = EncoderBackbone.from_preset(tiny_backbone())

@@ -87,6 +87,7 @@ def test_cached_steps_equal_the_full_forward(backbone, inputs, outputs, first, e
     assert_close(states[valid], real(outputs, inputs, "decoder"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", PADDED)
 def test_padding_does_not_matter(backbone, inputs, outputs, padding):
     padded = pad(inputs, "encoder", **PADDED[padding])
@@ -161,6 +162,7 @@ def greedy(lm):
     return lm.generate(prompts(), stop_token_ids=None)
 
 
+@pytest.mark.slow
 def test_generate_equals_argmax_over_full_forwards(lm, greedy):
     expected = greedy_by_full_forwards(lm, prompts())
     np.testing.assert_array_equal(greedy["decoder_token_ids"], expected)
@@ -168,6 +170,7 @@ def test_generate_equals_argmax_over_full_forwards(lm, greedy):
     assert len(np.unique(expected)) > 10
 
 
+@pytest.mark.slow
 def test_rows_generate_alone_as_together(lm, greedy):
     inputs = prompts()
     for i in range(3):
@@ -196,6 +199,7 @@ def test_uncompiled_is_the_same(greedy):
     assert to_numpy(found["decoder_token_ids"]).max() < VOCABULARY
 
 
+@pytest.mark.slow
 def test_one_beam_is_greedy(greedy):
     lm = generator(keras_hub.samplers.BeamSampler(num_beams=1))
     found = lm.generate(prompts(), stop_token_ids=None)

@@ -93,6 +93,7 @@ def test_texts_of_every_kind_make_the_same_batches(tokenizer, tmp_path, options)
     same(streamed, given(lm, TEXTS, shuffle=False))
 
 
+@pytest.mark.slow
 def test_fit_on_a_list(tokenizer):
     lm = make_lm(tokenizer, objective="ul2")
     steps = fit(lm, TEXTS, epochs=3)
@@ -101,6 +102,7 @@ def test_fit_on_a_list(tokenizer):
     assert np.isfinite(lm.evaluate(TEXTS, batch_size=8, verbose=0)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -113,7 +115,7 @@ def test_fit_on_a_list(tokenizer):
     ],
     ids=["grain", "grain stream", "grain pairs", "tf.data", "tf.data pairs", "pairs"],
 )
-@pytest.mark.parametrize("packing", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("packing", [False, True])
 def test_fit_on_datasets(one_lm, make, packing):
     data = make()
     batched = hasattr(data, "element_spec") and isinstance(data.element_spec, dict)
@@ -140,6 +142,7 @@ def test_fit_on_batches_by_number_and_at_a_later_step(tokenizer):
     assert fit(whole, data, epochs=2) == [len(data)] * 2
 
 
+@pytest.mark.slow
 def test_a_later_first_epoch_goes_on_with_the_data(tokenizer):
     lm = make_lm(tokenizer, objective="ul2")
     passes = [[batch[1].tobytes() for batch in given(lm, TEXTS, epoch)] for epoch in (0, 1, 0)]

@@ -141,6 +141,7 @@ def test_every_field_is_changed_or_exempt(spec_class):
     assert not CHANGES[spec_class].keys() & exempt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "spec_class", "field", "change"), list(cases()))
 def test_knob_is_live(side, spec_class, field, change):
     pair = changed(start(spec_class), side, spec_class, field, change)

@@ -132,6 +132,7 @@ def test_nor_does_it_enable_lora_in_another_pair(make_pair, tmp_path):
     fresh.save_to_preset(tmp_path / "still whole")
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_refused_or_was_of_no_use(tmp_path):
     lm, path = trained({}, tiny_pair), tmp_path / "run.lora.h5"
     lm.backbone.save_lora_weights(path)

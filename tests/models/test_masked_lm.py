@@ -42,6 +42,7 @@ def rows(vocabulary_size, seed=0):
     return {"token_ids": ids, "padding_mask": mask, "mask_positions": places}
 
 
+@pytest.mark.slow
 def test_logits_are_of_the_states_in_front():
     model, spec = tiny()
     x = rows(spec.vocabulary_size)
@@ -54,6 +55,7 @@ def test_logits_are_of_the_states_in_front():
     assert_close(to_numpy(model(x)), cap * np.tanh(logits / cap), 1e-4)
 
 
+@pytest.mark.slow
 def test_an_output_matrix_of_its_own_comes_from_the_source():
     """Left causal, what is read before a token are the source's logits of it."""
     keras.utils.set_random_seed(0)
@@ -83,6 +85,7 @@ def numbers(lm, texts):
     return {"loss": loss, "accuracy": right, "perplexity": np.exp(loss)}
 
 
+@pytest.mark.slow
 def test_numbers_are_means_over_hidden_tokens(lm):
     lm.compile()
     expected = numbers(lm, TEXTS)
@@ -138,6 +141,7 @@ def test_epochs_hide_other_tokens(lm):
     assert (first != second).any()
 
 
+@pytest.mark.slow
 def test_a_keras_file_goes_on(tmp_path):
     model, spec = tiny()
     model.compile(keras.optimizers.SGD(0.1), loss=FusedCrossEntropy(z_loss=1e-4))

@@ -28,6 +28,7 @@ def logits_and_labels(rows):
     return [(logits[i][at], y[i][at]) for i, at in places]
 
 
+@pytest.mark.slow
 def test_packed_equals_unpacked(examples):
     """And in the other order, where everything stands at other places."""
     plan = ROWS.plan(examples)

@@ -91,6 +91,7 @@ PAIRS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "size"), [("plain", 1), ("plain", 3), ("merged", 3), ("another family", 32)]
 )
@@ -115,6 +116,7 @@ def test_log_odds_by_hand(kind, size):
         assert_close(to_numpy(compiled(graph, backbone)(x)), expected)
 
 
+@pytest.mark.slow
 def test_padding_anywhere_changes_nothing():
     model, x = EncDecReranker(tiny_backbone(ONE_LAYER), None, 3, WORDS), make_inputs()
     padded = pad(pad(x, "encoder", left=5, right=2, token=7), "decoder", right=5, token=7)
@@ -133,6 +135,7 @@ def test_groups_by_hand():
     assert not to_numpy(none).any()
 
 
+@pytest.mark.slow
 def test_batch_order_and_mates_change_nothing(reranker):
     queries = [QUERY, "Why?", QUERY, "Is it a list of names?", "Who?", QUERY, "a", "What then?"]
     documents = [*DOCUMENTS[:6], DOCUMENTS[0], DOCUMENTS[7]]
@@ -154,6 +157,7 @@ def test_a_document_is_read_once(reranker, monkeypatch):
     assert [int(x["padding_mask"].any(axis=1).sum()) for x in read] == [2]
 
 
+@pytest.mark.slow
 def test_the_best_come_first(reranker):
     scores = reranker.score([QUERY] * 8, DOCUMENTS)
     found = reranker.rank(QUERY, DOCUMENTS, batch_size=3)
@@ -323,6 +327,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", LOSSES)
 def test_losses_are_those_of_the_scores(reranker, case):
     loss, data, by_hand = LOSSES[case]
@@ -336,6 +341,7 @@ def test_losses_are_those_of_the_scores(reranker, case):
         assert found["loss"] == pytest.approx(np.average(each, weights=weights), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_it_learns_a_planted_preference_and_comes_back(tokenizer, tmp_path):
     """Documents about files answer, whatever is asked; those held out as well."""
     model = make(tokenizer)

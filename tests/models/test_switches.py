@@ -27,10 +27,7 @@ SWITCHES = {
 }
 every_switch = pytest.mark.parametrize(
     "changes",
-    [
-        pytest.param(changes, id=name, marks=pytest.mark.slow if name == "merged" else ())
-        for name, changes in SWITCHES.items()
-    ],
+    [pytest.param(changes, id=name) for name, changes in SWITCHES.items()],
 )
 
 
@@ -46,6 +43,7 @@ def generated(backbone, inputs):
     return np.asarray(lm.generate(given, stop_token_ids=None)["decoder_token_ids"])
 
 
+@pytest.mark.slow
 @every_switch
 def test_cached_is_full_and_padding_does_not_matter(changes):
     backbone, inputs = tiny_backbone(pair(changes)), make_inputs(target=(16, 16, 16))
@@ -64,9 +62,10 @@ def test_cached_is_full_and_padding_does_not_matter(changes):
     np.testing.assert_array_equal(written[:, 4:], logits.argmax(-1)[:, 3:-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
-    [pytest.param(SWITCHES["merged"], marks=pytest.mark.slow), SWITCHES["gate"]],
+    [SWITCHES["merged"], SWITCHES["gate"]],
     ids=["merged", "gate"],
 )
 def test_packed_is_unpacked(changes):
@@ -129,6 +128,7 @@ def test_what_each_switch_leaves_out():
     assert sizes["gate"] - whole == encoder.num_layers
 
 
+@pytest.mark.slow
 def test_merged_and_tied_pairs_are_all_source():
     lm = keras_encdec.adapt(SOURCE, merged_attention=True, tied_embeddings=True)
     source = keras_encdec.adapt(SOURCE).backbone

@@ -59,6 +59,7 @@ def test_logits_are_those_of_transformers(reference):
     assert_close(model.evaluate(x, reference["labels"], verbose=0)[0], reference["loss"], 1e-4)
 
 
+@pytest.mark.slow
 def test_a_step_is_that_of_transformers(reference):
     model, x = as_transformers(reference)
     query = model.backbone.encoder.blocks[0].attention.query.kernel
@@ -74,6 +75,7 @@ def test_a_step_is_that_of_transformers(reference):
     assert_close(model.predict(x), reference["logits_after"], 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["last", "mean", "first"])
 def test_padding_and_batch_change_nothing(pooling):
     model, inputs = tiny(num_classes=3, pooling=pooling), make_inputs()
@@ -91,6 +93,7 @@ def cross_entropy(logits, labels, weights=None):
     return float(np.average(losses, weights=weights))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 32])
 def test_losses_are_means_over_texts(classifier, batch_size):
     logits, weights = classifier.predict(TEXTS), np.array([1.0, 0.0, 3.0, 0.5, 1.0])
@@ -105,6 +108,7 @@ def test_losses_are_means_over_texts(classifier, batch_size):
     assert_close(np.array(found["accuracy"]), right)
 
 
+@pytest.mark.slow
 def test_the_first_loss_of_fit_is_that_of_evaluate(classifier):
     logits = classifier.predict(TEXTS)
     weight = {0: 2.0}
@@ -143,6 +147,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_the_same_data(classifier, form):
     found = classifier.evaluate(*FORMS[form], verbose=0, return_dict=True)
@@ -168,6 +173,7 @@ def test_two_texts_are_read_one_behind_the_other(classifier):
     )
 
 
+@pytest.mark.slow
 def test_choices_are_read_behind_their_text():
     model = EncDecTextClassifier.from_preset("gemma2_mini_docs", num_choices=2, sequence_length=32)
     choices = [["One.", "Two."], ["Three.", "Four."]]
@@ -194,6 +200,7 @@ def test_classes_have_names(classifier):
 # Training and files.
 
 
+@pytest.mark.slow
 def test_it_learns_and_comes_back(tmp_path):
     model = EncDecTextClassifier.from_preset(
         "gemma2_mini_docs", label_names=["returns", "raises"], sequence_length=16, dropout=0.1
@@ -230,6 +237,7 @@ def datasets_of(group):
             yield from datasets_of(item)
 
 
+@pytest.mark.slow
 def test_a_keras_file(tmp_path):
     model = tiny(num_classes=3, activation="softmax")
     x = {"token_ids": np.full((2, 5), 7, "int32"), "padding_mask": np.ones((2, 5), "int32")}
@@ -268,6 +276,7 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path):
         np.testing.assert_array_equal(again, whole)
 
 
+@pytest.mark.slow
 def test_under_lora_the_head_trains_whole():
     model = tiny(num_classes=3)
     model.backbone.enable_lora(2)
@@ -279,6 +288,7 @@ def test_under_lora_the_head_trains_whole():
     np.testing.assert_array_equal(to_numpy(model.backbone.encoder.embedding.embeddings), frozen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float16", "bfloat16", "mixed_bfloat16"])
 def test_in_low_precision(policy):
     model = EncDecTextClassifier.from_preset("gemma2_mini_docs", num_classes=2, dtype=policy)
@@ -288,6 +298,7 @@ def test_in_low_precision(policy):
     assert model.predict(TEXTS).shape == (5, 2)
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own():
     model = tiny(num_classes=1)
     x = {"token_ids": np.full((3, 5), 7, "int32"), "padding_mask": np.ones((3, 5), "int32")}

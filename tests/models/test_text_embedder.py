@@ -63,6 +63,7 @@ def test_the_last_token_without_a_projection():
     assert_close(model.predict(x), unit([s[n - 1] for s, n in zip(states, lengths, strict=True)]))
 
 
+@pytest.mark.slow
 def test_padding_batch_and_order_change_nothing(embedder):
     texts = [*TEXTS, " ".join(TEXTS[:3])]
     expected = embedder.encode_text(texts, "document")
@@ -113,6 +114,7 @@ def by_hand(embedder, queries, documents, negatives=()):
     return np.array(losses)
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_vectors(embedder):
     embedder.compile(keras.optimizers.SGD(0.0))
     first = by_hand(embedder, TEXTS[:3], DOCUMENTS[:3])
@@ -130,6 +132,7 @@ def test_losses_are_those_of_the_vectors(embedder):
     assert history["tokens"][0] > 0
 
 
+@pytest.mark.slow
 def test_negatives_of_different_numbers(embedder):
     embedder.compile(keras.optimizers.SGD(0.0))
     negatives = [["A list."], [], ["A name.", "A key."]]
@@ -168,6 +171,7 @@ def test_it_learns_and_comes_back(tmp_path):
     assert "makes vectors of texts" in (tmp_path / "it/README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_keras_file(tmp_path):
     model, x = tiny(projection=(8,)), rows()
     model.compile(keras.optimizers.Adam(1e-3), BiXSE(0.1, dimensions={8: 1.0}))
@@ -224,6 +228,7 @@ def test_a_stopped_run_goes_on(tmp_path):
         np.testing.assert_array_equal(again, whole)
 
 
+@pytest.mark.slow
 def test_from_given_vectors():
     model, x = tiny(projection=(5,), normalize=False), rows()
     y = np.random.default_rng(0).normal(0, 1, (3, 5)).astype("float32")

@@ -150,6 +150,7 @@ def test_every_weight_is_set_once_and_every_flax_parameter_used(case):
     assert shapes == pair_spec(config).weights()
 
 
+@pytest.mark.slow
 def test_model_has_the_weights_its_spec_names(case, backbone):
     shapes = {weight.path: tuple(weight.shape) for weight in backbone.weights}
     assert shapes == pair_spec(case[1]).weights()

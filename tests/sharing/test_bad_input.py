@@ -102,6 +102,7 @@ def test_our_own_index_that_leads_out(ours):
         keras_encdec.from_preset(ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [Path.unlink, lambda p: p.write_bytes(p.read_bytes()[:500])])
 def test_our_own_weights_damaged(ours, damage):
     damage(sorted(ours.glob("model_*.weights.h5"))[1])

@@ -29,6 +29,7 @@ def saved(lm, folder):
     return (folder / card.FILE).read_text()
 
 
+@pytest.mark.slow
 def test_a_person_can_tell_how_it_was_made(lm, tmp_path):
     text = saved(lm, tmp_path / "my_model")
     run = lm.provenance["history"][-1]

@@ -126,6 +126,7 @@ def test_dropout_is_held_by_t5gemma_alone(tmp_path, sources):
         EncoderBackbone(dataclasses.replace(llama, dropout=0.1)).export_to_transformers(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_export_after_lora_is_the_encoder_with_lora(tmp_path):
     encoder, x = tiny(), rows()
     before = to_numpy(encoder(x))

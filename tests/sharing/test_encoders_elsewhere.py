@@ -52,6 +52,7 @@ def check_states(encoder, model):
     assert_close(states(model, {name: array[:1] for name, array in x.items()}), ours[:1], tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "attention"), EVERY)
 def test_states_are_ours_past_the_window(name, attention, tmp_path):
     source = write_folder(tmp_path / name, name)
@@ -62,12 +63,14 @@ def test_states_are_ours_past_the_window(name, attention, tmp_path):
     check_states(encoder, loaded(tmp_path / "out", auto))
 
 
+@pytest.mark.slow
 def test_the_encoder_of_a_pair(tmp_path):
     encoder = EncoderBackbone.from_preset(tiny_backbone())
     encoder.export_to_transformers(tmp_path / "out")
     check_states(encoder, loaded(tmp_path / "out", transformers.T5GemmaEncoderModel))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "change"), [("mistral", 1), ("gemma2", 1), ("gemma3", -1)])
 def test_one_key_more_or_less_is_seen(name, change, tmp_path):
     """The tests above would notice a window that is off by one."""
@@ -83,6 +86,7 @@ def test_one_key_more_or_less_is_seen(name, change, tmp_path):
     assert moved.max() > 1e-2
 
 
+@pytest.mark.slow
 def test_a_classifier(tmp_path):
     texts = ["Return the sum.", "Open a file and read it. " * 9, "Add.", *ODD]
     model = EncDecTextClassifier.from_preset(
@@ -109,6 +113,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("source", ["gemma2", "qwen2"])
 @pytest.mark.filterwarnings("ignore:.* texts were cut to sequence_length")

@@ -82,6 +82,7 @@ def states(backbone):
     return run(backbone, make_inputs())["decoder_sequence_output"]
 
 
+@pytest.mark.slow
 @every_loader
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_pair_comes_back_in_the_policy_that_it_was_saved_in(policy, loader, tmp_path):
@@ -97,6 +98,7 @@ def test_a_pair_comes_back_in_the_policy_that_it_was_saved_in(policy, loader, tm
         assert {layer.dtype_policy.name for layer in kernels(other)} == {asked}
 
 
+@pytest.mark.slow
 @every_loader
 def test_float32_says_nothing_against_keras_default_policy(loader, tmp_path):
     backbone, folder = tiny_backbone(), str(tmp_path / "model")
@@ -111,9 +113,10 @@ def test_float32_says_nothing_against_keras_default_policy(loader, tmp_path):
     assert loader(folder).dtype_policy.name == "float32"
 
 
+@pytest.mark.slow
 @every_loader
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("mode", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_a_quantised_pair_comes_back_as_it_was(mode, policy, loader, tmp_path):
     """int4 also without the rounding of what is read out, which Keras brings in by itself."""
     lm, folder = EncDecSeq2SeqLM(tiny_backbone(dtype=policy)), str(tmp_path / "model")
@@ -206,6 +209,7 @@ def test_a_folder_with_something_else_is_left_alone(lm, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_saving_again_replaces(lm, tmp_path):
     lm.save_to_preset(tmp_path / "model")
     stale, foreign = (tmp_path / "model" / name for name in ("model_7.weights.h5", "thesis.tex"))
@@ -220,6 +224,7 @@ def test_saving_again_replaces(lm, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.slow
 def test_an_architecture_starts_from_random_weights(monkeypatch):
     recipe = catalog.presets["gemma2_tiny_mini"]
     monkeypatch.setattr(

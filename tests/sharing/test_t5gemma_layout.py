@@ -30,6 +30,7 @@ def tensors_of(folder):
     return arrays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["hf_t5gemma", "hf_t5gemma_sharded"])
 def test_logits_of_a_release(folder):
     lm = keras_encdec.from_preset(str(PARITY / folder))
@@ -83,6 +84,7 @@ def test_an_export_after_lora_is_the_model_with_lora(tmp_path):
     assert not any("lora" in name for name in tensors_of(tmp_path / "out"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True])
 def test_an_export_after_int8_has_codes_over_scales(tmp_path, lora):
     lm, floats = EncDecSeq2SeqLM(tiny_backbone()), {}
@@ -152,6 +154,7 @@ def keras_hub_t5gemma():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.transformers
 def test_transformers_loads_our_export(tmp_path):
     torch = pytest.importorskip("torch")
@@ -178,6 +181,7 @@ def test_transformers_loads_our_export(tmp_path):
     assert_close(run(lm, x)[real], expected[real], 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.transformers
 def test_transformers_tokenises_like_us(tmp_path):
     transformers = pytest.importorskip("transformers")

@@ -70,10 +70,8 @@ def whole(tmp_path_factory):
     return lm, fit(lm, tmp_path_factory.mktemp("whole") / "run", warmup=7)
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize("kill", [pytest.param(1, marks=SLOW), 8, pytest.param(12, marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [1, 8, 12])
 def test_resumed_in_any_phase(whole, tmp_path, kill):
     """In warm-up, at an epoch's end, past the switch: with dropout, warm-up and metrics."""
     lm, history = whole
@@ -113,11 +111,13 @@ def test_keeps_the_latest_and_the_best(tmp_path):
     np.testing.assert_allclose(value, min(history), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_best_of_a_log_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="Received: 'val_loss'"):
         fit(model(), tmp_path / "run", checkpoint={"best": "val_loss"})
 
 
+@pytest.mark.slow
 def test_restores_into_other_weights_and_not_only_some(tmp_path):
     """keras-team/keras issue 23251: weights that were saved under other paths stayed behind."""
     fit(saved := model(), tmp_path / "run", epochs=1)
@@ -129,18 +129,21 @@ def test_restores_into_other_weights_and_not_only_some(tmp_path):
     assert_identical(saved, other)
 
 
+@pytest.mark.slow
 def test_of_another_pair(tmp_path):
     fit(model(), tmp_path / "run", epochs=1)
     with pytest.raises(ValueError, match="pair differs: encoder, feedforward_dim, 80 there, 64"):
         fit(model(feedforward_dim=64), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_of_another_optimizer(tmp_path):
     fit(model(), tmp_path / "run", epochs=1)
     with pytest.raises(ValueError, match="'AdamW' there, 'SGD' here"):
         fit(model(keras.optimizers.SGD()), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_damaged(tmp_path):
     fit(model(), tmp_path / "run", epochs=1)
     for file in (tmp_path / "run" / "5" / "state").rglob("*"):
@@ -169,6 +172,7 @@ def test_a_full_disk(tmp_path):
     assert_identical(plain, again)
 
 
+@pytest.mark.slow
 def test_a_loss_of_nan(tmp_path):
     x, y, weight = data()
     weight[:] = 1.0

@@ -33,6 +33,7 @@ def held(variables):
     return sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [tiny_pair(), other_pair()], ids=["usual", "other"])
 @pytest.mark.parametrize("run", RUNS, ids=[str(number) for number in range(len(RUNS))])
 def test_variables_are_exact(run, spec):
@@ -115,6 +116,7 @@ def test_remat_holds_the_largest_block_wherever_it_stands():
     assert every == last
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="asks JAX")
 def test_remat_keeps_the_inputs_of_blocks():
     # XLA undoes remat on CPUs; what autodiff keeps per block shows it.

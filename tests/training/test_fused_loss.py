@@ -120,6 +120,7 @@ def test_the_size_of_a_chunk_does_not_matter(chunk):
     assert_same(*fused_and_plain(problem(257), "forward", chunk=chunk), 1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_within_its_own_rounding():
     # Sums are float32. Gradients by logits enter their projections in bfloat16, and JAX rounds
     # the reference's once more on the way back: two roundings of 2^-8.

@@ -47,6 +47,7 @@ def runs(lm):
     return [entry for entry in lm.provenance["history"] if entry["what"] == "fit"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch_size", "padding", "parts"), [(2, 0, 1), (3, 5, 1), (10, 0, 1), (4, 3, 2), (64, 0, 1)]
 )
@@ -59,6 +60,7 @@ def test_tokens_do_not_depend_on_batches_or_padding(batch_size, padding, parts):
     assert (run["state"], run["epochs"], run["data"]["kind"]) == ("finished", 3, "model inputs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", [False, True])
 def test_tokens_of_pairs_are_those_of_the_tokenizer(packing):
     tokenizer = keras_hub.models.Tokenizer.from_preset(catalog.embedded("gemma2_tiny_docs"))
@@ -78,6 +80,7 @@ def test_tokens_of_pairs_are_those_of_the_tokenizer(packing):
     assert run["data"]["objective"] is None
 
 
+@pytest.mark.slow
 def test_what_is_evaluated_is_not_trained_on():
     lm = model()
     fit(lm, validation_data=tuple(data().values()))
@@ -145,6 +148,7 @@ def test_a_run_that_goes_on_in_another_process_is_one_run(tmp_path):
     assert without_dates(runs(resumed)[0]) == without_dates(once)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_restored_says_what_it_had_seen(tmp_path):
     fit(model(), tmp_path / "run", epochs=2)
     lm = model()

@@ -68,6 +68,7 @@ def equal(one, other):
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_finished(whole, runs, tokenizer):
     lm = make_lm(tokenizer)
     with warnings.catch_warnings():
@@ -128,6 +129,7 @@ COMPILED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="accumulation is JAX's")
 @pytest.mark.parametrize("name", COMPILED)
 def test_what_does_not_change_batches_is_said_and_taken(runs, tokenizer, name):
@@ -137,6 +139,7 @@ def test_what_does_not_change_batches_is_said_and_taken(runs, tokenizer, name):
     assert float(lm.optimizer.learning_rate) == pytest.approx(COMPILED[name].get("rate", 1e-2))
 
 
+@pytest.mark.slow
 def test_a_rate_that_a_callback_lowered_goes_on(tokenizer, tmp_path):
     class Lower(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -154,6 +157,7 @@ def test_a_rate_that_a_callback_lowered_goes_on(tokenizer, tmp_path):
     assert float(again.optimizer.learning_rate) == pytest.approx(1e-4)
 
 
+@pytest.mark.slow
 def test_arrays_and_pairs_are_told_apart_too(tokenizer, tmp_path):
     lm = make_lm(tokenizer)
     x, y, weight = lm.preprocessor(PAIRS)

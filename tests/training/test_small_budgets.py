@@ -29,7 +29,8 @@ def changed(lm, before):
     return {w.path for w in lm.weights if not np.array_equal(to_numpy(w), before[w.path])}
 
 
-@pytest.mark.parametrize("mode", [None, "int8", pytest.param("int4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [None, "int8", "int4"])
 def test_trains_lora_and_the_cross_attention_and_nothing_else(mode):
     lm = model()
     if mode:
@@ -60,6 +61,7 @@ def test_lora_in_the_cross_attention_too():
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_lora_on_the_embedding_that_is_read_out():
     lm = model()
     lm.backbone.enable_lora(2, target_layer_names=["embedding"])

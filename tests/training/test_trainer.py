@@ -43,6 +43,7 @@ def assert_same_weights(a, b, tolerance=1e-5):
         np.testing.assert_allclose(to_numpy(one), to_numpy(other), atol=tolerance, err_msg=one.path)
 
 
+@pytest.mark.slow
 def test_trains_as_with_logits():
     fused, ours = fitted(loss=FusedCrossEntropy(chunk_tokens=8))
     plain, theirs = fitted(loss=plain_loss(), weighted_metrics=["accuracy"])
@@ -184,6 +185,7 @@ def test_a_teacher_of_another_vocabulary():
         tiny_lm().compile(distillation=Distillation(gemma(50)))
 
 
+@pytest.mark.slow
 def test_distillation_without_rows():
     with pytest.raises(ValueError, match="batches with teacher_ids"):
         fitted(distillation=Distillation())

@@ -61,6 +61,7 @@ def steps():
     return run(5, warmup=3)[1]
 
 
+@pytest.mark.slow
 def test_only_cross_attention_trains_for_k_steps(steps):
     lm = compiled()
     start = {w.path: to_numpy(w) for w in lm.weights}
@@ -92,6 +93,7 @@ def test_phases_follow_the_optimizers_steps(steps):
         assert not changed(expected, actual)
 
 
+@pytest.mark.slow
 def test_fits_again_without_it():
     lm, _ = run(1, warmup=3)
     _, after = run(1, warmup=None, lm=lm)
