@@ -1,11 +1,13 @@
 """An encoder alone in the layouts of transformers: which one holds it, and what each would lose.
 
+Knows the head of a classifier on T5Gemma's encoder too.
+
 A layout holds an encoder if its config, read again, is the encoder: what comes back otherwise is
 named. So nothing is written that reads as another model, and no family lists what it lacks.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_encdec import check
@@ -16,7 +18,8 @@ from keras_encdec.spec import EncoderSpec
 T5GEMMA = "t5gemma"
 # What such a folder may hold beside an encoder: a classifier's head, a tie stored as a copy.
 HEAD = "score.out_proj"
-DROPPED = ("lm_head.weight", "*.inv_freq")
+DROPPED = ("lm_head.weight", "*.inv_freq", f"{HEAD}.*")
+_CLASSIFIER = "T5GemmaForSequenceClassification"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +78,51 @@ def from_transformers(config: Mapping[str, Any]) -> EncoderSpec | None:
         return None
     causal = check.flag("is_causal", config["is_causal"])
     return EncoderSpec(known.spec_of(config), "causal" if causal else "bidirectional")
+
+
+def head_to_transformers(names: Sequence[str] | int, dropout: float) -> dict[str, Any]:
+    """What a config says of the head of `EncDecTextClassifier`.
+
+    Args:
+        names: of its classes, or how many there are.
+        dropout: rate in front of it.
+    """
+    if isinstance(names, int):
+        names = _unnamed(names)
+    return {
+        "architectures": [_CLASSIFIER],
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+        "classifier_dropout_rate": dropout,
+    }
+
+
+def head_from_transformers(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The head behind a `config.json`, as arguments of `EncDecTextClassifier`.
+
+    Returns:
+        None where the config is not that of a classifier on an encoder.
+
+    Raises:
+        ValueError: if its classes are not numbered from 0 on.
+    """
+    if config.get("architectures") != [_CLASSIFIER] or not t5gemma.is_encoder(config):
+        return None
+    labels = config.get("id2label") or dict(enumerate(_unnamed(2)))  # as transformers has it
+    by_number = {str(number): name for number, name in labels.items()}
+    try:
+        names = [by_number[str(i)] for i in range(len(by_number))]
+    except KeyError as error:
+        raise ValueError(
+            f"Expected id2label with numbers from 0 to {len(by_number) - 1}. Received: {labels}."
+        ) from error
+    unnamed = names == _unnamed(len(names))
+    classes = {"num_classes": len(names)} if unnamed else {"label_names": names}
+    return {**classes, "dropout": config.get("classifier_dropout_rate", 0.0)}
+
+
+def _unnamed(count: int) -> list[str]:
+    return [f"LABEL_{i}" for i in range(count)]
 
 
 def rules_of(config: Mapping[str, Any]) -> tuple[Rule, ...]:

@@ -34,8 +34,9 @@ class OnEncoder(Exports, TaskFiles, Learner):
         """The task that was saved, or a new one on an encoder.
 
         Args:
-            preset: a preset of this task, which comes back whole; or whatever has an encoder, as
-                for `EncoderBackbone.from_preset`, which gets a new head.
+            preset: a preset of this task, which comes back whole, as does a classifier that
+                `export_to_transformers` wrote where no classes are given; or whatever has an
+                encoder, as for `EncoderBackbone.from_preset`, which gets a new head.
             load_weights: as in KerasHub.
             **kwargs: of the task; `dtype`; `encoder_attention` of a decoder-only model; and with
                 a new head settings of the preprocessor, such as `sequence_length`.
@@ -59,6 +60,11 @@ class OnEncoder(Exports, TaskFiles, Learner):
             kwargs["preprocessor"] = found.tokenizer and cls.preprocessor_cls(
                 found.tokenizer, **settings
             )
+        return cls._of_found(found, **kwargs)
+
+    @classmethod
+    def _of_found(cls, found: Any, **kwargs: Any) -> Any:
+        """On an encoder that `find_encoder` found."""
         task = cls(found.backbone, **kwargs)
         task.take_output(found.output)
         return task

@@ -19,6 +19,7 @@ from keras_encdec.models.encoder_task import EncoderTask
 from keras_encdec.models.text_classifier_preprocessor import EncDecTextClassifierPreprocessor
 
 _HEAD_STDDEV = 0.02  # of transformers' T5Gemma heads
+_COUNTS = "num_classes", "label_names", "num_choices"
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
@@ -89,6 +90,16 @@ class EncDecTextClassifier(EncoderTask, keras_hub.models.TextClassifier):
         )
         inputs = self._inputs()
         super().__init__(inputs=inputs, outputs=self._outputs(inputs), **kwargs)
+
+    @classmethod
+    def _of_found(cls, found: Any, **kwargs: Any) -> Any:
+        """With the head of a classifier of transformers, unless another is asked for."""
+        if found.head is None or any(name in kwargs for name in _COUNTS):
+            return super()._of_found(found, **kwargs)
+        task = super()._of_found(found, **{**found.head.options, **kwargs})
+        task.head.kernel.assign(found.head.kernel)
+        task.head.bias.assign(found.head.bias)
+        return task
 
     def _inputs(self) -> dict[str, Any]:
         if not self.num_choices:
@@ -168,7 +179,7 @@ def _count(
     num_classes: int | None, label_names: Sequence[str] | None, num_choices: int | None
 ) -> int:
     """Logits of a text."""
-    given = {"num_classes": num_classes, "label_names": label_names, "num_choices": num_choices}
+    given = dict(zip(_COUNTS, (num_classes, label_names, num_choices), strict=True))
     asked = [name for name, value in given.items() if value is not None]
     if len(asked) != 1:
         raise ValueError(

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import keras
 import keras_hub
+import numpy as np
 
 from keras_encdec.accelerators import check_seen
 from keras_encdec.conversion.execute import convert_encoder, copy_encoder, load
 from keras_encdec.conversion.sources import SafetensorsSource
 from keras_encdec.families import encoders
 from keras_encdec.files import read_json, readable
+from keras_encdec.integrity import check_finite
 from keras_encdec.models.base import StacksBackbone
 from keras_encdec.models.encoder import EncoderBackbone
 from keras_encdec.sharing import catalog
@@ -26,12 +28,21 @@ from keras_encdec.sharing.tokenizers import tokenizer_of_files
 from keras_encdec.spec import EncoderAttention, EncoderSpec
 
 
+class Head(NamedTuple):
+    """Of a classifier: its arguments, kernel (D, C) and bias (C,)."""
+
+    options: dict[str, Any]
+    kernel: np.ndarray
+    bias: np.ndarray
+
+
 class Found(NamedTuple):
     """An encoder, what its text is tokenised by, and (D, V) its source wrote by; or None."""
 
     backbone: EncoderBackbone
     tokenizer: Any
     output: Any = None
+    head: Head | None = None  # of a classifier in a layout of transformers
 
 
 def find_encoder(
@@ -127,7 +138,27 @@ def _of_transformers(
     source = SafetensorsSource(lambda file: file_of(folder, file), folder)
     backbone = load(spec, source, encoders.rules_of(config), encoders.DROPPED, dtype)
     read_record(backbone, folder, name, "encoder")
-    return Found(backbone, tokenizer_of_files(folder))
+    options = encoders.head_from_transformers(config)
+    head = None if options is None else _head(options, source, spec)
+    return Found(backbone, tokenizer_of_files(folder), head=head)
+
+
+def _head(options: dict[str, Any], source: SafetensorsSource, spec: EncoderSpec) -> Head:
+    """The head whose config says these options."""
+    count = len(options.get("label_names", ())) or options["num_classes"]
+    expected = {"weight": (count, spec.encoder.width), "bias": (count,)}
+    arrays = []
+    for part, shape in expected.items():
+        name = f"{encoders.HEAD}.{part}"
+        found, _ = source.tensors().get(name, (None, None))
+        if found != shape:
+            raise ValueError(
+                f"Expected {name} of shape {shape}, as config.json says. Received: "
+                f"{found or 'no such tensor'}."
+            )
+        arrays.append(check_finite(name, source.read(name), "the weights to load"))
+    kernel, bias = arrays
+    return Head(options, kernel.T, bias)
 
 
 def _of_recipe(

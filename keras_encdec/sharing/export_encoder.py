@@ -208,13 +208,8 @@ def _head_config(classifier: EncDecTextClassifier, layout: Layout) -> dict[str, 
                 f"Expected {name}={only!r}, all that a classifier of transformers holds. Received: "
                 f"{value!r}. save_to_preset keeps any classifier."
             )
-    names = classifier.label_names or [f"LABEL_{i}" for i in range(classifier.num_classes)]
-    return {
-        "architectures": ["T5GemmaForSequenceClassification"],
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
-        "classifier_dropout_rate": classifier.dropout_rate,
-    }
+    names = classifier.label_names or classifier.num_classes
+    return encoders.head_to_transformers(names, classifier.dropout_rate)
 
 
 def _head(model: Any) -> Iterator[tuple[str, np.ndarray]]:

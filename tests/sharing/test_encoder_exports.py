@@ -10,6 +10,7 @@ from reference_folder import write_folder
 from safetensors.numpy import load_file
 
 import keras_encdec
+from keras_encdec.files import write_json
 from keras_encdec.models import (
     EncDecTextClassifier,
     EncDecTextClassifierPreprocessor,
@@ -214,8 +215,47 @@ def test_a_head_is_that_of_t5gemma(tmp_path):
     np.testing.assert_array_equal(tensors["score.out_proj.bias"], bias)
     assert check_whole(tmp_path / "out")
     assert "pipeline_tag: text-classification" in (tmp_path / "out" / "README.md").read_text()
-    with pytest.raises(ValueError, match=r"score.out_proj.bias is not part"):
-        EncDecTextClassifier.from_preset(tmp_path / "out", num_classes=2)  # its head would be lost
+
+
+@pytest.mark.parametrize("names", [["no", "yes", "perhaps"], None])
+def test_a_head_comes_back(names, tmp_path):
+    model = classifier(dropout=0.2, label_names=names, num_classes=None if names else 3)
+    model.export_to_transformers(tmp_path / "out")
+    again = EncDecTextClassifier.from_preset(tmp_path / "out")
+    assert again.label_names == model.label_names
+    assert (again.num_classes, again.dropout_rate, again.pooling) == (3, 0.2, "last")
+    x = rows()
+    np.testing.assert_array_equal(to_numpy(again(x)), to_numpy(model(x)))
+    again.export_to_transformers(tmp_path / "again")
+    files = [load_file(tmp_path / name / "model.safetensors") for name in ("out", "again")]
+    assert files[0].keys() == files[1].keys()
+    for name, tensor in files[0].items():
+        np.testing.assert_array_equal(files[1][name], tensor)
+
+
+def test_another_head_is_a_new_one(tmp_path):
+    model = classifier()
+    model.export_to_transformers(tmp_path / "out")
+    other = EncDecTextClassifier.from_preset(tmp_path / "out", num_classes=2)
+    assert other.label_names is None
+    assert not to_numpy(other.head.bias).any()
+    encoder = EncoderBackbone.from_preset(tmp_path / "out")  # and its encoder can be had alone
+    x = rows()
+    np.testing.assert_array_equal(to_numpy(encoder(x)), to_numpy(model.backbone(x)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"0": "no"}, r"Expected score.out_proj.weight of shape \(1, \d+\).*Received: \(2, "),
+        ({"1": "no", "2": "yes"}, "Expected id2label with numbers from 0 to 1.*Received"),
+    ],
+)
+def test_a_head_that_its_config_contradicts(labels, message, tmp_path):
+    classifier().export_to_transformers(tmp_path / "out")
+    write_json(tmp_path / "out" / "config.json", config_of(tmp_path / "out") | {"id2label": labels})
+    with pytest.raises(ValueError, match=message):
+        EncDecTextClassifier.from_preset(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
