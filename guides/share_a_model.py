@@ -156,8 +156,9 @@ print([entry["what"] for entry in lm.provenance["history"]])
 """
 ## For transformers
 
-Pairs of Gemma 2 can be written in the released T5Gemma layout, with LoRA merged and
-quantised weights as floats. `transformers` then loads them, and so does CTranslate2.
+Pairs of Gemma 2 can be written in the released T5Gemma layout, and pairs of Gemma 3 with
+`merged_attention` and `tied_embeddings` in that of T5Gemma 2, with LoRA merged and quantised
+weights as floats. `transformers` then loads them, and CTranslate2 the first of the two.
 """
 
 lm.export_to_transformers("./for_transformers")

@@ -13,6 +13,7 @@ from typing import Any
 from keras_encdec import check
 from keras_encdec.families import known, t5gemma
 from keras_encdec.families.dialect import Rule
+from keras_encdec.families.layout import Layout, differences
 from keras_encdec.spec import EncoderSpec
 
 T5GEMMA = "t5gemma"
@@ -20,19 +21,6 @@ T5GEMMA = "t5gemma"
 HEAD = "score.out_proj"
 DROPPED = ("lm_head.weight", "*.inv_freq", f"{HEAD}.*")
 _CLASSIFIER = "T5GemmaForSequenceClassification"
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How an encoder is written.
-
-    Args:
-        config: its `config.json`.
-        rules: for the weights of an `EncoderSpec`.
-    """
-
-    config: dict[str, Any]
-    rules: tuple[Rule, ...]
 
 
 def layout_of(spec: EncoderSpec, dtype: str) -> Layout:
@@ -53,7 +41,7 @@ def layout_of(spec: EncoderSpec, dtype: str) -> Layout:
         config = {"model_type": model_type, **write(spec), "dtype": dtype}
         read = from_transformers(config)
         assert read is not None  # it says that it is an encoder's
-        lost = list(_lost(spec, read))
+        lost = list(differences(spec, read))
         if not lost:
             return Layout(config, rules_of(config))
         if nearest is None or len(lost) < len(nearest[1]):
@@ -141,15 +129,3 @@ def _writers(dtype: str) -> Iterator[tuple[str, Callable[[EncoderSpec], dict[str
     for family in known.FAMILIES:
         for model_type in family.model_types:
             yield model_type, family.to_transformers
-
-
-def _lost(ours: Any, theirs: Any, where: str = "") -> Iterator[str]:
-    """Fields of a spec that another has otherwise, with their values there."""
-    for field in dataclasses.fields(ours):
-        mine, other = getattr(ours, field.name), getattr(theirs, field.name)
-        if mine == other:
-            continue
-        if dataclasses.is_dataclass(mine) and type(mine) is type(other):
-            yield from _lost(mine, other, f"{where}{field.name}.")
-        else:
-            yield f"{where}{field.name}={mine!r} (only {other!r})"

@@ -1,7 +1,8 @@
 """The text part of the released T5Gemma 2 pairs, in the layout of transformers.
 
 Merged attention and one embedding for both sides (arXiv 2512.14856, section 2); each side is
-Gemma 3's text model otherwise. Source: transformers 5.23 models/t5gemma2.
+Gemma 3's text model otherwise. Source: transformers 5.23 models/t5gemma2. A pair that is written
+there gets the layout's part for images too, of one pixel and zeros, which no text reaches.
 """
 
 import dataclasses
@@ -11,7 +12,15 @@ from typing import Any
 from keras_encdec.families import gemma3, transformers
 from keras_encdec.families.dialect import Rule
 from keras_encdec.families.fields import Fields, reading
-from keras_encdec.spec import CrossAttentionSpec, PairSpec, StackSpec, Window, window_lengths
+from keras_encdec.spec import (
+    CrossAttentionSpec,
+    EncoderSpec,
+    PairSpec,
+    Shape,
+    StackSpec,
+    Window,
+    window_lengths,
+)
 
 _SIDES = {"encoder": "model.encoder.", "decoder": "model.decoder."}
 # What they call otherwise than in Gemma 3.
@@ -93,4 +102,74 @@ def _halves(window: Window) -> Window:
     Source: `sliding_window_mask_function` in modeling_t5gemma2.py.
     """
     size, _ = window_lengths(window or 0)
-    return (size + 1) // 2, size // 2 + 1
+    return plain(((size + 1) // 2, size // 2 + 1))
+
+
+def plain(window: Window) -> Window:
+    """A window of as many tokens on either side, as their number."""
+    before, after = window_lengths(window or 0)
+    return before if before == after else window
+
+
+def to_transformers(pair: PairSpec, dtype: str) -> dict[str, Any]:
+    """The `config.json` of a pair, as near as the layout comes to it.
+
+    Args:
+        pair: what to describe; `keras_encdec.families.pairs` says what is lost of it.
+        dtype: name of the dtype that the tensors are written in.
+    """
+    words = pair.decoder.vocabulary_size
+    never = dict.fromkeys(("boi_token_index", "eoi_token_index", "image_token_index"), words)
+    shared = {**_IDS, "attention_dropout": 0.0, "initializer_range": 0.02, "dtype": dtype}
+    text = {**_module(pair.encoder), **shared, "model_type": "t5gemma2_text"}
+    windows = [window_lengths(window) for window in pair.encoder.windows if window is not None]
+    text["sliding_window"] = sum(windows[0]) - 1 if windows else text["sliding_window"]
+    return {
+        "architectures": ["T5Gemma2ForConditionalGeneration"],
+        "model_type": "t5gemma2",
+        "is_encoder_decoder": True,
+        "encoder": {
+            **shared,
+            **never,
+            "model_type": "t5gemma2_encoder",
+            "text_config": text,
+            "vision_config": _ONE_PIXEL,
+            "mm_tokens_per_image": 1,
+        },
+        "decoder": {**_module(pair.decoder), **shared, "model_type": "t5gemma2_decoder"},
+        "vocab_size": words,
+        "dropout_rate": pair.decoder.dropout,
+        "eoi_token_index": words,
+        "image_token_index": words,
+        **shared,
+    }
+
+
+_IDS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "tie_word_embeddings": True}
+_ONE_PIXEL = {
+    **{"model_type": "siglip_vision_model", "hidden_size": 1, "intermediate_size": 1},
+    **{"num_hidden_layers": 0, "num_attention_heads": 1, "num_channels": 1},
+    **{"image_size": 1, "patch_size": 1, "vision_use_head": False},
+}
+
+
+def _module(stack: StackSpec) -> dict[str, Any]:
+    config = gemma3.to_transformers(EncoderSpec(stack, "causal"))
+    of_an_encoder = "architectures", "is_causal"
+    return {name: value for name, value in config.items() if name not in of_an_encoder}
+
+
+def blank(pair: PairSpec) -> dict[str, Shape]:
+    """The tensors of the part for images, whose config is `_ONE_PIXEL`."""
+    width, encoder = pair.encoder.width, "model.encoder"
+    tower, projector = f"{encoder}.vision_tower", f"{encoder}.multi_modal_projector"
+    return {
+        f"{encoder}.embed_tokens.eoi_embedding": (width,),
+        f"{projector}.mm_input_projection_weight": (1, width),
+        f"{projector}.mm_soft_emb_norm.weight": (1,),
+        f"{tower}.embeddings.patch_embedding.weight": (1, 1, 1, 1),
+        f"{tower}.embeddings.patch_embedding.bias": (1,),
+        f"{tower}.embeddings.position_embedding.weight": (1, 1),
+        f"{tower}.post_layernorm.weight": (1,),
+        f"{tower}.post_layernorm.bias": (1,),
+    }

@@ -20,7 +20,8 @@ class Exports:
     ) -> None:
         """Writes the model as transformers loads it to a folder, or uploads it to a hub.
 
-        A pair becomes a T5Gemma; an encoder T5Gemma's encoder, with a classifier's head, or a
+        A pair becomes a T5Gemma, or a T5Gemma 2 where its attention is merged and its sides share
+        one embedding; an encoder T5Gemma's encoder, with a classifier's head, or a
         decoder-only model with `is_causal` in its config.
 
         Args:

@@ -7,7 +7,7 @@ Knows words and tables. Leaves front matter, the user's own text and files to
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras_encdec.families import t5gemma
+from keras_encdec.families import pairs
 from keras_encdec.sharing import licenses
 from keras_encdec.spec import EncoderSpec, PairSpec, StackSpec, count_parameters
 
@@ -287,9 +287,10 @@ def _many(count: int, what: str, ending: str = "s") -> str:
 def _how_to_use(spec: PairSpec, handle: str, is_export: bool) -> str:
     if is_export:
         load = f'"{handle.removeprefix("hf://")}"'
+        kind = _class_in_transformers(spec)
         code = (
-            "from transformers import AutoTokenizer, T5GemmaForConditionalGeneration\n\n"
-            f"model = T5GemmaForConditionalGeneration.from_pretrained({load})\n"
+            f"from transformers import AutoTokenizer, {kind}\n\n"
+            f"model = {kind}.from_pretrained({load})\n"
             f"tokenizer = AutoTokenizer.from_pretrained({load})\n"
             'inputs = tokenizer("A text.", return_tensors="pt")\n'
             "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))"
@@ -338,16 +339,23 @@ def _use_exported(handle: str, kind: str) -> str:
 
 
 def _in_transformers(spec: PairSpec) -> str:
-    try:
-        t5gemma.to_transformers(spec, "float32")
-    except ValueError:
+    kind = _class_in_transformers(spec)
+    if kind is None:
         return "transformers has no layout for a pair of this kind."
     code = (
         'lm.export_to_transformers("./exported")\n\n'
-        "from transformers import T5GemmaForConditionalGeneration\n\n"
-        'model = T5GemmaForConditionalGeneration.from_pretrained("./exported")'
+        f"from transformers import {kind}\n\n"
+        f'model = {kind}.from_pretrained("./exported")'
     )
     return f"In transformers, after an export:\n\n{_code(code)}"
+
+
+def _class_in_transformers(spec: PairSpec) -> str | None:
+    """That loads an export of a pair; None if there is no layout for it."""
+    try:
+        return pairs.layout_of(spec, "float32").config["architectures"][0]
+    except ValueError:
+        return None
 
 
 def _code(text: str) -> str:

@@ -1,7 +1,7 @@
-"""Writes a pair in the released T5Gemma layout, which transformers and CTranslate2 load.
+"""Writes a pair in the released layouts of T5Gemma and T5Gemma 2, which transformers loads.
 
 Knows the files of such a folder. Leaves names and layouts to
-`keras_encdec.families.t5gemma`.
+`keras_encdec.families.pairs`.
 """
 
 import errno
@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from keras_encdec import check, hosts
 from keras_encdec.conversion.execute import export
-from keras_encdec.families import t5gemma
+from keras_encdec.families import pairs
 from keras_encdec.files import atomic_folder, final_of, write_json
 from keras_encdec.models import EncDecSeq2SeqLM
 from keras_encdec.sharing.card import write_card
@@ -53,18 +53,20 @@ def export_to_transformers(
     backbone = lm.backbone
     if lm.preprocessor is not None and lm.preprocessor.has_two_vocabularies:
         raise ValueError(
-            "Expected one tokenizer, all that the T5Gemma layout holds. Received: an "
+            "Expected one tokenizer, all that a layout of transformers holds. Received: an "
             "encoder_tokenizer. save_to_preset keeps any pair."
         )
-    config = t5gemma.to_transformers(backbone.spec, backbone.variable_dtype)
+    layout = pairs.layout_of(backbone.spec, backbone.variable_dtype)
     if lm.preprocessor is not None:
         check_writable(lm.preprocessor.tokenizer)
     size, largest = bytes_of(backbone.spec.weights(), backbone.variable_dtype, max_shard_size)
     with atomic_folder(path, size, largest=largest) as folder:
-        write_json(folder / "config.json", config)
+        write_json(folder / "config.json", layout.config)
         write_json(folder / "generation_config.json", _generation_config(lm.preprocessor))
         shards = Shards(folder, max_shard_size)
-        export(backbone, t5gemma.TRANSFORMERS, shards.add)
+        export(backbone, layout.rules, shards.add)
+        for name, shape in layout.blank.items():
+            shards.add(name, np.zeros(shape, backbone.variable_dtype))
         shards.close()
         if lm.preprocessor is not None:
             write_tokenizer(folder, lm.preprocessor.tokenizer)

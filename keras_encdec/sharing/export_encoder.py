@@ -17,7 +17,7 @@ from keras_encdec import check, hosts
 from keras_encdec.conversion.effective import effective_weights
 from keras_encdec.conversion.execute import export
 from keras_encdec.families import encoders
-from keras_encdec.families.encoders import Layout
+from keras_encdec.families.layout import Layout
 from keras_encdec.files import atomic_folder, final_of, write_json
 from keras_encdec.integrity import check_finite
 from keras_encdec.models import (

@@ -97,9 +97,62 @@ def test_trains_and_comes_back(lm, tmp_path):
     assert again.backbone.encoder.embedding is again.backbone.decoder.embedding
 
 
-def test_the_first_layout_cannot_hold_it(lm, tmp_path):
-    with pytest.raises(ValueError, match=r"Expected cross_attention=.*T5Gemma layout holds"):
-        lm.export_to_transformers(tmp_path / "export")
+def test_export_is_the_inverse_of_import(lm, folder, tmp_path):
+    """But for images, of which the export has none."""
+    lm.export_to_transformers(tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    expected = load_file(folder / "model.safetensors")
+    blank = t5gemma2.blank(lm.backbone.spec)
+    assert {n: a.shape for n, a in found.items() if n in blank} == blank
+    assert not any(found[name].any() for name in blank)
+    dropped = ("vision_tower", "projector", "eoi_embedding", "lm_head", "decoder.embed_tokens")
+    kept = {name for name in expected if not any(part in name for part in dropped)}
+    assert found.keys() - blank.keys() == kept
+    for name in kept:
+        np.testing.assert_array_equal(found[name], expected[name])
+    again = keras_encdec.from_preset(tmp_path / "out")
+    assert again.backbone.spec == lm.backbone.spec
+    assert "T5Gemma2ForConditionalGeneration" in (tmp_path / "out" / "README.md").read_text()
+
+
+def merged(source, **options):
+    return keras_encdec.adapt(source, merged_attention=True, tied_embeddings=True, **options)
+
+
+@pytest.mark.transformers
+@pytest.mark.parametrize("source", ["t5gemma2", "gemma3"])
+def test_transformers_computes_what_an_export_does(source, folder, tmp_path):
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    inputs, *_ = reference()
+    if source == "t5gemma2":
+        lm = keras_encdec.from_preset(folder)
+    else:  # a pair of ours, whose encoder sees as many tokens on either side
+        lm = merged(write_folder(tmp_path / source, source))
+        assert lm.backbone.spec.encoder.windows[0] == 6
+    lm.export_to_transformers(tmp_path / "out")
+    kind = transformers.T5Gemma2ForConditionalGeneration
+    theirs, told = kind.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(told[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    names = "input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"
+    given = {n: torch.from_numpy(x) for n, x in zip(names, inputs.values(), strict=True)}
+    with torch.no_grad():
+        logits = theirs.eval()(**given, use_cache=False).logits.numpy()
+    target = inputs["decoder_padding_mask"] == 1
+    assert_close(to_numpy(lm(inputs))[target], logits[target], 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"encoder.activation='silu' \(only 'gelu_tanh'\)"),
+        ({"cross_attention_layers": [0]}, r"cross_attention.layers=\(0,\) \(only None\)"),
+    ],
+)
+def test_what_the_layout_cannot_hold_is_named(options, message, tmp_path):
+    lm = merged(write_folder(tmp_path / "qwen3", "qwen3"), **options)
+    with pytest.raises(ValueError, match=rf"Expected a pair of Gemma 3's kind.*{message}"):
+        lm.export_to_transformers(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_warm_up_has_nothing_to_warm_up(lm):
