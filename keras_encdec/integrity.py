@@ -2,7 +2,7 @@
 
 Knows checksums and what NaN and Inf look like in memory. A preset of ours holds
 `digests.json`: the checksum of each tensor, so that a flipped bit is found by name, and of the
-record and each file of the tokenizers, so that nothing else takes their place.
+record, a task's head and each file of the tokenizers, so that nothing else takes their place.
 """
 
 import json
@@ -21,6 +21,7 @@ from keras_encdec.provenance import FILE as _RECORD
 
 FILE = "digests.json"
 _ASSETS = "assets"
+_HEAD = "task.weights.h5"  # KerasHub's name
 _EXPONENTS = {  # all set in NaN and Inf; of IEEE 754 and bfloat16, as integers
     "float16": ("int16", 0x7C00),
     "bfloat16": ("int16", 0x7F80),
@@ -69,7 +70,7 @@ def check_finite(name: str, array: np.ndarray, where: str) -> np.ndarray:
 
 
 def write(folder: Path, model: keras.Model) -> None:
-    """Writes the checksums of a model's weights, and of tokenizers and record beside them.
+    """Writes the checksums of a backbone's weights, and of what lies beside them.
 
     Raises:
         ValueError: if a weight is not finite.
@@ -81,11 +82,23 @@ def write(folder: Path, model: keras.Model) -> None:
         },
         _ASSETS: {
             path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes())
-            for path in [folder / _RECORD, *sorted((folder / _ASSETS).rglob("*"))]
+            for path in [folder / _RECORD, folder / _HEAD, *sorted((folder / _ASSETS).rglob("*"))]
             if path.is_file()
         },
     }
     (folder / FILE).write_text(json.dumps(digests, indent=1))
+
+
+def check_head(task: Any) -> None:
+    """Looks at the weights that a task has beside its backbone's.
+
+    Raises:
+        ValueError: if one is not finite.
+    """
+    of_backbone = set(map(id, task.backbone.weights))
+    for variable in task.weights:
+        if id(variable) not in of_backbone:
+            check_finite(variable.path, _in_memory(variable), "the model to save")
 
 
 def check_weights(folder: Path, model: keras.Model) -> None:
@@ -146,7 +159,7 @@ def _of_group(group: h5py.Group) -> Iterator[int]:
 
 
 def check_assets(folder: Path) -> None:
-    """Compares tokenizers and record with their checksums, where there are some.
+    """Compares tokenizers, head and record with their checksums, where there are some.
 
     Raises:
         ValueError: naming the file that is another.

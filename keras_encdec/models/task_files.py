@@ -5,7 +5,7 @@ Leaves folders and hubs to `keras_encdec.sharing`.
 
 from typing import Any
 
-from keras_encdec import check, hosts
+from keras_encdec import check, hosts, integrity
 from keras_encdec.files import atomic_folder
 from keras_encdec.models.policies import bytes_in_files
 
@@ -39,11 +39,12 @@ class TaskFiles(_Mixin):
             max_shard_size: of one weights file, in GB; None for a single file.
 
         Raises:
-            ValueError: if the folder holds something else.
+            ValueError: if the folder holds something else, or a weight is not finite.
         """
         if max_shard_size is not None:
             check.real("max_shard_size", max_shard_size, above=0)
         size, largest = bytes_in_files(self.weights, max_shard_size)
+        integrity.check_head(self)
         with atomic_folder(preset_dir, size, largest=largest) as folder:
             super().save_to_preset(str(folder), max_shard_size)
             self.backbone.describe(folder, preset_dir)

@@ -139,6 +139,7 @@ def test_another_epoch_has_rows_of_its_own(source, tokens, tmp_path):
     assert len(list(batches(tokens, once, 4, epochs=3, teacher=teacher))) > 0
 
 
+@pytest.mark.slow
 def test_stages_have_no_teacher(source, tokens, tmp_path):
     pre = preprocessor(source)
     teacher = write(tmp_path, source, tokens, pre)

@@ -105,6 +105,7 @@ def test_two_at_a_time(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_other_weights_other_answers(pair, tmp_path, monkeypatch):
     path = tmp_path / "answers.jsonl"
     before = LM(pair, answers=path).loglikelihood(PAIRS[:1])

@@ -132,6 +132,7 @@ def test_an_empty_context_is_the_start_token(lm, pair):
     assert isinstance(lm.generate_until(asked(("", {"max_gen_toks": 3})))[0], str)
 
 
+@pytest.mark.slow
 def test_a_context_is_cut_on_the_left(pair):
     lm = LM(pair, max_length=8)
     context, answer = CONTEXTS[2], " of the"

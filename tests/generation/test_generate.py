@@ -107,6 +107,7 @@ def test_temperature_of_a_call(outputs):
     assert lm.compile_counts == before
 
 
+@pytest.mark.slow
 def test_stop_strings(lm, outputs):
     written = lm.generate(PROMPTED, 24, strip_prompt=True)
     stop = written[1][4:7]
@@ -129,6 +130,7 @@ def test_stream(lm, outputs):
     assert "".join(stopped) == outputs[1].split(stop)[0]
 
 
+@pytest.mark.slow
 def test_a_reader_may_leave(lm, outputs):
     for _ in lm.generate_stream(TEXTS[1], 24):
         break

@@ -120,6 +120,7 @@ def test_a_file_of_tokens(lm, inputs, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_file_of_tokens_resumed(lm, inputs, outputs, tmp_path, monkeypatch):
     path, encode, sizes = tmp_path / "tokens.jsonl", call.encode, []
 

@@ -131,6 +131,7 @@ def test_weights_of_texts(tokenizer, packing):
         lm.evaluate(TEXTS, sample_weight=weight, verbose=0)
 
 
+@pytest.mark.slow
 def test_weights_of_arrays(still):
     """(B,) counts for the tokens of a row; without one, padding counts nothing."""
     x, y, there = still.preprocessor(PAIRS)

@@ -77,7 +77,13 @@ def decode_in_steps(backbone, inputs, first, each=1):
     return np.concatenate(states, axis=1)
 
 
-@pytest.mark.parametrize(("first", "each"), [(0, 1), (2, 1), (13, 1), (0, 3), (13, 2)])
+WAYS = [(0, 1), (2, 1), (13, 1), (0, 3)]
+
+
+@pytest.mark.parametrize(
+    ("first", "each"),
+    [(13, 2), *(pytest.param(*ways, marks=pytest.mark.slow) for ways in WAYS)],
+)
 def test_cached_steps_equal_the_full_forward(backbone, inputs, outputs, first, each):
     window = backbone.spec.decoder.windows[0]
     assert each < window < 13
@@ -131,6 +137,7 @@ def test_only_a_bidirectional_encoder_sees_the_future(backbone, inputs, attentio
     assert np.abs(difference[1:]).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_encoder_row_of_padding_alone(backbone):
     inputs = make_inputs(source=(20, 13, 0))
     padded = pad(pad(inputs, "encoder", right=4, token=7), "decoder", right=4)

@@ -124,6 +124,7 @@ def test_fit_on_datasets(one_lm, make, packing):
     one_lm.preprocessor.packing = False
 
 
+@pytest.mark.slow
 def test_fit_on_hugging_face_pairs(one_lm):
     datasets = pytest.importorskip("datasets")
     assert fit(one_lm, datasets.Dataset.from_dict(PAIRS)) == [2]

@@ -100,6 +100,7 @@ def test_numbers_are_means_over_hidden_tokens(lm):
     lm.preprocessor.packing = False
 
 
+@pytest.mark.slow
 def test_weights_of_texts_count(lm):
     lm.compile()
     weighted = lm.evaluate(TEXTS[:2], sample_weight=np.array([1.0, 0.0]), return_dict=True)

@@ -188,6 +188,7 @@ def test_what_the_decoder_reads(tokenizer):
 # On disk.
 
 
+@pytest.mark.slow
 def test_from_disk_as_from_text(reranker, tmp_path):
     store = reranker.encode_documents(DOCUMENTS, tmp_path / "it", batch_size=1)
     assert len(store) == 8

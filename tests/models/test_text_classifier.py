@@ -155,6 +155,7 @@ def test_every_form_is_the_same_data(classifier, form):
     assert_close(np.array(found["loss"]), expected)
 
 
+@pytest.mark.slow
 def test_two_texts_are_read_one_behind_the_other(classifier):
     first, second = TEXTS[:2], TEXTS[2:4]
     together = [f"{a}\n{b}" for a, b in zip(first, second, strict=True)]
@@ -227,6 +228,20 @@ def test_it_learns_and_comes_back(tmp_path):
     assert "classifies" in (tmp_path / "it/README.md").read_text()
     encoder = EncoderBackbone.from_preset(tmp_path / "it")
     assert encoder.count_params() == model.backbone.count_params()
+
+
+def test_a_head_is_whole_or_named(tmp_path):
+    model = EncDecTextClassifier.from_preset("gemma2_tiny_tiny", num_classes=2)
+    model.save_to_preset(tmp_path / "it")
+    with h5py.File(tmp_path / "it/task.weights.h5", "r+") as file:
+        bias = min(datasets_of(file), key=lambda one: one.size)
+        bias[0] = 7.0
+    with pytest.raises(ValueError, match=r"Expected the files.*another task.weights.h5"):
+        EncDecTextClassifier.from_preset(tmp_path / "it")
+    model.head.bias.assign([np.nan, 0.0])
+    with pytest.raises(ValueError, match=r"Expected finite numbers.*NaN or Inf in head/bias, 1 of"):
+        model.save_to_preset(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def datasets_of(group):

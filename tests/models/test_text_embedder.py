@@ -45,6 +45,7 @@ def unit(vectors):
 # Vectors.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [True, False])
 def test_vectors_by_hand(normalize):
     model, x = tiny(projection=(12, 5), normalize=normalize), rows()

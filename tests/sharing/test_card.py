@@ -16,6 +16,11 @@ OWN = "\n## Intended use\n\nFor docstrings alone.\n"
 
 @pytest.fixture(scope="module")
 def lm():
+    return keras_encdec.from_preset("gemma2_tiny_mini")
+
+
+@pytest.fixture(scope="module")
+def trained():
     found = keras_encdec.from_preset("gemma2_tiny_mini")
     found.compile()
     for side in ("encoder", "decoder"):
@@ -30,9 +35,9 @@ def saved(lm, folder):
 
 
 @pytest.mark.slow
-def test_a_person_can_tell_how_it_was_made(lm, tmp_path):
-    text = saved(lm, tmp_path / "my_model")
-    run = lm.provenance["history"][-1]
+def test_a_person_can_tell_how_it_was_made(trained, tmp_path):
+    text = saved(trained, tmp_path / "my_model")
+    run = trained.provenance["history"][-1]
     for said in (
         "# my_model",
         "7,808,384 parameters",
@@ -196,8 +201,9 @@ def test_a_model_of_random_weights_says_so(tmp_path):
     assert "base_model" not in text
 
 
-def test_every_entry_can_be_told(lm):
-    record = lm.provenance
+@pytest.mark.slow
+def test_every_entry_can_be_told(trained):
+    record = trained.provenance
     record["history"] += [
         {"what": "something new", "date": "2030-01-01"},
         {"what": "lora", "rank": 2, "layers": [], "whole_cross_attention": False},
@@ -211,7 +217,7 @@ def test_every_entry_can_be_told(lm):
     run["data"]["objective"] = stages
     run["learning_rate"] = {"class_name": "CosineDecay", "config": {"warmup_target": 1e-3}}
     record["history"].append(run)
-    text = card_text.marked_part(record, lm.backbone.spec, "hf://me/it", False)
+    text = card_text.marked_part(record, trained.backbone.spec, "hf://me/it", False)
     for said in (
         "something new",
         "quantised: int4",

@@ -188,6 +188,7 @@ def test_a_loss_of_nan(tmp_path):
     assert all(np.isfinite(value).all() for value in state(good))
 
 
+@pytest.mark.slow
 def test_a_loss_of_nan_without_a_checkpoint():
     x, y, weight = data()
     with pytest.raises(FloatingPointError, match=r"at batch 0 of epoch 0.*Nothing was saved"):

@@ -90,6 +90,7 @@ def test_what_is_evaluated_is_not_trained_on():
     assert "val_loss" in run["last"]
 
 
+@pytest.mark.slow
 def test_losses_are_of_the_first_batch_and_of_the_last_epoch():
     lm = model()
     two = {"x": {k: v[:2] for k, v in data()["x"].items()}, "y": data()["y"][:2]}

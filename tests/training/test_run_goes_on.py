@@ -79,6 +79,7 @@ def test_a_finished_run_is_finished(whole, runs, tokenizer):
     assert len(fit(lm, runs / "whole", epochs=2)["loss"]) == 1
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_its_last_epoch_ends(whole, runs, tokenizer):
     lm = make_lm(tokenizer)
     assert len(fit(lm, runs / "half")["loss"]) == 1

@@ -74,6 +74,7 @@ def test_only_cross_attention_trains_for_k_steps(steps):
                 assert not after[path].any(), path
 
 
+@pytest.mark.slow
 def test_then_everything_trains(steps):
     weights = {w.path for w in compiled().weights}
     assert changed(steps[2], steps[3]) >= weights
