@@ -2,6 +2,7 @@
 scores agree.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from keras_encdec.evaluation.correlation import correlate
@@ -12,12 +13,13 @@ from keras_encdec.evaluation.stand_in import write_stand_in
 from keras_encdec.evaluation.superglue import superglue
 
 if TYPE_CHECKING:
-    from keras_encdec.evaluation.embedding import MTEBEncoder
     from keras_encdec.evaluation.harness import LM
+    from keras_encdec.evaluation.mteb_models import MTEBEncoder, MTEBReranker
 
 __all__ = [
     "LM",
     "MTEBEncoder",
+    "MTEBReranker",
     "correlate",
     "curve_of",
     "evaluated",
@@ -35,8 +37,6 @@ def __getattr__(name: str) -> Any:
         from keras_encdec.evaluation.harness import LM
 
         return LM
-    if name == "MTEBEncoder":
-        from keras_encdec.evaluation.embedding import MTEBEncoder
-
-        return MTEBEncoder
+    if name in ("MTEBEncoder", "MTEBReranker"):
+        return getattr(importlib.import_module("keras_encdec.evaluation.mteb_models"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from keras_encdec import evaluation
-from keras_encdec.models import EncDecTextEmbedder
+from keras_encdec.models import EncDecReranker, EncDecTextEmbedder
 from keras_encdec.testing.models import assert_close, tiny_backbone
 
 WORDS = ["array", "axis", "error", "file", "index", "list", "mean", "sort", "sum", "write"]
@@ -146,8 +146,65 @@ def test_arguments_that_are_refused(mteb, model):
         evaluation.MTEBEncoder(encoder)
 
 
+@pytest.fixture(scope="module")
+def judge():
+    return EncDecReranker.from_preset(
+        "gemma2_tiny_tiny",
+        encoder_sequence_length=16,
+        decoder_sequence_length=48,
+        words=("True", "False"),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.transformers
+@pytest.mark.filterwarnings("ignore:.* texts were cut")
+def test_a_reranker_in_mteb(mteb, judge):
+    from mteb.mocks import MockRerankingTask
+    from mteb.models.models_protocols import CrossEncoderProtocol
+
+    reranker = evaluation.MTEBReranker(judge, name="me/judge", batch_size=3)
+    assert isinstance(reranker, CrossEncoderProtocol)
+    found = score(mteb, reranker, MockRerankingTask())
+    task = MockRerankingTask()
+    task.load_data()
+    data = task.dataset["default"]["test"]
+    texts = {row["id"]: row["text"] for row in (*data["corpus"], *data["queries"])}
+    precisions = []
+    for query, documents in data["top_ranked"].items():
+        odds = judge.score([texts[query]] * len(documents), [texts[d] for d in documents])
+        right = np.array([data["relevant_docs"][query].get(d, 0) for d in documents])
+        places = 1 + np.flatnonzero(right[np.argsort(-odds, kind="stable")])
+        precisions.append(np.mean(np.arange(1, 1 + len(places)) / places))
+    assert abs(found - np.mean(precisions)) < 1e-5  # its main score is mean average precision
+
+
+@pytest.mark.slow
+@pytest.mark.transformers
+@pytest.mark.filterwarnings("ignore:.* texts were cut")
+def test_what_a_reranker_is_asked(mteb, judge):
+    where = {"task_metadata": None, "hf_split": "test", "hf_subset": "default"}
+    reranker = evaluation.MTEBReranker(judge)
+    queries = [{"text": ["Which adds?", "Which sorts?"]}, {"text": ["Which adds?"]}]
+    documents = [{"text": ["Add two numbers."]}, {"text": ["Sort a list.", "Sort a list."]}]
+    found = reranker.predict(queries, documents, **where)
+    flat = [[text for batch in side for text in batch["text"]] for side in (queries, documents)]
+    assert_close(found, judge.score(*flat))
+    with pytest.warns(UserWarning, match="1 of 2 pairs have an empty text"):
+        found = reranker.predict([{"text": ["", "Which adds?"]}], [{"text": ["A.", "B."]}], **where)
+    assert found[0] == 0
+    assert found[1] > 0
+    before = reranker.mteb_model_meta.revision
+    instruction, judge.preprocessor.instruction = judge.preprocessor.instruction, "Does it answer?"
+    assert reranker.mteb_model_meta.revision != before
+    judge.preprocessor.instruction = instruction
+    assert reranker.mteb_model_meta.revision == before
+    with pytest.raises(ValueError, match="owner/model"):
+        evaluation.MTEBReranker(judge, name="judge")
+
+
 def test_without_mteb_it_says_what_to_install(monkeypatch):
-    monkeypatch.delitem(sys.modules, "keras_encdec.evaluation.embedding", raising=False)
+    monkeypatch.delitem(sys.modules, "keras_encdec.evaluation.mteb_models", raising=False)
     monkeypatch.setitem(sys.modules, "mteb.models.abs_encoder", None)
     with pytest.raises(ImportError, match=r'pip install "keras-encdec\[mteb\]"'):
         _ = evaluation.MTEBEncoder
