@@ -29,3 +29,10 @@ gc.set_threshold(50_000, 20, 10)
 @pytest.fixture(autouse=True)
 def seed():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collected():
+    """Models are cycles, which the collector finds late: those of a file go with it."""
+    yield
+    gc.collect()

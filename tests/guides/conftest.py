@@ -9,7 +9,7 @@ from guide_runs import GUIDES
 
 # The first two also run as notebooks; the others take more than a minute each.
 LONG = {"any_family", "generation", "evaluate", "ul2_and_distillation"}
-LONG |= {"unbalanced_pairs_and_distribution"}
+LONG |= {"unbalanced_pairs_and_distribution", "rerank"}
 
 
 def pytest_generate_tests(metafunc):
