@@ -191,7 +191,7 @@ def test_draws_are_distributed_as_the_softmax_says(lm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["greedy", "top_p"])
+@pytest.mark.parametrize("sampler", ["greedy", pytest.param("top_p", marks=pytest.mark.long)])
 def test_a_smaller_task_drafts(sampler):
     """A large pair's own tokens, whatever the small one drafts: its own twin all of them."""
     lm = keras_encdec.from_preset("gemma2_tiny_mini")
