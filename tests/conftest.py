@@ -22,9 +22,6 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import keras
 import pytest
 
-# JAX' traces are millions of small objects that live on; Python need not walk them so often.
-gc.set_threshold(50_000, 20, 10)
-
 
 @pytest.fixture(autouse=True)
 def seed():
