@@ -31,12 +31,11 @@ __all__ = [
 ]
 
 
+_EXTRAS = {"LM": "harness", "MTEBEncoder": "mteb_models", "MTEBReranker": "mteb_models"}
+
+
 def __getattr__(name: str) -> Any:
     """Classes of lm-eval's and mteb's, when they are asked for: both are extras."""
-    if name == "LM":
-        from keras_encdec.evaluation.harness import LM
-
-        return LM
-    if name in ("MTEBEncoder", "MTEBReranker"):
-        return getattr(importlib.import_module("keras_encdec.evaluation.mteb_models"), name)
+    if name in _EXTRAS:
+        return getattr(importlib.import_module(f"{__name__}.{_EXTRAS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

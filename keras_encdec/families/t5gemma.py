@@ -148,12 +148,12 @@ def encoder_to_transformers(spec: EncoderSpec, dtype: str) -> dict[str, Any]:
     return {
         "architectures": ["T5GemmaEncoderModel"],
         "is_encoder_decoder": False,
-        "encoder": {**module, **_SHARED, "is_decoder": False},
+        "encoder": {**module, **SHARED, "is_decoder": False},
         "vocab_size": stack.vocabulary_size,
         "dropout_rate": stack.dropout,
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
-        **_SHARED,
+        **SHARED,
     }
 
 
@@ -226,10 +226,10 @@ def to_transformers(pair: PairSpec, dtype: str) -> dict[str, Any]:
         "architectures": ["T5GemmaForConditionalGeneration"],
         "model_type": "t5gemma",
         "is_encoder_decoder": True,
-        "encoder": {**_module(pair.encoder, dtype), **_SHARED, "is_decoder": False},
+        "encoder": {**_module(pair.encoder, dtype), **SHARED, "is_decoder": False},
         "decoder": {
             **_module(pair.decoder, dtype),
-            **_SHARED,
+            **SHARED,
             "is_decoder": True,
             "cross_attention_hidden_size": pair.encoder.width,
         },
@@ -238,11 +238,11 @@ def to_transformers(pair: PairSpec, dtype: str) -> dict[str, Any]:
         "dropout_rate": pair.decoder.dropout,
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
-        **_SHARED,
+        **SHARED,
     }
 
 
-_SHARED = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "tie_word_embeddings": True}
+SHARED = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "tie_word_embeddings": True}
 
 
 def _module(spec: StackSpec, dtype: str) -> dict[str, Any]:

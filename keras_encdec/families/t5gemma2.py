@@ -12,6 +12,7 @@ from typing import Any
 from keras_encdec.families import gemma3, transformers
 from keras_encdec.families.dialect import Rule
 from keras_encdec.families.fields import Fields, reading
+from keras_encdec.families.t5gemma import SHARED
 from keras_encdec.spec import (
     CrossAttentionSpec,
     EncoderSpec,
@@ -120,7 +121,7 @@ def to_transformers(pair: PairSpec, dtype: str) -> dict[str, Any]:
     """
     words = pair.decoder.vocabulary_size
     never = dict.fromkeys(("boi_token_index", "eoi_token_index", "image_token_index"), words)
-    shared = {**_IDS, "attention_dropout": 0.0, "initializer_range": 0.02, "dtype": dtype}
+    shared = {**SHARED, "attention_dropout": 0.0, "initializer_range": 0.02, "dtype": dtype}
     text = {**_module(pair.encoder), **shared, "model_type": "t5gemma2_text"}
     windows = [window_lengths(window) for window in pair.encoder.windows if window is not None]
     text["sliding_window"] = sum(windows[0]) - 1 if windows else text["sliding_window"]
@@ -145,7 +146,6 @@ def to_transformers(pair: PairSpec, dtype: str) -> dict[str, Any]:
     }
 
 
-_IDS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "tie_word_embeddings": True}
 _ONE_PIXEL = {
     **{"model_type": "siglip_vision_model", "hidden_size": 1, "intermediate_size": 1},
     **{"num_hidden_layers": 0, "num_attention_heads": 1, "num_channels": 1},

@@ -59,7 +59,8 @@ def export_to_transformers(
     layout = pairs.layout_of(backbone.spec, backbone.variable_dtype)
     if lm.preprocessor is not None:
         check_writable(lm.preprocessor.tokenizer)
-    size, largest = bytes_of(backbone.spec.weights(), backbone.variable_dtype, max_shard_size)
+    shapes = {**backbone.spec.weights(), **layout.blank}
+    size, largest = bytes_of(shapes, backbone.variable_dtype, max_shard_size)
     with atomic_folder(path, size, largest=largest) as folder:
         write_json(folder / "config.json", layout.config)
         write_json(folder / "generation_config.json", _generation_config(lm.preprocessor))

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from guide_runs import GUIDES
+from guide_runs import EXECUTED, GUIDES
 
-# The first two also run as notebooks; the others take more than a minute each.
-LONG = {"any_family", "generation", "evaluate", "ul2_and_distillation"}
-LONG |= {"unbalanced_pairs_and_distribution", "rerank"}
+# Those that run as notebooks, and others that take more than a minute each.
+LONG = {*EXECUTED, "evaluate", "rerank", "ul2_and_distillation"}
+LONG |= {"unbalanced_pairs_and_distribution"}
 
 
 def pytest_generate_tests(metafunc):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "guides").glob("*.py"))
+EXECUTED = ("any_family", "generation")  # as notebooks
 
 
 def warnings_of_ours(printed, name):

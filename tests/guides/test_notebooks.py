@@ -6,7 +6,7 @@ import importlib.util
 import nbclient
 import nbformat
 import pytest
-from guide_runs import GUIDES, ROOT, warnings_of_ours
+from guide_runs import EXECUTED, GUIDES, ROOT, warnings_of_ours
 
 SPEC = importlib.util.spec_from_file_location(
     "make_notebooks", ROOT / "scripts" / "make_notebooks.py"
@@ -14,7 +14,6 @@ SPEC = importlib.util.spec_from_file_location(
 make_notebooks = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(make_notebooks)
 ADDRESS = "https://github.com/someone/something"
-EXECUTED = ("any_family", "generation")
 
 
 def code_of(source):
