@@ -22,6 +22,16 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import keras
 import pytest
 
+# Tests whose other parameters CI runs: `long`, by hand.
+BY_HAND = set(pathlib.Path(__file__).with_name("by_hand.txt").read_text().splitlines())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid in BY_HAND:
+            item.add_marker(pytest.mark.long)
+
 
 @pytest.fixture(autouse=True)
 def seed():

@@ -132,3 +132,10 @@ def test_parameters_have_an_order(path):
             )
             assert not isinstance(values, several), ast.unparse(values)
             assert not made, ast.unparse(values)
+
+
+def test_what_is_left_to_the_hand_exists():
+    tests = Path(__file__).parent
+    for line in (tests / "by_hand.txt").read_text().splitlines():
+        path, name = line.split("[")[0].split("::")
+        assert f"def {name}(" in (tests.parent / path).read_text(), line

@@ -55,7 +55,7 @@ def test_a_table_and_its_numbers(capfd, folder, tmp_path):
     assert output.read_bytes() == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kill_and_go_on(folder, tmp_path):
     """Killed while it scores and while it writes, it ends with the table of one left alone."""
 
@@ -110,7 +110,7 @@ print("status", status, "torch" in sys.modules, "transformers" in sys.modules)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_torch_and_without_network(folder):
     arguments = options(folder, "--limit", "2", tasks="docs_choice,docs_text")
     ended = subprocess.run(
@@ -122,7 +122,7 @@ def test_without_torch_and_without_network(folder):
 # What cannot be asked.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_unknown_names(capfd, folder):
     status, said = run(capfd, *options(folder, tasks="docs_chioce"))
     assert (status, "Did you mean 'docs_choice'" in said) == (2, True), said

@@ -189,7 +189,7 @@ def test_texts_are_those_of_generate(lm, pair):
     ) == list(reversed(expected))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_drawn(pair):
     how = {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "max_gen_toks": 6}
     requests = asked(*[(CONTEXTS[0], how)] * 3, (CONTEXTS[1], {**how, "do_sample": False}))
@@ -252,7 +252,7 @@ def test_a_decoder_only_model_reads_one_text(causal, source):
     assert_same(found, by_source(source, ([2, *each[6][0][-kept:]], each[6][1])))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_texts_of_a_decoder_only_model(causal, source):
     source.compile(sampler="greedy")
     expected = []
@@ -321,7 +321,7 @@ def test_folders_of_transformers(tmp_path):
     assert len(best) == 5 or best[-1] == end
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_vocabularies(tmp_path):
     pair = keras_encdec.adapt(str(write_qwen(tmp_path)), "gemma2_mini_docs")
     pair.preprocessor.decoder_sequence_length = 8

@@ -106,7 +106,7 @@ def test_curves(tmp_path, capsys):
     assert "3.2500" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_latency(tmp_path, capsys):
     output = tmp_path / "out"
     sizes = "--queries", 3, "--source-length", 24, "--new", 4

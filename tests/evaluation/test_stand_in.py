@@ -47,7 +47,7 @@ def rows(folder, name):
         yield from zip(split.data.rows, split.labels, strict=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_seven_are_read_and_balanced(folder):
     for task in TASKS.values():
         for split, size in zip(read_task(folder, task), (SIZE, VAL_SIZE), strict=True):

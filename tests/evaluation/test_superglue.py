@@ -101,7 +101,7 @@ def test_a_run_does_not_depend_on_those_before_it(first, folder):
             assert {**after, "seconds": 0} == {**before, "seconds": 0}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_planted_arm_without_effect_is_undecided(first, folder):
     null = superglue({"causal": CAUSAL, "same": CAUSAL}, **options(folder))
     for task in ("CB", "mean"):
@@ -109,7 +109,7 @@ def test_a_planted_arm_without_effect_is_undecided(first, folder):
         assert null.differences["same"][task].verdict == "undecided"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_seeds_alone_are_no_effect(folder):
     """One arm, half of its seeds against the other half."""
     splits = read_task(folder / "data", TASKS["CB"])
@@ -178,7 +178,7 @@ def test_runs_that_diverged_do_not_count():
         together({"first": 0.6}, rates=(1.5,))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_loss_that_is_nan_ends_a_run(folder):
     splits = read_task(folder / "data", TASKS["COPA"])
     trainee = Trainee(Arm("one", PRESET, {}), TASKS["COPA"], splits, 0.0, PLAN)
@@ -268,7 +268,7 @@ def test_the_command_says_what_is_wrong(tmp_path, capfd):
     assert "BoolQ/train.jsonl" in capfd.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_it_goes_on_and_ends_with_the_same_table(folder, tmp_path):
     common = [sys.executable, "-m", "keras_encdec_cli", "superglue", str(folder / "data")]
     common += ["--models", f"causal={PRESET}:causal", "--tasks", "CB"]

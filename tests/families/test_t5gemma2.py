@@ -66,7 +66,7 @@ def test_cached_is_full(lm):
         assert_close(to_numpy(state)[:, 0], full[:, i], 1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_prompts_beams_and_samples(lm):
     inputs, *_ = reference()
     inputs["decoder_padding_mask"] = (np.arange(16) < np.array([[5], [3]])).astype("int32")

@@ -25,7 +25,7 @@ def found(lm):
     return lm.decode(lm.encode(TEXTS), 16, num_samples=4, return_scores=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_beam_is_greedy(lm):
     prompts = {"encoder_text": TEXTS, "decoder_text": ["", "the array", "of"]}
     lm.compile(sampler="greedy")

@@ -66,7 +66,7 @@ def test_what_cannot_be_meant(name):
             DecodingOptions(**{name: value})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_call_gives_the_same_of_the_same_number(lm):
     def outputs(**options):
         encoding = lm.encode(TEXT)

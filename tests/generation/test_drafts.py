@@ -158,7 +158,7 @@ def test_what_cannot_be_drafted(lm):
         lm.generate(TEXTS, 8, draft="small")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_draws_follow_from_the_number_of_an_input(lm):
     lm.compile(sampler=keras_hub.samplers.RandomSampler(temperature=1.2))
     found = lm.generate(TEXTS * 3, 16, seed=5)
@@ -168,7 +168,7 @@ def test_draws_follow_from_the_number_of_an_input(lm):
     assert len(set(found)) == len(found)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_draws_are_distributed_as_the_softmax_says(lm):
     """Pearson's chi-squared of 20,000 first tokens, words of fewer than five in one bin."""
     lm.compile(sampler=keras_hub.samplers.RandomSampler(temperature=1.3))
@@ -190,8 +190,8 @@ def test_draws_are_distributed_as_the_softmax_says(lm):
     assert abs(chi - freedom) < 4 * np.sqrt(2 * freedom)  # four deviations of chi-squared
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["greedy", pytest.param("top_p", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("sampler", ["greedy", "top_p"])
 def test_a_smaller_task_drafts(sampler):
     """A large pair's own tokens, whatever the small one drafts: its own twin all of them."""
     lm = keras_encdec.from_preset("gemma2_tiny_mini")

@@ -50,7 +50,7 @@ def test_lengths_and_batches_compile_once_for_each_size(lm, outputs):
     assert lm.compile_counts == after
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_padding_changes_nothing(lm, outputs):
     tight = with_sampler("greedy")
     size = max(len(ids) for ids in tight.preprocessor.tokenizer(TEXTS))
@@ -64,7 +64,7 @@ def test_a_shorter_output_is_the_beginning(lm, outputs):
         assert len(short) < len(long)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_prompts(lm):
     whole = lm.generate(PROMPTED, 24)
     written = lm.generate(PROMPTED, 24, strip_prompt=True)
@@ -149,7 +149,7 @@ def test_samplers_of_keras_hub(sampler):
     assert len(set(found)) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_contrastive_search_without_contrast_is_greedy(lm):
     found = with_sampler(keras_hub.samplers.ContrastiveSampler(k=2, alpha=0.0))
     assert found.generate(TEXTS[:2], 12) == lm.generate(TEXTS[:2], 12)

@@ -91,7 +91,7 @@ def test_batches_draw_apart():
     assert lm.generate(TEXTS[:1] * 6, 12, batch_size=2, seed=3) == found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_scores_of_many():
     lm = keras_encdec.from_preset("gemma2_tiny_tiny")
     lm.compile(sampler=BeamSearch(2))

@@ -36,7 +36,7 @@ def test_equals_the_logits(lm):
     assert [len(row) for row in found.per_token] == [len(row) + 1 for row in ids]  # and <eos>
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_batches_change_nothing(lm):
     whole = lm.score(PAIRS)
     for batch_size in (1, 2):

@@ -55,7 +55,7 @@ def test_the_same_texts_in(dtype, monkeypatch):
     assert table(lm, "auto") == ()  # too many ties
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_same_texts_of_many(lm):
     found = [getattr(np, name).__doc__ for name in dir(np)]
     texts = [text.strip()[:200] for text in found if text and len(text) > 300][:200]
@@ -63,7 +63,7 @@ def test_the_same_texts_of_many(lm):
     assert generated(lm, True, texts, 32) == generated(lm, False, texts, 32)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_table_says_most_tokens_of_a_trained_model(lm):
     """By the states that the decoder has along a text, against float64."""
     x = lm.preprocessor({"encoder_text": TEXTS, "decoder_text": TEXTS})[0]

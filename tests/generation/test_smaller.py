@@ -58,7 +58,7 @@ def test_the_output_projection_is_quantised_too():
     assert keras.backend.standardize_dtype(embedding._embeddings.dtype) == "int8"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_quantised_after_it_has_written():
     lm = keras_encdec.from_preset("gemma2_tiny_tiny")
     lm.compile(sampler="greedy")

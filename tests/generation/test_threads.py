@@ -47,7 +47,7 @@ def states(sampler):
     return [to_numpy(variable.value).tolist() for variable in sampler.variables]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_a_seed_threads_give_what_calls_in_turn_give(lm):
     lm.compile(sampler=drawing(seed=7))
     in_turn = [tuple(lm.generate(TEXTS, LENGTH)) for _ in range(THREADS)]
@@ -114,7 +114,7 @@ def test_streams_go_on_between_each_other(lm):
     assert texts == alone
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_eager_calls_draw_the_same_way(lm):
     outputs = []
     for eager in (True, True, False):
@@ -133,7 +133,7 @@ class DrawingSearch(keras_hub.samplers.RandomSampler):
         return super().__call__(*args, **kwargs)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_that_draws(lm):
     lm.compile(sampler=DrawingSearch(seed=7))
     in_turn = [tuple(lm.generate(TEXTS, LENGTH)) for _ in range(THREADS)]

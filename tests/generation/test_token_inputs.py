@@ -82,7 +82,7 @@ def test_the_mask_ends_with_the_token_that_completes_a_stop_string(lm, inputs, o
     assert ended >= 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_batches_and_datasets_change_nothing(lm, inputs, outputs):
     for batch_size in (1, 2):
         same(lm.generate(inputs, batch_size=batch_size), outputs)
@@ -153,7 +153,7 @@ def test_samples_stand_one_after_another(lm, inputs, outputs):
     assert lm.preprocessor.generate_postprocess(tokens) == list(chain(*texts))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_shapes_of_scores():
     lm = keras_encdec.from_preset("gemma2_tiny_tiny")
     lm.compile(sampler=BeamSearch(3))

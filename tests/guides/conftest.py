@@ -8,8 +8,8 @@ import pytest
 from guide_runs import EXECUTED, GUIDES
 
 # Those that run as notebooks, and others that take more than a minute each.
-LONG = {*EXECUTED, "evaluate", "rerank", "ul2_and_distillation"}
-LONG |= {"unbalanced_pairs_and_distribution"}
+LONG = {*EXECUTED, "classify_texts", "embed_and_search", "evaluate", "rerank"}
+LONG |= {"ul2_and_distillation", "unbalanced_pairs_and_distribution"}
 
 
 def pytest_generate_tests(metafunc):

@@ -135,6 +135,7 @@ COLUMNS = {
 QUICK = ("texts", "fit"), ("texts", "generate")
 LONG = ["epochs=2", "shuffle=False", "steps_per_epoch", "class_weight", "Checkpoint"]
 LONG += ["validation_split", "validation: pairs", "validation: (x, y)", "validation: arrays"]
+LONG += ["validation: texts", "as validation", "accumulation", "two devices"]
 OF_X_ALONE = ("predict", "generate", "score", "encode")
 
 

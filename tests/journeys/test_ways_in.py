@@ -382,7 +382,7 @@ def test_float16_trains(tokenizer, optimizer):
     assert history["loss"][-1] < history["loss"][0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_loss_scale_that_overflows_is_halved(tokenizer):
     lm = make_lm(tokenizer, dtype="mixed_float16")
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=2.0**60)
@@ -575,7 +575,7 @@ def test_compile_leaves_the_settings_of_the_backbone():
     assert (lm.backbone.remat, lm.backbone.attention) == (False, "auto")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_after_a_loss_on_logits_the_default_one_is_whole_again():
     lm = tiny_lm()
     x, y = arrays_of_tiny()
@@ -633,7 +633,7 @@ def test_threads_draw_apart(tokenizer):
     assert sorted(found) == sorted(alone)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tokens_with_stop_strings_batches_and_a_path(tokenizer, tmp_path):
     """Model inputs as the same texts: the mask ends with the token that completes a stop."""
     lm = make_lm(tokenizer, lengths=(16, 24))

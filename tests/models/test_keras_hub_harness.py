@@ -36,6 +36,7 @@ class TestOurClasses(Harness):
         tokenizer = keras_hub.models.Tokenizer.from_preset(catalog.embedded("gemma2_tiny_docs"))
         self.preprocessor = EncDecSeq2SeqLMPreprocessor(tokenizer, 16, 12)
 
+    @pytest.mark.long
     def test_backbone(self):
         inputs = make_inputs()
         self.run_backbone_test(

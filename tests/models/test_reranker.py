@@ -135,7 +135,7 @@ def test_groups_by_hand():
     assert not to_numpy(none).any()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_batch_order_and_mates_change_nothing(reranker):
     queries = [QUERY, "Why?", QUERY, "Is it a list of names?", "Who?", QUERY, "a", "What then?"]
     documents = [*DOCUMENTS[:6], DOCUMENTS[0], DOCUMENTS[7]]

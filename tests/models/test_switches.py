@@ -89,7 +89,7 @@ def without_input(lm, inputs):
     return to_numpy(source.decoder.logits(source.encoder(inputs["decoder_token_ids"], mask)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_gated_pair_starts_as_its_source():
     lm = keras_encdec.adapt(SOURCE, cross_attention_gate=True)
     inputs = make_inputs()

@@ -108,7 +108,7 @@ def test_losses_are_means_over_texts(classifier, batch_size):
     assert_close(np.array(found["accuracy"]), right)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_first_loss_of_fit_is_that_of_evaluate(classifier):
     logits = classifier.predict(TEXTS)
     weight = {0: 2.0}
@@ -174,7 +174,7 @@ def test_two_texts_are_read_one_behind_the_other(classifier):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_choices_are_read_behind_their_text():
     model = EncDecTextClassifier.from_preset("gemma2_mini_docs", num_choices=2, sequence_length=32)
     choices = [["One.", "Two."], ["Three.", "Four."]]
@@ -252,7 +252,7 @@ def datasets_of(group):
             yield from datasets_of(item)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_keras_file(tmp_path):
     model = tiny(num_classes=3, activation="softmax")
     x = {"token_ids": np.full((2, 5), 7, "int32"), "padding_mask": np.ones((2, 5), "int32")}

@@ -115,7 +115,7 @@ def by_hand(embedder, queries, documents, negatives=()):
     return np.array(losses)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_losses_are_those_of_the_vectors(embedder):
     embedder.compile(keras.optimizers.SGD(0.0))
     first = by_hand(embedder, TEXTS[:3], DOCUMENTS[:3])

@@ -34,7 +34,7 @@ def saved(lm, folder):
     return (folder / card.FILE).read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_person_can_tell_how_it_was_made(trained, tmp_path):
     text = saved(trained, tmp_path / "my_model")
     run = trained.provenance["history"][-1]

@@ -4,7 +4,7 @@ import hub_servers
 import pytest
 from hub_process import run
 
-pytestmark = pytest.mark.slow  # processes of their own, a dozen models
+pytestmark = pytest.mark.long  # processes of their own, a dozen models
 
 
 @pytest.fixture(scope="module")

@@ -167,6 +167,7 @@ def test_an_export_is_uploaded_and_loads(done, server):
     assert history == ["converted", "exported"]
 
 
+@pytest.mark.long
 def test_cards_there_and_here(server, done, tmp_path):
     """One edited there is taken over; one edited here replaces it; stale shards go."""
     _, home = done

@@ -123,6 +123,7 @@ def test_without_a_token_it_says_which_variable(done, server):
     assert "me/nobodys" not in server.models
 
 
+@pytest.mark.long
 def test_a_file_that_broke_goes_on_where_it_was(done, server, tmp_path):
     _, home = done
     to = {"folder": str(home / "copy"), "license": "apache-2.0"}
@@ -133,6 +134,7 @@ def test_a_file_that_broke_goes_on_where_it_was(done, server, tmp_path):
     assert instance(server, "me/resumed")["versions"][0] == contents(home / "copy")
 
 
+@pytest.mark.long
 def test_a_file_that_never_came_whole_is_not_called_published(done, server, tmp_path):
     """After five tries kagglehub goes on as if it had; here Kaggle takes it, too."""
     _, home = done

@@ -120,6 +120,7 @@ def test_backup_and_restore_goes_on_with_the_next_epoch(lm, tmp_path):
 
 
 @SLOW
+@pytest.mark.long
 def test_averaged_weights():
     """As by hand: a mean that forgets half at each step, put in place at the end of the run."""
     lm = tiny_lm()
@@ -201,7 +202,7 @@ def test_one_callback_in_place_of_a_list(lm):
     assert len(history.history["loss"]) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_logs_carry(lm):
     """Tokens and gradient norm by hand; the learning rate; each can be left out."""
     history = fit(lm, epochs=2)

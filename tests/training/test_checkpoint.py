@@ -85,7 +85,7 @@ def test_resumed_in_any_phase(whole, tmp_path, kill):
         np.testing.assert_allclose(values, history[name][-len(values) :], rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_finished_run_is_left_alone(whole, tmp_path):
     fit(model(), tmp_path / "run", epochs=1)
     again = model()
@@ -153,7 +153,7 @@ def test_damaged(tmp_path):
         fit(model(), tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk(tmp_path):
     """A limit on the size of a file stands for it; what was saved before is whole."""
     fit(model(), tmp_path / "run", epochs=1)
@@ -424,7 +424,7 @@ def test_a_stream_by_several_steps_a_call(tmp_path):
         checkpoint.on_epoch_begin(0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras refuses it on PyTorch")
 def test_resumed_by_several_steps_a_call(tmp_path):
     """Five batches by twos: the kill is in the second call of the second epoch."""

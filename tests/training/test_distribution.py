@@ -31,38 +31,48 @@ def answer(process):
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("presets") / "ours")
-    return answer(
-        start(
-            fit=[[[2, 4]]],
-            fit_other=[[[2, 4]]],
-            load=[folder],
-            write=[["data", [2, 4]]],
-            classify=[["data", [2, 4]]],
-        )
-    )
+    return answer(start(fit=[[[2, 4]]], load=[folder], write=[[[2, 4]]]))
+
+
+@pytest.fixture(scope="module")
+def by_hand():
+    meshes = ["data", [2, 4]]
+    return answer(start(fit_other=[[[2, 4]]], write=[["data"]], classify=[meshes]))
 
 
 @pytest.mark.slow
 def test_a_mixed_mesh_trains_like_one_device(quick):
     assert_same(quick["fit"]["[2, 4]"])
-    assert_same(quick["fit_other"]["[2, 4]"])
+
+
+@pytest.mark.long
+def test_another_family_trains_like_on_one_device(by_hand):
+    assert_same(by_hand["fit_other"]["[2, 4]"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mesh", ["data", "[2, 4]"])
+def test_a_classifier_trains_like_on_one_device(by_hand, mesh):
+    assert_same(by_hand["classify"][mesh])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["data", "[2, 4]"])
-def test_a_classifier_trains_like_on_one_device(quick, mesh):
-    assert_same(quick["classify"][mesh])
+def test_a_mixed_mesh_writes_like_one_device(quick):
+    assert_writes(quick["write"]["[2, 4]"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["data", "[2, 4]"])
-def test_a_mesh_writes_like_one_device(quick, mesh):
-    same, difference = quick["write"][mesh]
+@pytest.mark.long
+def test_devices_of_data_write_like_one_device(by_hand):
+    assert_writes(by_hand["write"]["data"])
+
+
+def assert_writes(found):
+    same, difference = found
     assert same
     assert difference < 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_mesh_scans_like_one_device_and_gathers_one_block_at_a_time():
     found = answer(start(scanned=[[[2, 4]]], gathered=[[2, 4]]))
     assert_same(found["scanned"]["[2, 4]"])

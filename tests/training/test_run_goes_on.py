@@ -68,7 +68,7 @@ def equal(one, other):
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_finished_run_is_finished(whole, runs, tokenizer):
     lm = make_lm(tokenizer)
     with warnings.catch_warnings():

@@ -77,7 +77,7 @@ def test_bfloat16_over_float32_weights():
     np.testing.assert_allclose(low, full, rtol=2e-2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_adam_in_bfloat16_would_not_move():
     """0.999 is 1 in bfloat16, and with it the size of Adam's step is 0."""
     lm = model(dtype="bfloat16")

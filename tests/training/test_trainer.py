@@ -53,7 +53,7 @@ def test_trains_as_with_logits():
     assert_same_weights(fused, plain)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_evaluates_as_with_logits_and_still_gives_logits():
     lm = tiny_lm()
     x, y, weight = batch()
@@ -84,7 +84,7 @@ def on_logits():
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_loss_after_another_is_as_if_it_were_the_first():
     small = PairSpec(tiny_encoder(windows=(8,)), tiny_decoder(windows=(8,)))
     lm, other = tiny_lm(pair=small), tiny_lm(pair=small)
@@ -145,7 +145,7 @@ def gemma(vocabulary_size=96):
     return keras_hub.models.GemmaCausalLM(backbone)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_asks_the_teacher_what_follows_the_input_and_the_target_so_far():
     teacher = gemma()
     x, y, _ = batch()
@@ -159,7 +159,7 @@ def test_asks_the_teacher_what_follows_the_input_and_the_target_so_far():
         np.testing.assert_allclose(to_numpy(states)[row, : len(labels)], expected, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_trains_with_a_teacher_that_stays_as_it_is():
     teacher = gemma()
     before = [to_numpy(w) for w in teacher.weights]
@@ -191,7 +191,7 @@ def test_distillation_without_rows():
         fitted(distillation=Distillation())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kept_rows_teach_what_the_teacher_does(tmp_path):
     """All words kept on disk, or asked in each step: the same training."""
     tokenizer = keras_hub.models.Tokenizer.from_preset(catalog.embedded("gemma2_tiny_docs"))
