@@ -251,7 +251,7 @@ def test_two_processes_read_what_one_reads(tokens, tokenizer, tmp_path):
         assert [digests[0::2], digests[1::2]] == [line.split() for line in lines]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_process_and_any_number_of_workers(tokenizer, tmp_path):
     """Byte for byte: in one process, in one that is killed and taken up, and in two workers."""
     tokenize(TEXTS, tokenizer, tmp_path / "shards", shard_size=500)

@@ -58,6 +58,7 @@ def test_outputs_of_any_number_in_any_order(lm, stops, monkeypatch):
     assert lm.generate(inputs[::-1], 24, stops, batch_size=5) == expected[::-1]
 
 
+@pytest.mark.long
 def test_samples_stop_strings_and_prompts(lm, stops):
     inputs = texts(11)
     expected = one_by_one(lm, inputs, 24, stops)
@@ -72,6 +73,7 @@ def test_samples_stop_strings_and_prompts(lm, stops):
     assert lm.generate(pairs, 24, stops, batch_size=4) == expected
 
 
+@pytest.mark.long
 def test_inputs_of_several_sizes(lm, stops):
     """Long inputs are read with long ones, short ones with short ones."""
     inputs = [*texts(5), *(" ".join([text] * 12) for text in texts(6)), *texts(4)]

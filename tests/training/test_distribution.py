@@ -86,14 +86,14 @@ def uneven():
     return answer(start(uneven=[[[2, 4]]], order=[[2, 4]], teacher=[[[2, 4]]]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_data_that_devices_do_not_divide(uneven):
     found = uneven["uneven"]["[2, 4]"]
     assert len(found) == 10
     assert max(found.values()) < 1e-5, max(found, key=found.get)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_was_made_before_the_distribution_is_named(uneven):
     said = dict(uneven["order"])
     assert "'batch' of 2 devices" in said.pop("int4")
@@ -103,7 +103,7 @@ def test_what_was_made_before_the_distribution_is_named(uneven):
         assert "on 1 of 8 devices" in message
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_teacher_lies_on_all_devices(uneven):
     difference, share = uneven["teacher"]["[2, 4]"]
     assert difference < 1e-5

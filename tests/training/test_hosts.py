@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.long  # two processes of four devices, minutes for each mesh
+
 SCRIPT = Path(__file__).parent / "run_hosts.py"
 DIFFER = "in every process. Received: in [1] other than in 0"
 
@@ -34,15 +36,7 @@ def one(tmp_path_factory):
     return answers(start(tmp_path_factory.mktemp("one"), None, 0, None))[0]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param([4, 2], marks=pytest.mark.slow),
-        pytest.param("data", marks=pytest.mark.long),
-        pytest.param([1, 8], marks=pytest.mark.long),
-    ],
-    ids=str,
-)
+@pytest.fixture(scope="module", params=[[4, 2], "data", [1, 8]], ids=str)
 def two(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     with socket.socket() as free:
