@@ -88,7 +88,8 @@ def _common_source(pairs: Sequence[str]) -> str:
 
 def _texts(files: Sequence[str] | None) -> list[str]:
     if files:
-        return [document.text for document in keras_encdec.data.read(files)]
+        documents: Any = keras_encdec.data.read(files)
+        return [document.text for document in documents]
     _, held_out = docstrings.load(_PACKAGES)
     return [docstring.text for docstring in held_out]
 

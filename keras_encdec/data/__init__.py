@@ -3,6 +3,7 @@
 `guides/fine_tune_on_pairs.py` has the table of what `fit` and the others take.
 """
 
+from keras_encdec.data.conversations import Conversations
 from keras_encdec.data.encoded import EncodedDocuments
 from keras_encdec.data.pipeline import batches
 from keras_encdec.data.read import read
@@ -12,6 +13,7 @@ from keras_encdec.data.tokenizing import tokenize
 from keras_encdec.data.tokens import Tokens
 
 __all__ = [
+    "Conversations",
     "EncodedDocuments",
     "Teacher",
     "Tokens",

@@ -18,7 +18,9 @@ import numpy as np
 
 from keras_encdec import check
 from keras_encdec.data import ready
+from keras_encdec.data.conversations import examples_of_conversations
 from keras_encdec.data.kinds import (
+    Conversations,
     Documents,
     ModelInputs,
     Pairs,
@@ -26,7 +28,7 @@ from keras_encdec.data.kinds import (
     Stream,
     Tokens,
     documents_of,
-    joined_pairs,
+    joined,
 )
 from keras_encdec.data.labelled import Classes
 from keras_encdec.data.pipeline import Epoch, Order, Passes, epoch_of_examples, this_host
@@ -277,8 +279,8 @@ def _of_arrays(
 
 
 def _of_text(source: Source, converter: FeatureConverter, batching: Batching) -> BatchSource:
-    if isinstance(source, Pairs):
-        examples = _Kept(_examples_of_pairs(source, converter))
+    if isinstance(source, (Pairs, Conversations)):
+        examples = _Kept(_examples_of(source, converter))
         order = batching.order(converter, len(examples))
         return _Indexed(lambda epoch: epoch_of_examples(examples, converter, order, epoch))
     tokens, objective = tokens_of(source, converter), converter.bound
@@ -310,6 +312,12 @@ class _Kept:
 
     def __getitem__(self, index: int) -> Example:
         return self.examples[index]
+
+
+def _examples_of(source: Pairs | Conversations, converter: FeatureConverter) -> list[Example]:
+    if isinstance(source, Pairs):
+        return _examples_of_pairs(source, converter)
+    return examples_of_conversations(source, converter)
 
 
 def _examples_of_pairs(pairs: Pairs, converter: FeatureConverter) -> list[Example]:
@@ -409,9 +417,9 @@ class _Streamed(BatchSource):
 def _examples_of_elements(
     elements: list[Source], converter: FeatureConverter, log: Log, first: int, epoch: int
 ) -> list[Example]:
-    """Examples of some elements of a stream, all of them texts or all pairs."""
-    if isinstance(elements[0], Pairs):
-        return _examples_of_pairs(joined_pairs(elements), converter)
+    """Examples of some elements of a stream, all of them of one kind."""
+    if isinstance(elements[0], (Pairs, Conversations)):
+        return _examples_of(joined(elements), converter)
     documents, before = list(documents_of(elements)), log.read
     numbered = list(encoded(documents, converter.tokenizer, log, converter.allow_special))
     if not numbered:

@@ -6,6 +6,7 @@ difference to `keras_encdec.training`.
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from keras_encdec.data.batching import Batching
 from keras_encdec.data.kinds import (
+    Conversations,
     Documents,
     ModelInputs,
     Pairs,
@@ -104,6 +106,10 @@ def _parts(source: Any) -> Iterable[bytes]:
     elif isinstance(source, Pairs):
         for texts in (source.encoder_text, source.decoder_text or ()):
             yield from (text.encode() for text in texts)
+    elif isinstance(source, Conversations):
+        yield source.answers.encode()
+        for messages in source.messages:
+            yield json.dumps(list(messages), sort_keys=True, default=str).encode()
     elif isinstance(source, ModelInputs):
         for name, array in {**source.x, **as_dict(source.y, "y")}.items():
             yield from (name.encode(), _bytes(array))

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_encdec import check
+from keras_encdec.data import conversations
+from keras_encdec.data.conversations import Conversations
 from keras_encdec.data.tokens import Tokens
 from keras_encdec.objectives.rows import Inputs
 from keras_encdec.progress import track
@@ -216,8 +218,8 @@ class Stream:
             raise ValueError(f"Expected data. Received: a {self.name} of nothing.")
         return found
 
-    def collected(self) -> "Documents | Pairs | Stream":
-        """Texts and pairs as if they stood in memory; ready batches as they are.
+    def collected(self) -> "Documents | Pairs | Conversations | Stream":
+        """Texts, pairs and conversations as if they stood in memory; ready batches as they are.
 
         Raises:
             ValueError: if there is no end, or not all elements are of one kind.
@@ -230,7 +232,7 @@ class Stream:
                 f"Expected steps_per_epoch with a {self.name} that has no end. Received: none."
             )
         if not isinstance(first, Documents):
-            return joined_pairs(track(self.begin(0), "Reading"))
+            return joined(track(self.begin(0), "Reading"))
         if first.weights is None:
             return Documents(lambda: documents_of(self.begin(0)))
         parts = list(track(self.begin(0), "Reading"))
@@ -252,15 +254,21 @@ def documents_of(sources: Iterable["Source"]) -> Iterator[Document]:
             number += 1
 
 
-def joined_pairs(sources: Iterable["Source"]) -> Pairs:
-    """Pairs of many sources as one."""
-    parts: list[Pairs] = []
+def joined(sources: Iterable["Source"]) -> Pairs | Conversations:
+    """Pairs, or conversations, of many sources as one."""
+    parts: list[Any] = []
     for number, part in enumerate(sources):
-        if not isinstance(part, Pairs):
+        kind = type(parts[0] if parts else part)
+        if kind not in (Pairs, Conversations) or type(part) is not kind:
+            first = kind_of(parts[0]) if parts else "pairs"
             raise ValueError(
-                f"Expected pairs throughout. Received: {kind_of(part)} in element {number}."
+                f"Expected {first} throughout. Received: {kind_of(part)} in element {number}."
             )
         parts.append(part)
+    return _joined_pairs(parts) if isinstance(parts[0], Pairs) else conversations.joined(parts)
+
+
+def _joined_pairs(parts: Sequence[Pairs]) -> Pairs:
     written = [part.decoder_text for part in parts]
     some = [texts for texts in written if texts is not None]
     weights = [part.weights for part in parts if part.weights is not None]
@@ -273,12 +281,13 @@ def joined_pairs(sources: Iterable["Source"]) -> Pairs:
     )
 
 
-Source = Documents | Pairs | Tokens | ModelInputs | Stream
+Source = Documents | Pairs | Conversations | Tokens | ModelInputs | Stream
 
 
 def kind_of(source: Any) -> str:
     """What a source is, in a message."""
     names = {Documents: "texts", Pairs: "pairs", Tokens: "tokens", ModelInputs: "model inputs"}
+    names |= {Conversations: "conversations"}
     return names.get(type(source), getattr(source, "kind", "a stream"))
 
 

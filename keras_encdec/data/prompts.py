@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_encdec.data.kinds import (
     INPUTS,
+    Conversations,
     Documents,
     ModelInputs,
     Pairs,
@@ -121,6 +122,8 @@ def prompts_of(source: Source, converter: FeatureConverter) -> list[Prompt]:
         return converter.of_prompts(source.encoder_text, source.decoder_text)
     if isinstance(source, Documents):
         return converter.of_prompts(source.texts("encoder_text"))
+    if isinstance(source, Conversations):
+        return [converter.of_chat(messages) for messages in source.messages]
     raise ValueError(
         "Expected texts, or encoder_text and what outputs begin with as decoder_text. Received: "
         f"{kind_of(source)}."

@@ -9,8 +9,10 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from keras_encdec import check
+from keras_encdec.data.conversations import Conversations
 from keras_encdec.data.kinds import Document, Documents
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -18,13 +20,14 @@ SUFFIXES = (".txt", ".jsonl", ".parquet")
 
 def read(
     paths: str | os.PathLike | Iterable[str | os.PathLike], field: str = "text", lines: bool = False
-) -> Documents:
+) -> Documents | Conversations:
     """Opens files as documents, to iterate over, to tokenise or to `lm.fit` on.
 
     Args:
         paths: files, patterns such as `"corpus/*.jsonl"`, or a list of them. The files
             of a pattern come in the order of their names.
-        field: the field of a `.jsonl` object, or the column of a `.parquet` file.
+        field: the field of a `.jsonl` object, or the column of a `.parquet` file; `"messages"`
+            for conversations, which are read at once.
         lines: whether each line of a `.txt` file is a document, rather than each file.
 
     Raises:
@@ -48,6 +51,10 @@ def read(
     if not found:
         raise ValueError(f"Expected at least one file. Received: {paths!r}.")
     files = tuple(found)
+    if field == "messages":
+        every = list(_documents(files, field, lines))
+        lists: Any = [document.text for document in every]
+        return Conversations(lists, places=[document.where for document in every])
     return Documents(lambda: _documents(files, field, lines), paths=files)
 
 

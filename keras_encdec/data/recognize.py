@@ -18,8 +18,10 @@ import keras
 import numpy as np
 
 from keras_encdec import check
+from keras_encdec.data.conversations import of_columns
 from keras_encdec.data.kinds import (
     INPUTS,
+    Conversations,
     Document,
     Documents,
     ModelInputs,
@@ -32,7 +34,8 @@ from keras_encdec.data.kinds import (
 # Batches are made in one thread, a few ahead: NumPy holds the interpreter either way.
 READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
 
-_COLUMNS = ("text", "encoder_text", "decoder_text", *INPUTS)
+_COLUMNS = ("text", "encoder_text", "decoder_text", "messages", "prompt", "completion", *INPUTS)
+_COMPLETED = "prompt", "completion"
 _TEXT = (str, bytes)
 
 Make = Callable[..., Any]  # what an element of a stream is
@@ -42,21 +45,22 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, field: str = "te
     """What `x`, with targets and weights if there are any, is.
 
     Args:
-        x: a text or texts; pairs as a dict or a tuple of columns, as rows or with `y`; model
-            inputs; `keras_encdec.data.read(...)`, `Tokens`; a frame, dataset, loader or
-            generator of any of these. See README's table.
+        x: a text or texts; pairs as a dict or a tuple of columns, as rows or with `y`;
+            conversations as `messages`, or `prompt` and `completion`; model inputs;
+            `keras_encdec.data.read(...)`, `Tokens`; a frame, dataset, loader or generator of any
+            of these. See README's table.
         y: targets: texts to write where `x` is text to read, or labels of model inputs.
         sample_weight: what each row, or each of its targets, counts in the loss.
         field: the column that holds plain text.
 
     Returns:
-        `Documents`, `Pairs`, `Tokens`, `ModelInputs` or `Stream`.
+        `Documents`, `Pairs`, `Conversations`, `Tokens`, `ModelInputs` or `Stream`.
 
     Raises:
         ValueError: if it is none of these, or the parts do not belong together; the
             message says what was expected.
     """
-    if isinstance(x, (Documents, Tokens, Pairs, ModelInputs, Stream)):
+    if isinstance(x, (Documents, Tokens, Pairs, Conversations, ModelInputs, Stream)):
         return _as_it_is(x, y, sample_weight)
     columns = _columns(x, field)
     if columns is not None:
@@ -140,15 +144,18 @@ def _known(names: Sequence[str], field: str) -> list[str]:
         ValueError: if there are none.
     """
     wanted = _COLUMNS if field == "text" else (field,)
-    if known := [name for name in wanted if name in names]:
+    known = [name for name in wanted if name in names]
+    if known and set(known) not in ({"prompt"}, {"completion"}):
         return known
     if field != "text":
         raise ValueError(f"Expected a column {field!r}. Received: a dataset with columns {names}.")
     hint = next(filter(None, (check.nearest(name, _COLUMNS, cutoff=0.8) for name in names)), "")
+    if {"role", "content"} <= set(names):
+        hint = " Messages of conversations are a column: {'messages': [...]}."
     raise ValueError(
-        "Expected columns encoder_text and decoder_text (pairs), text (plain text), or the four "
-        f"model inputs. Received: columns {names}.{hint} Rename them, or pass two columns: "
-        "fit(data['document'], data['summary'])."
+        "Expected columns encoder_text and decoder_text (pairs), text (plain text), messages or "
+        "prompt and completion (conversations), or the four model inputs. Received: columns "
+        f"{names}.{hint} Rename them, or pass two columns: fit(data['document'], data['summary'])."
     )
 
 
@@ -159,6 +166,12 @@ def _of_columns(columns: dict[str, Any], y: Any, weight: Any, field: str) -> Sou
         return ModelInputs(x, labels, array_of(weight))
     if "encoder_text" in columns or "decoder_text" in columns:
         return _of_pairs(columns, y, weight)
+    said = {name: listed(columns[name]) for name in ("messages", *_COMPLETED) if name in columns}
+    if (found := of_columns(said)) is not None:
+        return _as_it_is(found, y, weight)
+    if set(_COMPLETED) <= set(said):
+        prompt, completion = (columns[name] for name in _COMPLETED)
+        return _of_pairs({"encoder_text": prompt, "decoder_text": completion}, y, weight)
     return as_source(columns[field], y, weight)
 
 
@@ -418,7 +431,7 @@ def _short(x: Any) -> str:
 
 def _as_it_is(x: Source, y: Any, weight: Any) -> Source:
     refuse_beside(x, y=y)
-    if isinstance(x, (Documents, Pairs, Tokens)) and weight is not None:
+    if isinstance(x, (Documents, Pairs, Conversations, Tokens)) and weight is not None:
         weights = weights_of(weight, np.shape(array_of(weight))[0])
         return x if weights is None else x.weighted(weights)
     refuse_beside(x, sample_weight=weight)

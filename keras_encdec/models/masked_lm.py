@@ -12,7 +12,7 @@ import keras
 import keras_hub
 import numpy as np
 
-from keras_encdec.data.kinds import ModelInputs, Pairs, Source, Stream, kind_of
+from keras_encdec.data.kinds import Documents, Source, Stream, Tokens, kind_of
 from keras_encdec.data.recognize import as_source
 from keras_encdec.layers.hidden import OutputMatrix, StatesBefore
 from keras_encdec.models.encoder import EncoderBackbone
@@ -107,6 +107,6 @@ class EncDecMaskedLM(OnEncoder, TextLearner, MaskedTrainer, keras_hub.models.Mas
     def _source(self, x: Any, y: Any = None, sample_weight: Any = None) -> Source:
         source = as_source(x, y, sample_weight)
         kind: Any = source.first() if isinstance(source, Stream) else source
-        if isinstance(kind, (Pairs, ModelInputs)):
+        if not isinstance(kind, (Documents, Tokens)):
             raise ValueError(f"Expected plain texts for MNTP. Received: {kind_of(kind)}.")
         return source

@@ -10,7 +10,8 @@ import keras
 import keras_hub
 import numpy as np
 
-from keras_encdec.data.kinds import Documents, Pairs, kind_of
+from keras_encdec.data.batching import examples_of_conversations
+from keras_encdec.data.kinds import Conversations, Documents, Pairs, kind_of
 from keras_encdec.data.prompts import in_memory, prompts_of
 from keras_encdec.data.recognize import as_source
 from keras_encdec.models.backbone import EncDecBackbone
@@ -233,7 +234,11 @@ def _examples(source: Any, converter: FeatureConverter, first: int, epoch: int) 
         return converter.of_pairs(source.encoder_text, source.targets(), source.weights)
     if isinstance(source, Documents):
         return converter.of_texts(source.texts(), first, epoch, source.weights)
-    raise ValueError(f"Expected texts or pairs of texts. Received: {kind_of(source)}.")
+    if isinstance(source, Conversations):
+        return examples_of_conversations(source, converter)
+    raise ValueError(
+        f"Expected texts, pairs of texts or conversations. Received: {kind_of(source)}."
+    )
 
 
 def _batch(source: Any, converter: FeatureConverter, first: int = 0, epoch: int = 0) -> Batch:

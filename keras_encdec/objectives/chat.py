@@ -4,7 +4,7 @@ Which frame a model knows shows in its tokenizer: each format has a piece that e
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_encdec import check
@@ -145,19 +145,47 @@ def turns(messages: Any) -> tuple[str, list[str]]:
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
+    system, roles, said = _said(messages)
+    if not _in_turn(roles) or len(roles) % 2 == 0:
+        raise ValueError(
+            "Expected user and assistant in turn, the user first and last, after at most one "
+            f"system message. Received: roles {roles}."
+        )
+    return system, said
+
+
+def answered(messages: Any) -> tuple[str, list[str]]:
+    """As `turns`, of a conversation to learn from: the assistant last, and no message empty.
+
+    Raises:
+        ValueError: if they are something else, out of turn or empty.
+    """
+    system, roles, said = _said(messages)
+    if not _in_turn(roles) or not roles or len(roles) % 2:
+        raise ValueError(
+            "Expected user and assistant in turn, the user first and the assistant last, after at "
+            f"most one system message. Received: roles {roles}."
+        )
+    for role, text in zip(roles, said, strict=True):
+        if not text.strip():
+            raise ValueError(f"Expected text in each message. Received: {text!r} of the {role}.")
+    return system, said
+
+
+def _said(messages: Any) -> tuple[str, list[Any], list[str]]:
+    """The system message, and who said what."""
     for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
             raise ValueError(
                 f'Expected messages as {{"role": ..., "content": text}}. Received: {message!r}.'
             )
         check.text("the content of a message", message["content"])
     roles = [message.get("role") for message in messages]
-    system = messages[0]["content"] if roles[:1] == ["system"] else ""
-    roles, messages = roles[bool(system) :], messages[bool(system) :]
+    told = roles[:1] == ["system"]
+    texts = [message["content"] for message in messages]
+    return texts[0] if told else "", roles[told:], texts[told:]
+
+
+def _in_turn(roles: Sequence[Any]) -> bool:
     expected = ["user" if i % 2 == 0 else "model" for i in range(len(roles))]
-    if [_ROLES.get(role) for role in roles] != expected or len(roles) % 2 == 0:
-        raise ValueError(
-            "Expected user and assistant in turn, the user first and last, after at most one "
-            f"system message. Received: roles {roles}."
-        )
-    return system, [message["content"] for message in messages]
+    return [_ROLES.get(role) for role in roles] == expected

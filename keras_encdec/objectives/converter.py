@@ -199,6 +199,42 @@ class FeatureConverter:
         ]
         return examples if weights is None else self._weighted(examples, weights)
 
+    def of_conversations(
+        self, conversations: Sequence[tuple[str, Sequence[str]]], last: bool = False
+    ) -> tuple[list[Example], list[int], int]:
+        """The examples of conversations, one for each answer: what was said before is read.
+
+        Where that does not fit into `encoder_sequence_length`, its oldest turns are left out, then
+        the end of the system message, then that of the last turn.
+
+        Args:
+            conversations: from `keras_encdec.objectives.chat.answered`.
+            last: whether the last answer of each is written alone.
+
+        Returns:
+            The examples; the number of the conversation of each; how many did not fit.
+        """
+        frame, length = chat.required_format(self.reads_by), self.encoder_sequence_length
+        before, written, numbers = [], [], []
+        for number, (system, texts) in enumerate(conversations):
+            system, *said = self._plain(self.reads_by, [system, *texts])
+            for at in range(len(texts) - 1 if last else 1, len(texts), 2):
+                before.append((system, said[:at]))
+                written.append(texts[at])
+                numbers.append(number)
+        read = encode(self.reads_by, [frame.conversation(*some) for some in before])
+        cut = [i for i, ids in enumerate(read) if len(ids) > length]
+        for i in cut:
+            read[i] = frame.fitted(self.reads_by, *before[i], length)[0]
+        answers = encode(self.tokenizer, self._plain(self.tokenizer, written))
+        end = self._end_of_turn_id()
+        sides = zip(read, answers, strict=True)
+        examples = [
+            Example(np.array(ids, "int32"), np.array([*answer, end], "int32"))
+            for ids, answer in sides
+        ]
+        return examples, numbers, len(cut)
+
     def _weighted(self, examples: Sequence[Example], weights: Any) -> list[Example]:
         """Examples that count as much as `weights` says, one or several numbers for each."""
         found = []
