@@ -21,6 +21,7 @@ _NUMBERS = {
     "superglue run": 1,
     "answers": 1,
     "encoded documents": 1,
+    "reference log-probabilities": 1,
 }
 _PACKAGE = "keras-encdec"
 _OTHERS = "keras", "keras-hub"

@@ -280,7 +280,7 @@ def _of_arrays(
 
 def _of_text(source: Source, converter: FeatureConverter, batching: Batching) -> BatchSource:
     if isinstance(source, (Pairs, Conversations)):
-        examples = _Kept(_examples_of(source, converter))
+        examples = _Kept(examples_of(source, converter))
         order = batching.order(converter, len(examples))
         return _Indexed(lambda epoch: epoch_of_examples(examples, converter, order, epoch))
     tokens, objective = tokens_of(source, converter), converter.bound
@@ -314,7 +314,7 @@ class _Kept:
         return self.examples[index]
 
 
-def _examples_of(source: Pairs | Conversations, converter: FeatureConverter) -> list[Example]:
+def examples_of(source: Pairs | Conversations, converter: FeatureConverter) -> list[Example]:
     if isinstance(source, Pairs):
         return _examples_of_pairs(source, converter)
     return examples_of_conversations(source, converter)
@@ -419,7 +419,7 @@ def _examples_of_elements(
 ) -> list[Example]:
     """Examples of some elements of a stream, all of them of one kind."""
     if isinstance(elements[0], (Pairs, Conversations)):
-        return _examples_of(joined(elements), converter)
+        return examples_of(joined(elements), converter)
     documents, before = list(documents_of(elements)), log.read
     numbered = list(encoded(documents, converter.tokenizer, log, converter.allow_special))
     if not numbered:

@@ -24,6 +24,7 @@ from keras_encdec.data.kinds import (
     kind_of,
 )
 from keras_encdec.data.labelled import Labelled, ReadyRows
+from keras_encdec.data.preferred import Preferred
 from keras_encdec.data.ranked import Ranked
 from keras_encdec.data.tokens import Tokens, vocabulary_digest
 from keras_encdec.objectives import Objective, Stages
@@ -121,6 +122,11 @@ def _parts(source: Any) -> Iterable[bytes]:
             yield from (text.encode() for text in column)
             yield str(len(column)).encode()
         yield from (str(score).encode() for score in _listed(source.scores))
+    elif isinstance(source, Preferred):
+        for part in (source.better, source.worse):
+            yield from () if part is None else _parts(part)
+        for numbers in (source.labels, source.margins):
+            yield b"" if numbers is None else _bytes(numbers)
     elif isinstance(source, ReadyRows):
         for name, array in {**source.x, **as_dict(source.labels, "labels")}.items():
             yield from (name.encode(), _bytes(array))

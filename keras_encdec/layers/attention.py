@@ -127,6 +127,14 @@ def attend_cached(
     return ops.reshape(output, (-1, length, n, h))
 
 
+def _on_rows_of(key: Tensor, query: Tensor) -> Tensor:
+    """Queries (B * n, T, N, H) as (B, n * T, N, H), for keys of B rows that n rows each share."""
+    rows, (count, length, *heads) = key.shape[0], query.shape
+    if None in (rows, count, length) or rows == count:
+        return query
+    return ops.reshape(query, (rows, count // rows * length, *heads))
+
+
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
 
@@ -225,7 +233,8 @@ class Attention(keras.layers.Layer):
             visible: the keys that each token of `x` may see.
             positions: (B, T) int of `x`; unused without rotary positions.
             context: what is attended to, by default `x`: (B, S, D') states, or their
-                `(keys, values)` in a cache's order, each (B, K, S, H).
+                `(keys, values)` in a cache's order, each (B, K, S, H); of one row for every n
+                of `x`, where every token of these sees the same.
             also: `(keys, values, visible)` in a cache's order of what is attended to under
                 the same softmax; always by `attend_cached`.
             cache: `(keys, values, visible)` of the tokens before `x`, keys and values each
@@ -257,7 +266,10 @@ class Attention(keras.layers.Layer):
             output = attend_cached(query, (*caches.keep(keys_values), visible), *also, **spec)
         else:
             key, value = keys_values
+            shape = ops.shape(query)
+            query = _on_rows_of(key, query)
             output = attend(query, key, value, visible, **spec, limits=limits, path=path)
+            output = ops.reshape(output, shape)
         return project(self.output_dense, output), keys_values
 
     def _rotate(self, x: Tensor, positions: Tensor | None) -> Tensor:

@@ -328,21 +328,24 @@ class Decoder(Stack):
         """Runs over whole targets, as in training and scoring.
 
         Args:
-            token_ids: (B, T) int.
+            token_ids: (B, T) int; or (B * n, T), n targets one after another of each input.
             padding_mask: (B, T), nonzero where there is a token; with several examples
-                in a row, each one's number, the same as in `encoder_padding_mask`.
+                in a row, each one's number, the same as in `encoder_padding_mask`. Where
+                targets share an input, it has one example.
             encoder_output: (B, S, D') states of the encoder.
             encoder_padding_mask: (B, S).
             training: whether dropout is on.
 
         Returns:
-            (B, T, D) normalised states.
+            (B, T, D) normalised states; or (B * n, T, D).
         """
+        shared = token_ids.shape[0] != encoder_output.shape[0]
+        read = masks.cross_attention(encoder_padding_mask, None if shared else padding_mask)
         return self._run(
             token_ids,
             *self._places(padding_mask),
             [encoder_output] * len(self.blocks),
-            masks.cross_attention(encoder_padding_mask, padding_mask),
+            read,
             training=training,
         )
 

@@ -8,6 +8,7 @@ from keras_encdec.models.masked_lm_preprocessor import EncDecMaskedLMPreprocesso
 from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor
 from keras_encdec.models.reranker import EncDecReranker, RankedDocument
 from keras_encdec.models.reranker_preprocessor import EncDecRerankerPreprocessor
+from keras_encdec.models.reward_model import EncDecRewardModel
 from keras_encdec.models.seq2seq_lm import EncDecSeq2SeqLM
 from keras_encdec.models.text_classifier import EncDecTextClassifier
 from keras_encdec.models.text_classifier_preprocessor import EncDecTextClassifierPreprocessor
@@ -20,6 +21,7 @@ __all__ = [
     "EncDecMaskedLMPreprocessor",
     "EncDecReranker",
     "EncDecRerankerPreprocessor",
+    "EncDecRewardModel",
     "EncDecSeq2SeqLM",
     "EncDecSeq2SeqLMPreprocessor",
     "EncDecTextClassifier",

@@ -4,6 +4,7 @@ Knows defaults and what Keras' `compile` does not know. Leaves what the options 
 `keras_encdec.training` and to the samplers.
 """
 
+import dataclasses
 import types
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +14,12 @@ import keras_hub
 
 from keras_encdec import check
 from keras_encdec.layers import depth
+from keras_encdec.models.reference import INITIAL
 from keras_encdec.training.checkpoint_about import learning_rate
 from keras_encdec.training.distillation import Distillation
 from keras_encdec.training.loss import FusedCrossEntropy
 from keras_encdec.training.pair_trainer import PairTrainer
+from keras_encdec.training.preferences import Preference
 from keras_encdec.training.trainer import LOGS
 from keras_encdec.warn import warn
 
@@ -71,7 +74,7 @@ class Compiled(PairTrainer):
             optimizer = keras.optimizers.AdamW(1e-4, global_clipnorm=1.0)
         loss = FusedCrossEntropy() if loss == "auto" else loss
         self.compile_training(loss, distillation, gradient_accumulation_steps, optimizer, logs)
-        if isinstance(loss, FusedCrossEntropy):
+        if isinstance(loss, (FusedCrossEntropy, Preference)):
             _refuse_metrics(weighted_metrics, kwargs.get("metrics"))
             loss = weighted_metrics = None
         for name in _OF_A_MACHINE:
@@ -100,10 +103,15 @@ class Compiled(PairTrainer):
         distillation = self._distillation
         names = "weight", "temperature", "kind", "beta"
         return {
-            "loss": self._fused.get_config() if self._fused else str(self.loss),
+            "loss": self._loss_facts(),
             "gradient_accumulation_steps": self._gradient_accumulation_steps,
             "distillation": distillation and {n: getattr(distillation, n) for n in names},
         }
+
+    def _loss_facts(self) -> Any:
+        if self._preference is not None:
+            return [type(self._preference).__name__, self._saved_preference().get_config()]
+        return self._fused.get_config() if self._fused else str(self.loss)
 
     def get_compile_config(self) -> dict[str, Any]:
         """The options of `compile` as a .keras file keeps them.
@@ -119,7 +127,17 @@ class Compiled(PairTrainer):
         if distillation is not None and distillation.teacher is not None:
             warn("The teacher of Distillation is not saved with the model: compile with it again.")
             options["distillation"] = None
+        if self._preference is not None:
+            if self._preference.reference not in (None, INITIAL):
+                warn("The reference of a loss is not saved with the model: compile with it again.")
+            options["loss"] = self._saved_preference()
         return self.saved_options(options)
+
+    def _saved_preference(self) -> Any:
+        """The loss without another model that it refers to."""
+        loss: Any = self._preference
+        refers = loss.reference not in (None, INITIAL)
+        return dataclasses.replace(loss, reference=INITIAL) if refers else loss
 
 
 _SAMPLERS = "greedy", "random", "top_k", "top_p", "beam", "contrastive", "speculative"

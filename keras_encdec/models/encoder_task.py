@@ -6,7 +6,6 @@ tasks.
 
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_encdec import check
@@ -17,12 +16,12 @@ from keras_encdec.models.encoder import EncoderBackbone
 from keras_encdec.models.encoder_preprocessor import OPTIONS, inputs_of
 from keras_encdec.models.exports import Exports
 from keras_encdec.models.learner import Learner
-from keras_encdec.models.task_files import TaskFiles
+from keras_encdec.models.task_files import HeadFiles
 from keras_encdec.objectives.reader import Reader
 from keras_encdec.training.encoder_trainer import EncoderTrainer
 
 
-class OnEncoder(Exports, TaskFiles, Learner):
+class OnEncoder(Exports, HeadFiles, Learner):
     """Gives a task on an encoder what loads and saves it."""
 
     reads_output = False  # whether it goes on with the output matrix of a decoder-only model
@@ -71,17 +70,6 @@ class OnEncoder(Exports, TaskFiles, Learner):
 
     def take_output(self, matrix: np.ndarray | None) -> None:
         """Takes the output matrix (D, V) that the encoder's source wrote by, if it wants one."""
-
-    def save_task_weights(self, filepath: Any) -> None:
-        """As in KerasHub, without the optimizer's, which it would keep of the backbone too."""
-        keras.saving.save_weights(self, str(filepath), objects_to_skip=self._not_in_a_head())
-
-    def load_task_weights(self, filepath: Any) -> None:
-        """As in KerasHub, of a head alone."""
-        keras.saving.load_weights(self, str(filepath), objects_to_skip=self._not_in_a_head())
-
-    def _not_in_a_head(self) -> list[Any]:
-        return [*self.backbone._flatten_layers(), self.optimizer]
 
 
 class EncoderTask(OnEncoder, EncoderTrainer):

@@ -5,6 +5,8 @@ Leaves folders and hubs to `keras_encdec.sharing`.
 
 from typing import Any
 
+import keras
+
 from keras_encdec import check, hosts, integrity
 from keras_encdec.files import atomic_folder
 from keras_encdec.models.policies import bytes_in_files
@@ -72,3 +74,18 @@ class TaskFiles(_Mixin):
         with folder_for(handle) as folder:
             self.save_to_preset(folder, max_shard_size)
             upload_preset(folder, handle, **options)
+
+
+class HeadFiles(TaskFiles):
+    """Gives a task a head that lies in a file of its own, beside the backbone's."""
+
+    def save_task_weights(self, filepath: Any) -> None:
+        """As in KerasHub, without the optimizer's, which it would keep of the backbone too."""
+        keras.saving.save_weights(self, str(filepath), objects_to_skip=self._not_in_a_head())
+
+    def load_task_weights(self, filepath: Any) -> None:
+        """As in KerasHub, of a head alone."""
+        keras.saving.load_weights(self, str(filepath), objects_to_skip=self._not_in_a_head())
+
+    def _not_in_a_head(self) -> list[Any]:
+        return [*self.backbone._flatten_layers(), self.optimizer]

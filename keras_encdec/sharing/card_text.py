@@ -39,6 +39,11 @@ _TASKS = {
         " It ranks documents by how well they answer a query.",
         'print(model.rank("A query.", ["A document.", "Another."]))',
     ),
+    "EncDecRewardModel": (
+        "text-classification",
+        " It says how good an answer to an input is.",
+        'print(model.score(["An input."], ["An answer."]))',
+    ),
     "EncoderBackbone": (
         "feature-extraction",
         "",

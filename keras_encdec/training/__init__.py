@@ -5,16 +5,23 @@ from keras_encdec.training.contrastive import BiXSE, InBatchNCE
 from keras_encdec.training.distillation import Distillation
 from keras_encdec.training.estimate import estimate
 from keras_encdec.training.loss import FusedCrossEntropy
+from keras_encdec.training.preferences import DPO, IPO, KTO, ORPO, SimPO
 from keras_encdec.training.ranking import (
     ListNet,
     ListwiseSoftmax,
     PointwiseCrossEntropy,
     RankNet,
 )
+from keras_encdec.training.reward_trainer import BradleyTerry
 from keras_encdec.training.warmup import CrossAttentionWarmup, pretrained
 
 __all__ = [
+    "DPO",
+    "IPO",
+    "KTO",
+    "ORPO",
     "BiXSE",
+    "BradleyTerry",
     "Checkpoint",
     "CrossAttentionWarmup",
     "Distillation",
@@ -24,6 +31,7 @@ __all__ = [
     "ListwiseSoftmax",
     "PointwiseCrossEntropy",
     "RankNet",
+    "SimPO",
     "estimate",
     "pretrained",
 ]

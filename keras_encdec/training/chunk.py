@@ -34,6 +34,7 @@ class Chunk:
         label_smoothing: share of a label's probability that all tokens of the vocabulary divide.
         teacher: `TeacherTargets`, or None.
         words: those that logits are of; v is how many are here.
+        by_row: whether each row has sums of its own.
     """
 
     soft_cap: float | None
@@ -41,6 +42,11 @@ class Chunk:
     label_smoothing: float
     teacher: TeacherTargets | None = None
     words: Words = ALL
+    by_row: bool = False
+
+    def zeros(self, rows: int) -> Tensor:
+        """Sums over no tokens."""
+        return ops.zeros((4, rows) if self.by_row else (4,), "float32")
 
     def __call__(
         self,
@@ -62,8 +68,8 @@ class Chunk:
             gradient: whether the second result is wanted.
 
         Returns:
-            (4,) float32 sums of loss, nll, correct and weight; and the gradient of the
-            first of them by the logits before their cap, (B, t, v) float32, or None.
+            (4,) float32 sums of loss, nll, correct and weight, (4, B) by row; and the gradient
+            of the first of them by the logits before their cap, (B, t, v) float32, or None.
         """
         logits = dot("btd,vd->btv", states, matrix)
         if self.soft_cap is not None:
@@ -83,7 +89,7 @@ class Chunk:
         loss = loss + self.z_loss * ops.square(log_norm)
         correct = ops.cast(gold >= peak, "float32")
         tokens = ops.stack([loss, log_norm - gold, correct, ops.ones_like(loss)])
-        sums = ops.sum(tokens * weights, axis=(1, 2))
+        sums = ops.sum(tokens * weights, axis=2 if self.by_row else (1, 2))
         if not gradient:
             return sums, None
         hard = (1 - share) * weights  # (B, t) factors from here on

@@ -104,23 +104,25 @@ class FusedCrossEntropy:
         Returns:
             `Sums`; only `loss` has a gradient.
         """
-        weights = ops.ones_like(labels) if weights is None else weights
-        labels, weights = ops.cast(labels, "int32"), ops.cast(weights, "float32")
-        known = ops.logical_and(labels >= 0, labels < embedding.input_dim)
-        tokens = [ops.where(known, labels, 0), ops.where(known, weights, 0.0)]
+        tokens = counted(labels, weights, embedding.input_dim)
         tokens += [] if teacher is None else teacher.inputs
         chunk = Chunk(embedding.logit_soft_cap, self.z_loss, self.label_smoothing, teacher)
-        rows = states.shape[0] or _USUAL_ROWS
-        devices = on_devices(chunk, embedding.compute_dtype, rows, embedding.input_dim)
         matrix = output_matrix(embedding)
-        count = devices.tokens(self.chunk_tokens, matrix.shape)
-        loop = _Loop(devices, max(1, count // rows), states.shape[1])
+        loop = Loop.over(states, embedding, chunk, self.chunk_tokens)
         if not training:
             return Sums(*ops.unstack(loop.values(states, matrix, tokens), 4))
         if embedding.trainable_variables:
             return Sums(*ops.unstack(loop.differentiable(tokens)(states, matrix), 4))
         only_states = loop.differentiable(tokens, matrix)
         return Sums(*ops.unstack(only_states(states), 4))
+
+
+def counted(labels: Tensor, weights: Tensor | None, vocabulary_size: int) -> list[Tensor]:
+    """Labels (B, T) int32 and weights (B, T) float32, 0 where a label is none of the words."""
+    weights = ops.ones_like(labels) if weights is None else weights
+    labels, weights = ops.cast(labels, "int32"), ops.cast(weights, "float32")
+    known = ops.logical_and(labels >= 0, labels < vocabulary_size)
+    return [ops.where(known, labels, 0), ops.where(known, weights, 0.0)]
 
 
 def output_matrix(embedding: Any) -> Tensor:
@@ -138,8 +140,16 @@ def output_matrix(embedding: Any) -> Tensor:
     return ops.reshape(matrix, (embedding.input_dim, embedding.output_dim))
 
 
-class _Loop:
+class Loop:
     """Goes over T in steps of t tokens per row."""
+
+    @classmethod
+    def over(cls, states: Tensor, embedding: Any, chunk: Chunk, chunk_tokens: int) -> "Loop":
+        """Of states (B, T, D), on the devices that there are."""
+        rows = states.shape[0] or _USUAL_ROWS
+        devices = on_devices(chunk, embedding.compute_dtype, rows, embedding.input_dim)
+        count = devices.tokens(chunk_tokens, (embedding.input_dim, embedding.output_dim))
+        return cls(devices, max(1, count // rows), states.shape[1])
 
     def __init__(self, devices: Rows, step: int, length: int):
         self.devices, self.length = devices, length
@@ -147,15 +157,16 @@ class _Loop:
         self.count = -(-length // self.step)
 
     def values(self, states: Tensor, matrix: Tensor, tokens: list[Tensor]) -> Tensor:
-        """(4,) sums."""
+        """(4,) sums, or (4, B)."""
         matrix = self.devices.matrix(matrix)
         states, *tokens = (self._pad(x) for x in (states, *tokens))
+        start = self.devices.chunk.zeros(ops.shape(states)[0])
 
         def body(i: Tensor, sums: Tensor) -> Tensor:
             part, *parts = (self._part(x, i) for x in (states, *tokens))
             return sums + self.devices.values(part, matrix, *parts)
 
-        return ops.fori_loop(0, self.count, body, ops.zeros((4,), "float32"))
+        return ops.fori_loop(0, self.count, body, start)
 
     def differentiable(self, tokens: list[Tensor], matrix: Tensor | None = None) -> Any:
         """A function of states, and of the matrix unless it is given here, to (4,) sums."""
@@ -163,7 +174,7 @@ class _Loop:
         @ops.custom_gradient
         def function(states: Tensor, *trained: Tensor) -> tuple[Tensor, Any]:
             wanted = bool(trained)
-            sums, *gradients = self._gradients(
+            sums, *gradients = self.gradients(
                 states, trained[0] if wanted else matrix, tokens, wanted
             )
 
@@ -181,7 +192,7 @@ class _Loop:
 
         return function
 
-    def _gradients(
+    def gradients(
         self, states: Tensor, matrix: Tensor, tokens: list[Tensor], by_matrix: bool
     ) -> tuple[Tensor, ...]:
         """Sums, and their first one's gradients: (B, T, D), and (V, D) if wanted."""
@@ -197,7 +208,7 @@ class _Loop:
             d_matrix = [d + more for d, more in zip(d_matrix, by_part, strict=True)]
             return (sums + more, d_states, *d_matrix)
 
-        start = [ops.zeros((4,), "float32"), ops.zeros_like(padded)]
+        start = [self.devices.chunk.zeros(ops.shape(padded)[0]), ops.zeros_like(padded)]
         start += [self.devices.zeros(matrix.shape)] * by_matrix
         sums, d_states, *d_matrix = ops.fori_loop(0, self.count, body, tuple(start))
         return (sums, d_states[:, : self.length], *map(self.devices.total, d_matrix))

@@ -14,10 +14,12 @@ from keras_encdec import check
 from keras_encdec.spec import Tensor
 from keras_encdec.training.distillation import Distillation
 from keras_encdec.training.loss import FusedCrossEntropy
+from keras_encdec.training.preference_trainer import PreferenceTrainer, preference_means
+from keras_encdec.training.preferences import Preference
 from keras_encdec.training.token_trainer import TokenTrainer, token_means
 
 
-class PairTrainer(TokenTrainer):
+class PairTrainer(TokenTrainer, PreferenceTrainer):
     """Trains and evaluates an encoder-decoder."""
 
     _distillation: Distillation | None = None
@@ -35,12 +37,11 @@ class PairTrainer(TokenTrainer):
         Raises:
             ValueError: if the options contradict each other.
         """
-        fused = isinstance(loss, FusedCrossEntropy)
-        check_accumulation(gradient_accumulation_steps, optimizer, fused)
-        options = {
-            "distillation": distillation,
-            "gradient_accumulation_steps": gradient_accumulation_steps - 1,
-        }
+        fused, preference = isinstance(loss, FusedCrossEntropy), isinstance(loss, Preference)
+        check_accumulation(gradient_accumulation_steps, optimizer, fused or preference)
+        options: dict[str, Any] = {"distillation": distillation}
+        if not preference:
+            options["gradient_accumulation_steps"] = gradient_accumulation_steps - 1
         if not fused and any(options.values()):
             given = [name for name, value in options.items() if value]
             raise ValueError(
@@ -48,10 +49,11 @@ class PairTrainer(TokenTrainer):
             )
         if distillation is not None:
             distillation.begin(self, self.backbone.decoder.embedding.input_dim)
-        self._fused = loss if fused else None
-        self._distillation = distillation
+        self._fused, self._preference = loss if fused else None, loss if preference else None
+        self._distillation, self._reference = distillation, None
         self._gradient_accumulation_steps = gradient_accumulation_steps
-        self.report(logs, *(token_means() if fused else ()))
+        means = preference_means(loss) if preference else token_means() if fused else ()
+        self.report(logs, *means)
 
     def batch_loss(
         self,
@@ -70,6 +72,8 @@ class PairTrainer(TokenTrainer):
             training: whether dropout is on and the teacher is asked.
             total_weight: of the whole batch, where this is a part of it.
         """
+        if self._preference is not None:
+            return self.preference_loss(x, y, sample_weight, training, total_weight)
         if training:
             self.token_counter.update_state(x["encoder_padding_mask"], x["decoder_padding_mask"])
         if self._fused is None:
@@ -108,7 +112,7 @@ class PairTrainer(TokenTrainer):
         training: bool = True,
     ) -> Tensor:
         """As in Keras; the fused loss starts from `x` and needs no `y_pred`."""
-        if self._fused is None:
+        if self._fused is None and self._preference is None:
             y = y["labels"] if isinstance(y, dict) else y
             return keras.Model.compute_loss(self, x, y, y_pred, sample_weight, training)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
