@@ -33,6 +33,12 @@ def world(tmp_path_factory):
         "summaries": ["Adds arrays."] * 10,
         "answers": ["no", "yes"] * 2,
         "others": ["Opens a file."] * 10,
+        "conversations": [
+            [{"role": "user", "content": text}, {"role": "assistant", "content": "Adds."}]
+        ],
+        "prompts": [text] * 4,
+        "better": ["Adds arrays."] * 4,
+        "worse": ["Opens a file."] * 4,
     }
     sizes = {
         "gemma2_2b_2b": "gemma2_tiny_tiny",

@@ -1,5 +1,7 @@
 """Losses of preferred answers: values by hand, and what a pair makes of two answers to an input."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from keras_encdec.spec import CrossAttentionSpec
 from keras_encdec.testing.gradients import value_and_gradients
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
 from keras_encdec.training.preferences import Answers
+from keras_encdec.training.reward_trainer import Rewarded
 from keras_encdec.training.row_likelihood import row_log_likelihoods
 
 ROWS, LENGTH, WIDTH, WORDS = 3, 7, 16, 50
@@ -65,6 +68,50 @@ def test_values_by_hand(loss):
     given = some_answers()
     found = ops.convert_to_numpy(loss(Answers(*(ops.cast(a, "float32") for a in given))))
     np.testing.assert_allclose(found, by_hand(loss, *given), rtol=1e-5)
+
+
+OF_TRL = {
+    "DPO": training.DPO(beta=0.3),
+    "IPO": training.IPO(beta=0.2),
+    "KTO": training.KTO(beta=0.4, wanted_weight=1.5, unwanted_weight=0.7),
+    "ORPO": training.ORPO(weight=0.3),
+    "SimPO": training.SimPO(beta=2.0, gamma=0.8),
+}
+
+
+@pytest.fixture(scope="module")
+def trl():
+    with np.load(Path(__file__).parents[1] / "parity" / "trl_losses.npz") as found:
+        return {name: array.astype("float32") for name, array in found.items()}
+
+
+@pytest.mark.parametrize("name", OF_TRL)
+def test_values_and_gradients_are_those_of_trl(name, trl):
+    log_probs = keras.Variable(trl["log_probs"])
+    others = [ops.convert_to_tensor(trl[n]) for n in ("lengths", "reference", "is_good")]
+
+    def mean():
+        lengths, reference, is_good = others
+        weight = ops.ones_like(is_good)
+        given = Answers(log_probs + 0.0, lengths, weight, reference, is_good)
+        return ops.mean(OF_TRL[name](given))
+
+    value, (gradient,) = value_and_gradients(mean, [log_probs])
+    assert value == pytest.approx(trl[f"{name}_loss"], rel=1e-6, abs=1e-6)
+    np.testing.assert_allclose(gradient, trl[f"{name}_gradient"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "center"), [("plain", 0.01), ("margin", 0.1)])
+def test_rewards_are_compared_as_in_trl(name, center, trl):
+    rewards = keras.Variable(trl[f"{name}_rewards"])
+    margin = ops.convert_to_tensor(trl[f"{name}_margin"])
+
+    def mean():
+        return ops.mean(training.BradleyTerry(center)(Rewarded(rewards + 0.0, margin)))
+
+    value, (gradient,) = value_and_gradients(mean, [rewards])
+    assert value == pytest.approx(trl[f"{name}_reward_loss"], rel=1e-6)
+    np.testing.assert_allclose(gradient, trl[f"{name}_reward_gradient"], atol=1e-6)
 
 
 def test_a_certain_answer_has_finite_odds():
