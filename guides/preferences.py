@@ -46,10 +46,11 @@ from keras_encdec.models import EncDecRewardModel
 SMALL = os.environ.get("KERAS_ENCDEC_SMALL") == "1"
 
 if SMALL:
-    START, RATE = "gemma2_mini_docs", 1e-3
-    ROWS, HELD_OUT, READ, WRITE, CHARACTERS, EPOCHS = 48, 16, 64, 16, 100, 3
+    START, RATE, PREFERENCE_RATE = "gemma2_mini_docs", 1e-3, 1e-4
+    ROWS, HELD_OUT, READ, WRITE, CHARACTERS, EPOCHS = 48, 16, 64, 32, 100, 3
 else:
-    START, RATE = "hf://google/t5gemma-2b-2b-prefixlm", 1e-5
+    START, RATE = "hf://google/t5gemma-2b-2b-prefixlm", 1e-4
+    PREFERENCE_RATE = 1e-5
     ROWS, HELD_OUT, READ, WRITE, CHARACTERS, EPOCHS = 4000, 200, 512, 64, 2000, 1
 
 keras.utils.set_random_seed(0)
@@ -92,16 +93,17 @@ lm.preprocessor.encoder_sequence_length = READ
 lm.preprocessor.decoder_sequence_length = WRITE
 
 
-def optimizer():
+def optimizer(rate):
     """Adafactor moves weights in bfloat16, which Adam's usual settings would not."""
     if SMALL:
-        return keras.optimizers.AdamW(RATE, global_clipnorm=1.0)
-    return keras.optimizers.Adafactor(RATE)
+        return keras.optimizers.AdamW(rate, global_clipnorm=1.0)
+    return keras.optimizers.Adafactor(rate)
 
 
-lm.compile(optimizer())
+lm.compile(optimizer(RATE))
 lm.fit({"messages": talks(bodies, lines)}, batch_size=8, epochs=EPOCHS, verbose=2)
 
+lm.save_to_preset("./instructed")
 question = [{"role": "user", "content": held_out_bodies[0]}]
 print(lm.chat(question, max_length=WRITE))
 
@@ -114,7 +116,8 @@ messages. Here the chosen line is a docstring's own, and the rejected one is tha
 `DPO` compares the model with a reference: itself, when training begins. What the reference
 says of each answer is computed once, before the first step, so no second model lies in
 memory; with `path=` it is kept on disk, and a run that was killed does not compute it again.
-At the first step the loss is log 2, as model and reference are one.
+At the first step the loss is log 2, as model and reference are one. The rate is a tenth of
+that before: what can be made less likely has no end.
 """
 
 
@@ -127,7 +130,7 @@ data = compared(bodies, lines)
 held_out = compared(held_out_bodies, held_out_lines)
 
 lm.preprocessor.chat = True  # prompts are turns of a user, as in the conversations
-lm.compile(optimizer(), loss=training.DPO(beta=0.1))
+lm.compile(optimizer(PREFERENCE_RATE), loss=training.DPO(beta=0.1))
 lm.fit(data, validation_data=held_out, batch_size=8, epochs=EPOCHS, verbose=2)
 
 """
@@ -136,16 +139,21 @@ the reference, `margin` by how much, and `chosen_reward` says whether the chosen
 became likelier: with DPO it often does not, as it is enough that the other falls faster.
 
 `IPO` bounds that race, `SimPO` and `ORPO` need no reference. Where answers have no partner
-but are each wanted or not, `KTO` learns from labels:
+but are each wanted or not, `KTO` learns from labels. It begins where DPO began:
 """
+
+lm = keras_encdec.from_preset("./instructed")
+lm.preprocessor.chat = True
+if not SMALL:
+    lm.backbone.enable_lora(16)
 
 judged = {
     "prompt": bodies + bodies,
     "completion": lines + data["rejected"],
     "label": [True] * len(lines) + [False] * len(lines),
 }
-lm.compile(optimizer(), loss=training.KTO(beta=0.1))
-lm.fit(judged, batch_size=8, epochs=1, verbose=2)
+lm.compile(optimizer(PREFERENCE_RATE), loss=training.KTO(beta=0.1))
+lm.fit(judged, batch_size=8, epochs=EPOCHS, verbose=2)
 
 """
 ## A reward model
@@ -155,11 +163,10 @@ token, which says how good an answer to an input is. A column `margin` says by h
 better answer is better, where that is known.
 """
 
-lm.save_to_preset("./tuned")
-reward_model = EncDecRewardModel.from_preset("./tuned")
+reward_model = EncDecRewardModel.from_preset("./instructed")
 if not SMALL:
     reward_model.backbone.enable_lora(16)
-reward_model.compile(optimizer())
+reward_model.compile(optimizer(RATE))
 reward_model.fit(data, validation_data=held_out, batch_size=8, epochs=EPOCHS, verbose=2)
 
 answers = [held_out_lines[0], held_out_lines[1]]
