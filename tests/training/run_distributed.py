@@ -42,6 +42,8 @@ from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
 from keras_encdec.testing.models import draw, make_inputs, tiny_backbone
 from keras_encdec.testing.specs import other_pair, tiny_decoder, tiny_encoder, tiny_pair
 from keras_encdec.training.estimate import estimate
+from keras_encdec.training.loss import Sums
+from keras_encdec.training.row_likelihood import row_log_likelihoods
 from keras_encdec.training.warmup import pretrained
 
 STEPS, ROWS = 5, 8
@@ -380,6 +382,8 @@ LOSSES = {
     "words that the devices do not divide": {"size": 260},
     "rows that they do not divide": {"rows": 3},
     "frozen": {"trained": False},
+    "by row": {"by_row": True},
+    "by row, frozen": {"by_row": True, "trained": False},
     "kept": {"teacher": "kept", "divergence": "jensen_shannon"},
     **{name: {"teacher": "asked", "divergence": name} for name in DIVERGENCES},
 }
@@ -399,7 +403,16 @@ def loss(meshes):
     return found
 
 
-def summed(cap=3.0, tied=True, size=256, rows=8, trained=True, teacher=None, divergence="forward"):
+def summed(
+    cap=3.0,
+    tied=True,
+    size=256,
+    rows=8,
+    trained=True,
+    teacher=None,
+    divergence="forward",
+    by_row=False,
+):
     """Sums of the fused loss with training and without, and gradients of the first."""
     rng = np.random.default_rng(0)
     embedding = reversible("decoder/embedding", size, rng, cap, tied)
@@ -423,6 +436,11 @@ def summed(cap=3.0, tied=True, size=256, rows=8, trained=True, teacher=None, div
             targets = {"kept": told.teacher_targets, "asked": told.targets_of_states}.get(teacher)
             given = ({}, y) if teacher == "kept" else (keras.ops.convert_to_tensor(theirs),)
             targets = targets and targets(*given)
+            if by_row:
+                found = row_log_likelihoods(
+                    states, embedding, labels, weights, training=training, chunk_tokens=2 * rows
+                )
+                return Sums(keras.ops.sum(keras.ops.tanh(found.log_probs / 20)), *found)
             return loss(states, embedding, labels, weights, teacher=targets, training=training)
 
     embedding.trainable = trained

@@ -142,7 +142,7 @@ def embedding_and_states(cap):
 def test_likelihoods_of_rows_and_any_gradient(cap, trains):
     """In chunks of two tokens a row: as of whole logits, whatever is made of the sums."""
     embedding, states, labels, weights = embedding_and_states(cap)
-    factor = np.array([2.0, -1.0, 0.5], "float32")
+    factor = ops.convert_to_tensor(np.array([2.0, -1.0, 0.5], "float32"))
     embedding.trainable = trains
     trained = [states, embedding.embeddings] if trains else [states]
 
@@ -154,7 +154,7 @@ def test_likelihoods_of_rows_and_any_gradient(cap, trains):
         logits = ops.matmul(states + 0.0, ops.transpose(embedding.embeddings + 0.0))
         logits = logits if cap is None else cap * ops.tanh(logits / cap)
         found = ops.take_along_axis(ops.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
-        return ops.sum(factor * ops.tanh(ops.sum(found * weights, axis=1) / 10))
+        return ops.sum(factor * ops.tanh(ops.sum(ops.multiply(found, weights), axis=1) / 10))
 
     (one, by_one), (other, by_other) = (value_and_gradients(f, trained) for f in (ours, plain))
     np.testing.assert_allclose(float(one), float(other), rtol=1e-5)

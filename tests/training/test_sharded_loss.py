@@ -56,7 +56,7 @@ VALUES = np.random.default_rng(2).random(IDS.shape, "float32")
 )
 def test_values_and_gradients_are_those_of_one_device(meshes):
     found = answer(start(loss=[meshes]))["loss"]
-    assert len(found) == 10 * len(meshes)
+    assert len(found) == 12 * len(meshes)
     assert max(found.values()) < 1e-5, max(found, key=found.get)
 
 
