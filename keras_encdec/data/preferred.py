@@ -6,7 +6,7 @@ to `keras_encdec.data.recognize`, and tokens to `keras_encdec.objectives.convert
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 
@@ -95,6 +95,8 @@ def as_preferred(x: Any, y: Any = None, sample_weight: Any = None) -> Preferred 
     if isinstance(x, Preferred):
         refuse_beside(x, y=y, sample_weight=sample_weight)
         return x
+    if isinstance(x, get_args(Source)):
+        return as_source(x, y, sample_weight)
     names = names_of_columns(x)
     rows = names is None and isinstance(x, (list, tuple)) and len(x) and isinstance(x[0], Mapping)
     names = list(map(str, x[0])) if rows else names

@@ -9,6 +9,7 @@ import pytest
 import keras_encdec
 from keras_encdec.data.kinds import Pairs, Stream
 from keras_encdec.data.preferred import Preferred, as_preferred, preferred_inputs
+from keras_encdec.data.recognize import as_source
 from keras_encdec.objectives import chat
 
 PROMPTS = ["Returns the sum.", "Sort an array.", "Mean of values."]
@@ -135,6 +136,8 @@ def test_other_data_is_what_it_was():
     pairs = {"prompt": PROMPTS, "completion": CHOSEN}
     assert isinstance(as_preferred(pairs), Pairs)
     assert isinstance(as_preferred(PROMPTS, CHOSEN), Pairs)
+    for source in (as_source(PROMPTS), as_source(pairs)):
+        assert as_preferred(source) is source
     stream = as_preferred(iter(rows_of(pairs)))
     assert isinstance(stream, Stream)
     assert stream.collected().encoder_text == PROMPTS
