@@ -448,8 +448,8 @@ def summed(
     train = jax.value_and_grad(lambda *x: ((s := sums(*x, True)).loss, s), (0, 1), has_aux=True)
     (_, first), gradients = jax.jit(train)(*given)
     second = jax.jit(lambda *x: sums(*x, False))(*given)
-    sums = (np.stack(np.broadcast_arrays(*some[:3])) for some in (first, second))
-    parts = [*sums, *jax.tree.leaves(gradients)]
+    stacked = (np.stack(np.broadcast_arrays(*some[:3])) for some in (first, second))
+    parts = [*stacked, *jax.tree.leaves(gradients)]
     return [np.asarray(x) for x in parts]
 
 
