@@ -59,7 +59,7 @@ def steps(case, options):
         def logs(self, answers):
             return {}
 
-    lm = keras_encdec.from_preset("t5gemma_s_s", load_weights=False)
+    lm = keras_encdec.from_preset("t5gemma_s_s", preprocessor=None)
     n, length = options.answers, options.write
     if case == "sft":
         x, labels = arrays(2, 1, 2 * length, options)
