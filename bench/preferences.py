@@ -59,6 +59,7 @@ def steps(case, options):
         def logs(self, answers):
             return {}
 
+    keras.utils.set_random_seed(0)
     lm = keras_encdec.from_preset("t5gemma_s_s", preprocessor=None)
     n, length = options.answers, options.write
     if case == "sft":
