@@ -206,6 +206,35 @@ def together(arrays: Sequence[np.ndarray | None], what: str) -> np.ndarray | Non
     return np.concatenate(there) if there else None
 
 
+def columns_of_rows(rows: Sequence[Any], names: Sequence[str]) -> dict[str, list[Any]]:
+    """A list of dicts as columns.
+
+    Raises:
+        ValueError: if a row lacks one.
+    """
+    for number, row in enumerate(rows):
+        if missing := [n for n in names if not isinstance(row, Mapping) or n not in row]:
+            raise ValueError(
+                f"Expected {names} in each row. Received: row {number} without {missing}."
+            )
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def numbers_of(name: str, column: Any) -> np.ndarray:
+    """(n,) float32 of a column.
+
+    Raises:
+        ValueError: if it holds something else than a number for each row.
+    """
+    array = np.atleast_1d(np.asarray(array_of(column)))
+    if array.dtype.kind not in "biuf" or array.ndim != 1:
+        raise ValueError(
+            f"Expected a number as the {name} of each row. Received: {array.dtype} of shape "
+            f"{array.shape}."
+        )
+    return array.astype("float32")
+
+
 def elements(stream: Stream) -> Iterator[Any]:
     """All that a stream holds.
 

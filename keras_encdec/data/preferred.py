@@ -13,9 +13,8 @@ import numpy as np
 from keras_encdec.data.batching import examples_of
 from keras_encdec.data.conversations import Conversations
 from keras_encdec.data.kinds import Pairs, Source, joined
-from keras_encdec.data.labelled import elements, together
+from keras_encdec.data.labelled import columns_of_rows, elements, numbers_of, together
 from keras_encdec.data.recognize import (
-    array_of,
     as_source,
     listed,
     names_of_columns,
@@ -30,7 +29,6 @@ from keras_encdec.warn import warn
 
 Told = Pairs | Conversations
 _COMPARED = "chosen", "rejected"
-_JUDGED = "completion", "label"
 _MARGIN = "margin"
 
 
@@ -103,8 +101,8 @@ def as_preferred(x: Any, y: Any = None, sample_weight: Any = None) -> Preferred 
     if names is not None:
         if not _are_known(names, y):
             return as_source(x, y, sample_weight)
-        columns = [[_field(row, n, i) for i, row in enumerate(x)] if rows else x[n] for n in names]
-        return _of_columns(dict(zip(names, columns, strict=True)), y, sample_weight)
+        columns = columns_of_rows(x, names) if rows else {name: x[name] for name in names}
+        return _of_columns(columns, y, sample_weight)
     stream = None if y is not None else stream_of(x, as_preferred)
     if stream is None or not isinstance(stream.first(), Preferred):
         return as_source(x if stream is None else stream, y, sample_weight)
@@ -117,12 +115,6 @@ def _are_known(names: Sequence[str], y: Any) -> bool:
     return bool({*_COMPARED} & {*names}) or (
         {"prompt", "completion"} <= {*names} and ("label" in names or y is not None)
     )
-
-
-def _field(row: Any, name: str, number: int) -> Any:
-    if not isinstance(row, Mapping) or name not in row:
-        raise ValueError(f"Expected {name!r} in each row. Received: row {number} without it.")
-    return row[name]
 
 
 def _of_columns(columns: Mapping[str, Any], y: Any, weight: Any) -> Preferred:
@@ -234,13 +226,10 @@ def _told(prompts: Sequence[Any], answers: Sequence[Any], name: str) -> Told:
 
 
 def _numbers(name: str, column: Any) -> np.ndarray:
-    array = np.atleast_1d(np.asarray(array_of(column)))
-    if array.dtype.kind not in "biuf" or array.ndim != 1 or not np.isfinite(array).all():
-        raise ValueError(
-            f"Expected a number as the {name} of each row. Received: {array.dtype} of shape "
-            f"{array.shape}."
-        )
-    return array.astype("float32")
+    array = numbers_of(name, column)
+    if not np.isfinite(array).all():
+        raise ValueError(f"Expected a number as the {name} of each row. Received: NaN or Inf.")
+    return array
 
 
 def _joined(parts: Iterable[Any]) -> Preferred:

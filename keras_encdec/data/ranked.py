@@ -10,9 +10,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from keras_encdec.data.labelled import elements, together
+from keras_encdec.data.labelled import columns_of_rows, elements, numbers_of, together
 from keras_encdec.data.recognize import (
-    array_of,
     is_single_text,
     is_texts,
     listed,
@@ -129,7 +128,7 @@ def as_ranked(x: Any, y: Any = None, sample_weight: Any = None) -> Ranked:
     first = rows[0] if len(rows) else ""
     if isinstance(first, Mapping):
         names = _known(list(first))
-        return _of_columns(_columns_of_rows(rows, names), None, sample_weight)
+        return _of_columns(columns_of_rows(rows, names), None, sample_weight)
     if isinstance(first, (tuple, list)) and len({len(row) for row in rows}) == 1:
         return _of_tuple(tuple([row[i] for row in rows] for i in range(len(first))), sample_weight)
     raise ValueError(
@@ -195,7 +194,7 @@ def _columns_of_judged_rows(x: Any) -> dict[str, Any] | None:
         return None
     if isinstance(x[0], Mapping) and "document" in x[0]:
         names = [name for name in ("query", "document", "label") if name in x[0]]
-        return _columns_of_rows(x, names)
+        return columns_of_rows(x, names)
     if isinstance(x[0], (list, tuple)) and len(x[0]) == 3 and np.isreal(x[0][2]) is True:
         return dict(zip(("query", "document", "label"), zip(*x, strict=True), strict=True))
     return None
@@ -210,15 +209,6 @@ def _known(names: Sequence[str]) -> list[str]:
             "fit(data['question'], data['answer'])."
         )
     return known
-
-
-def _columns_of_rows(rows: Sequence[Any], names: Sequence[str]) -> dict[str, list[Any]]:
-    for number, row in enumerate(rows):
-        if missing := [n for n in names if not isinstance(row, Mapping) or n not in row]:
-            raise ValueError(
-                f"Expected {names} in each row. Received: row {number} without {missing}."
-            )
-    return {name: [row[name] for row in rows] for name in names}
 
 
 def _of_tuple(columns: tuple, weight: Any) -> Ranked:
@@ -253,19 +243,9 @@ def _of_columns(columns: Mapping[str, Any], y: Any, weight: Any) -> Ranked:
         ]
     scores = columns.get("score")
     if scores is not None:
-        scores = _numbers(scores)
+        scores = numbers_of("score", scores)
     texts = strings(positive, "positive")
     return Ranked(queries, texts, negatives, scores, weights_of(weight, len(queries)))
-
-
-def _numbers(scores: Any) -> np.ndarray:
-    array = np.atleast_1d(np.asarray(array_of(scores)))
-    if array.dtype.kind not in "biuf" or array.ndim != 1:
-        raise ValueError(
-            f"Expected a number as the score of each row. Received: {array.dtype} of shape "
-            f"{array.shape}."
-        )
-    return array.astype("float32")
 
 
 def _joined(parts: Iterable[Any]) -> Ranked:

@@ -119,6 +119,12 @@ class ShardWriter:
         os.replace(unfinished, self.folder / _INDEX)
 
 
+def is_finished(folder: str | os.PathLike) -> bool:
+    """Whether a `ShardWriter` has come to its end there."""
+    index = Path(folder) / _INDEX
+    return index.is_file() and read_json(index).get("finished") is not None
+
+
 class Shards:
     """Reads what a `ShardWriter` has finished; arrays stay on disk.
 

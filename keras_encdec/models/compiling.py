@@ -128,9 +128,9 @@ class Compiled(PairTrainer):
             warn("The teacher of Distillation is not saved with the model: compile with it again.")
             options["distillation"] = None
         if self._preference is not None:
-            if self._preference.reference not in (None, INITIAL):
-                warn("The reference of a loss is not saved with the model: compile with it again.")
             options["loss"] = self._saved_preference()
+            if options["loss"] is not self._preference:
+                warn("The reference of a loss is not saved with the model: compile with it again.")
         return self.saved_options(options)
 
     def _saved_preference(self) -> Any:

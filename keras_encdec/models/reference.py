@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_encdec import check, hosts
-from keras_encdec.data.shards import Shards, ShardWriter
+from keras_encdec.data.shards import Shards, ShardWriter, is_finished
 from keras_encdec.generation import jobs
 from keras_encdec.generation.scoring import in_groups
 from keras_encdec.objectives.rows import Inputs
@@ -120,12 +120,9 @@ def _check(model: Any, task: Any) -> None:
 
 def _kept(folder: Path, about: dict[str, str]) -> list | None:
     """What a folder holds, if it is whole."""
-    try:
-        shards = Shards(folder, KIND)
-    except (FileNotFoundError, ValueError) as error:
-        if isinstance(error, ValueError) and "unfinished" not in str(error):
-            raise
+    if not is_finished(folder):
         return None
+    shards = Shards(folder, KIND)
     if shards.about != about:
         where, *_ = check.difference(shards.about, about)
         raise ValueError(

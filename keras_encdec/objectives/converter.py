@@ -192,11 +192,7 @@ class FeatureConverter:
         """
         answers = encode(self.tokenizer, self._plain(self.tokenizer, decoder_texts))
         end = self._end_of_turn_id() if self.chat else self.tokenizer.end_token_id
-        sides = zip(self._read(encoder_texts, warn), answers, strict=True)
-        examples = [
-            Example(np.array(ids, "int32"), np.array([*answer, end], "int32"))
-            for ids, answer in sides
-        ]
+        examples = _ended(self._read(encoder_texts, warn), answers, end)
         return examples if weights is None else self._weighted(examples, weights)
 
     def of_conversations(
@@ -227,13 +223,7 @@ class FeatureConverter:
         for i in cut:
             read[i] = frame.fitted(self.reads_by, *before[i], length)[0]
         answers = encode(self.tokenizer, self._plain(self.tokenizer, written))
-        end = self._end_of_turn_id()
-        sides = zip(read, answers, strict=True)
-        examples = [
-            Example(np.array(ids, "int32"), np.array([*answer, end], "int32"))
-            for ids, answer in sides
-        ]
-        return examples, numbers, len(cut)
+        return _ended(read, answers, self._end_of_turn_id()), numbers, len(cut)
 
     def _weighted(self, examples: Sequence[Example], weights: Any) -> list[Example]:
         """Examples that count as much as `weights` says, one or several numbers for each."""
@@ -331,6 +321,14 @@ class FeatureConverter:
         every, rows = list(prompts), self.rows
         encoder = [[ids[: rows.source]] for ids, _ in every]
         return rows.model_inputs(encoder, [[ids[: rows.target]] for _, ids in every])
+
+
+def _ended(read: Any, answers: Any, end: int | None) -> list[Example]:
+    """Examples of inputs and of answers, each with its end token."""
+    sides = zip(read, answers, strict=True)
+    return [
+        Example(np.array(ids, "int32"), np.array([*answer, end], "int32")) for ids, answer in sides
+    ]
 
 
 class HasConverter(Protocol):

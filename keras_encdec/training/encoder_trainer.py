@@ -85,21 +85,6 @@ class EncoderTrainer(Trainer):
         self.compute_metrics(x, y, output, weight)
         return loss
 
-    def _mean(
-        self, losses: Tensor, weight: Tensor, total_weight: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The mean over rows by weight, with what layers add: of these rows, and of the batch.
-
-        Args:
-            losses: (B,).
-            weight: (B,).
-            total_weight: as of `batch_loss`.
-        """
-        total = ops.maximum(ops.sum(weight), 1e-20)
-        more, summed = self.losses, ops.sum(losses * weight)
-        whole = total if total_weight is None else total_weight
-        return sum(more, summed / total), sum(more, summed / whole)
-
     def _compared(
         self,
         losses: Tensor,

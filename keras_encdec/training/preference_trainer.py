@@ -51,16 +51,14 @@ class PreferenceTrainer(Trainer):
             sides = x["encoder_padding_mask"], x["decoder_padding_mask"]
             self.token_counter.update_state(*sides)
         answers = self._answers(x, y, sample_weight, training)
-        weight, losses = answers.weight, self._preference(answers)
-        whole = ops.maximum(ops.sum(weight), 1e-20)
-        more, summed = self.losses, ops.sum(losses * weight)
+        mean, loss = self._mean(self._preference(answers), answers.weight, total_weight)
         of_loss, *others = self._reported.metrics
-        of_loss.update_state(sum(more, summed / whole), sample_weight=ops.sum(weight))
+        of_loss.update_state(mean, sample_weight=ops.sum(answers.weight))
         logs = self._preference.logs(answers)
         for metric in others:
             values, counts = logs[metric.name]
             metric.update_state(values, sample_weight=counts)
-        return sum(more, summed / (whole if total_weight is None else total_weight))
+        return loss
 
     def _answers(
         self,

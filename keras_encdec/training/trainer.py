@@ -198,6 +198,21 @@ class Trainer(_Mixin):
         model: Any = self
         return model.batch_loss(x, y, sample_weight, training)
 
+    def _mean(
+        self, losses: Tensor, weight: Tensor, total_weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The mean over rows by weight, with what layers add: of these rows, and of the batch.
+
+        Args:
+            losses: (B,).
+            weight: (B,).
+            total_weight: of the whole batch, where this is a part of it.
+        """
+        total = ops.maximum(ops.sum(weight), 1e-20)
+        more, summed = self.losses, ops.sum(losses * weight)
+        whole = total if total_weight is None else total_weight
+        return sum(more, summed / total), sum(more, summed / whole)
+
     def make_train_function(self, force: bool = False) -> None:
         """As in Keras; XLA on CPU is told to order its work by memory."""
         with step.compiling():
