@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_reports(commands)
     _add_superglue(commands)
     _add_eval(commands)
+    _add_merge(commands)
     return parser
 
 
@@ -168,6 +169,17 @@ def _add_eval(commands: Any) -> None:
     parser.add_argument(
         "--output", help="JSON file for results; after a kill, the same call goes on"
     )
+
+
+def _add_merge(commands: Any) -> None:
+    parser = commands.add_parser("merge", help="make one model of several fine-tuned ones")
+    parser.add_argument("presets", nargs="+", help="folders of save_to_preset, two or more")
+    parser.add_argument("--output", required=True, help="folder of the result")
+    parser.add_argument("--method", default="average", help="average (default), slerp or ties")
+    parser.add_argument("--base", help="folder of the model that training began from")
+    parser.add_argument("--weights", nargs="+", type=float, help="of each preset; equal if none")
+    parser.add_argument("--strength", type=float, help="from 0, the base, to 1 (default)")
+    parser.add_argument("--density", type=float, help="for ties: the share that stays (0.2)")
 
 
 @contextlib.contextmanager

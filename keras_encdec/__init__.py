@@ -18,6 +18,7 @@ from keras_encdec import data, generation, models, objectives, training
 from keras_encdec.programs import compile_cache
 from keras_encdec.sharing.catalog import presets
 from keras_encdec.sharing.load import adapt, from_preset
+from keras_encdec.sharing.merge import merge
 from keras_encdec.sharing.upload import upload_preset
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "evaluation",
     "from_preset",
     "generation",
+    "merge",
     "models",
     "objectives",
     "presets",

@@ -157,9 +157,18 @@ def _foreign(folder: Path, also: Sequence[str], mark: str | None) -> Iterator[st
         own = (*OWN, *KEPT, *also)  # a preset of KerasHub or of transformers
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        known = path.is_file() and any(_matches(name, pattern) for pattern in own)
+        known = path.is_file() and _is_one_of(name, own)
         if path.is_symlink() or not (known or path.is_dir()):
             yield name
+
+
+def is_own(name: str) -> bool:
+    """Whether a preset has a file of this name in its folder."""
+    return _is_one_of(name, OWN)
+
+
+def _is_one_of(name: str, patterns: Sequence[str]) -> bool:
+    return any(_matches(name, pattern) for pattern in patterns)
 
 
 def _matches(name: str, pattern: str) -> bool:

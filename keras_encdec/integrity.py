@@ -21,7 +21,7 @@ from keras_encdec.provenance import FILE as _RECORD
 
 FILE = "digests.json"
 _ASSETS = "assets"
-_HEAD = "task.weights.h5"  # KerasHub's name
+HEAD = "task.weights.h5"  # KerasHub's name, of what a task has beside its backbone
 _EXPONENTS = {  # all set in NaN and Inf; of IEEE 754 and bfloat16, as integers
     "float16": ("int16", 0x7C00),
     "bfloat16": ("int16", 0x7F80),
@@ -82,7 +82,7 @@ def write(folder: Path, model: keras.Model) -> None:
         },
         _ASSETS: {
             path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes())
-            for path in [folder / _RECORD, folder / _HEAD, *sorted((folder / _ASSETS).rglob("*"))]
+            for path in [folder / _RECORD, folder / HEAD, *sorted((folder / _ASSETS).rglob("*"))]
             if path.is_file()
         },
     }
@@ -101,14 +101,19 @@ def check_head(task: Any) -> None:
             check_finite(variable.path, _in_memory(variable), "the model to save")
 
 
+def tensors_saved(folder: Path) -> dict[str, list]:
+    """`[dtype, checksum]` of each weight that was saved, by path; none in early presets."""
+    path = folder / FILE
+    return read_json(path).get("tensors", {}) if path.is_file() else {}
+
+
 def check_weights(folder: Path, model: keras.Model) -> None:
     """Compares the weights that were loaded with their checksums, where there are some.
 
     Raises:
         ValueError: naming the tensor that is another, or not finite.
     """
-    path = folder / FILE
-    tensors = read_json(path).get("tensors", {}) if path.is_file() else {}
+    tensors = tensors_saved(folder)
     narrowed = []
     for variable, array in _checked(model, str(folder)):
         dtype, expected = tensors.get(variable.path, (variable.dtype, None))
@@ -131,21 +136,30 @@ def _another(name: str, folder: Path) -> ValueError:
     )
 
 
+def weights_files(folder: Path) -> list[Path]:
+    """The files that hold the weights of a preset's backbone.
+
+    Raises:
+        ValueError: if its index is none, or names a file outside of the folder.
+    """
+    index = folder / "model.weights.json"
+    names = shard_names(index) if index.exists() else ["model.weights.h5"]
+    return [folder / name for name in names]
+
+
 def in_files(folder: Path) -> Iterator[int]:
     """Checksums of all arrays of a preset as its files hold them, one in memory at a time.
 
     Raises:
         ValueError: naming the file that is missing or cannot be read.
     """
-    index = folder / "model.weights.json"
-    names = shard_names(index) if index.exists() else ["model.weights.h5"]
-    for name in names:
+    for path in weights_files(folder):
         try:
-            with h5py.File(folder / name, "r") as file:
+            with h5py.File(path, "r") as file:
                 yield from _of_group(file)
         except OSError as error:
             raise ValueError(
-                f"Expected a whole weights file. Received: {folder / name}, which cannot be read "
+                f"Expected a whole weights file. Received: {path}, which cannot be read "
                 f"({error}). Save it again."
             ) from error
 

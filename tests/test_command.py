@@ -25,6 +25,7 @@ print("imported", "keras" in sys.modules, "status", status)
         (["demo", "--stepz", "3"], 2, "unrecognized arguments: --stepz 3"),
         (["report"], 2, "required: report"),
         (["eval", "gemma2_tiny_tiny"], 2, "required: --tasks"),
+        (["merge", "./one", "./two"], 2, "required: --output"),
         ([], 2, "required: command"),
     ],
     ids=str,

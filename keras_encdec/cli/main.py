@@ -5,6 +5,7 @@ from typing import TextIO
 
 from keras_encdec.cli.demo import demo
 from keras_encdec.cli.evaluate import evaluate
+from keras_encdec.cli.merge import merge
 from keras_encdec.cli.plan import show_plan
 from keras_encdec.cli.report import report
 from keras_encdec.cli.superglue import fine_tune
@@ -29,6 +30,8 @@ def run(args: argparse.Namespace, errors: TextIO) -> int:
             fine_tune(args)
         elif args.command == "eval":
             evaluate(args)
+        elif args.command == "merge":
+            merge(args)
         else:
             show_plan(args.encoder, args.decoder, args.dtype, args.decoder_layers)
     except (ValueError, ImportError, OSError) as error:

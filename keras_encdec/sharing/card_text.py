@@ -4,6 +4,7 @@ Knows words and tables. Leaves front matter, the user's own text and files to
 `keras_encdec.sharing.card`.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -175,9 +176,10 @@ def _how_made(record: Record) -> str:
     history = record["history"]
     if not history and not record["sources"]:
         return "## How it was made\n\nIts weights are random, or were set by hand."
-    lines = [f"{number}. {_line(entry)}" for number, entry in enumerate(_told(history), 1)]
+    told = _told(history)
+    lines = [f"{number}. {_line(entry)}" for number, entry in enumerate(told, 1)]
     parts = ["## How it was made", "\n".join(lines)]
-    runs = [entry for entry in history if entry["what"] == "fit"]
+    runs = [entry for entry in told if entry["what"] == "fit"]
     if runs:
         head = ("run", "learned from", "tokens read / written", "steps", "learning rate", "loss")
         parts.append(_table(head, [_row_of_run(n, run) for n, run in enumerate(runs, 1)]))
@@ -193,12 +195,21 @@ def _how_made(record: Record) -> str:
 
 def _told(history: list[Record]) -> list[Record]:
     """All that changed the model; with which of its runs a fit is."""
-    numbers = iter(range(1, len(history) + 1))
-    return [{**e, "number": next(numbers)} if e["what"] == "fit" else e for e in history]
+    numbers, every = itertools.count(1), _with_merged(history)
+    return [{**e, "number": next(numbers)} if e["what"] == "fit" else e for e in every]
+
+
+def _with_merged(history: list[Record], model: str = "") -> Iterator[Record]:
+    """What was done, before a merge to each model that went into it, whose name it then has."""
+    for entry in history:
+        for one in entry.get("models", ()):
+            yield from _with_merged(one["history"], one["name"])
+        yield {**entry, "model": model}
 
 
 def _line(entry: Record) -> str:
     what, day = entry["what"], str(entry.get("date", ""))[:10]
+    model = f"{entry['model']}, " if entry["model"] else ""
     known = {
         "converted": lambda: f"converted: {entry.get('plan')}{_options(entry)}",
         "fit": lambda: f"trained, run {entry['number']} below, {entry['state']}",
@@ -217,8 +228,21 @@ def _line(entry: Record) -> str:
         "encoder taken": lambda: "the encoder taken out, alone",
         "train_on_batch": lambda: f"`train_on_batch`, {entry['times']:,} times",
         "weights loaded": lambda: f"weights loaded from {entry.get('name')}",
+        "merged": lambda: _merged(entry),
+        "averaged": lambda: f"the mean of the weights at steps {_and(entry['steps'])}",
     }
-    return f"{day}: {known.get(what, lambda: what)()}."
+    return f"{day}: {model}{known.get(what, lambda: what)()}."
+
+
+def _merged(entry: Record) -> str:
+    text = f"merged by {entry['method']} of " + _and(
+        [f"{one['name']} ({one['weight']:.3g})" for one in entry["models"]]
+    )
+    if "density" in entry:
+        text += f", {entry['density']:.3g} of their changes kept"
+    if "base" in entry:
+        text += f", {entry['strength']:.3g} of the way from {entry['base']}"
+    return text
 
 
 def _options(entry: Record) -> str:
@@ -271,9 +295,16 @@ def _details(run: Record) -> str:
         "" if isinstance(loss, Mapping) else f"loss {loss}",
         run["policy"],
         "distilled" if run.get("distillation") else "",
+        _average(run.get("average") or {}),
         _and([f"{name} {version}" for name, version in run.get("versions", {}).items()]),
     ]
     return "; ".join(filter(None, parts)) + "."
+
+
+def _average(average: Record) -> str:
+    """What is said where a mean of the weights is what training gave."""
+    in_place = average.get("in_place")
+    return f"weights averaged over steps, decay {average['decay']:g}" if in_place else ""
 
 
 def _objective(config: Record) -> str:

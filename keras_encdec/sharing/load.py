@@ -289,7 +289,8 @@ def _record(
     backbone.record.sources = {"encoder": about[0], "decoder": about[-1]}
     asked = {name: getattr(options, name) for name in options.asked}
     made_by = formats.versions(keras.backend.backend())
-    backbone.record.add("converted", plan=plan.summary(), options=asked, versions=made_by)
+    facts = {"plan": plan.summary(), "fresh": len(plan.fresh), "options": asked}
+    backbone.record.add("converted", **facts, versions=made_by)
 
 
 def _task(

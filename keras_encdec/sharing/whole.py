@@ -77,14 +77,21 @@ def _check_preset(folder: Path) -> None:
             f"Expected checksums in {folder}. Received: no {integrity.FILE}. Load it and save it "
             "again."
         )
-    wanted = Counter(
-        checksum for _, checksum in read_json(folder / integrity.FILE).get("tensors", {}).values()
-    )
+    check_saved(folder)
+
+
+def check_saved(folder: Path) -> None:
+    """Compares the weights in the files of a preset with their checksums, where there are some.
+
+    Raises:
+        ValueError: naming a tensor that differs or is missing.
+    """
+    tensors = integrity.tensors_saved(folder)
+    wanted = Counter(checksum for _, checksum in tensors.values())
     for checksum in track(integrity.in_files(folder), "Checking"):
         wanted[checksum] -= 1
     if missing := sum(count for count in wanted.values() if count > 0):
-        names = read_json(folder / integrity.FILE)["tensors"]
-        name = next(n for n, (_, checksum) in names.items() if wanted[checksum] > 0)
+        name = next(n for n, (_, checksum) in tensors.items() if wanted[checksum] > 0)
         raise ValueError(
             f"Expected the weights that were saved in {folder}. Received: {missing} tensors that "
             f"differ or are missing, such as {name}. Save it again."
