@@ -19,7 +19,7 @@ from keras_encdec.data.facts import described, made_of
 from keras_encdec.data.kinds import Source
 from keras_encdec.data.labelled import Classes
 from keras_encdec.data.recognize import unpacked
-from keras_encdec.training import run
+from keras_encdec.training import averaging, run
 from keras_encdec.training.checkpoint_about import run_facts
 from keras_encdec.training.recording import Recording
 from keras_encdec.training.trainer import Trainer
@@ -287,6 +287,7 @@ class Learner(Trainer):
             )
         if checkpoint is not None:
             self._build_metrics(batches)
+        self.averaging = averaging.find(given)
         own = Recording(self._facts(data)), run.TokensPerSecond(self._logs)
         every = [*own, *given, run.StopAtNaN(checkpoint)]
         with run.guarded(every):

@@ -1,5 +1,6 @@
 """What is handed to `compile` and `fit`: losses, teachers, warm-up, checkpoints."""
 
+from keras_encdec.training.averaging import WeightAverage, mean_of_checkpoints
 from keras_encdec.training.checkpoint import Checkpoint
 from keras_encdec.training.contrastive import BiXSE, InBatchNCE
 from keras_encdec.training.distillation import Distillation
@@ -32,6 +33,8 @@ __all__ = [
     "PointwiseCrossEntropy",
     "RankNet",
     "SimPO",
+    "WeightAverage",
     "estimate",
+    "mean_of_checkpoints",
     "pretrained",
 ]

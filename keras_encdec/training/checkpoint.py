@@ -8,11 +8,12 @@ the files lie to `keras_encdec.training.checkpoint_files`.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_encdec import check, formats
 from keras_encdec.spec import Tensor
@@ -92,7 +93,7 @@ class Checkpoint(keras.callbacks.Callback):
         """Puts a checkpoint into a compiled model.
 
         Args:
-            model: the model that was saved, built and compiled as it was.
+            model: the model that was saved, compiled as it was.
             which: `"latest"`, `"best"` or the number of a step.
 
         Returns:
@@ -102,26 +103,56 @@ class Checkpoint(keras.callbacks.Callback):
             ValueError: if it is of another model or optimizer, damaged, or no
                 checkpoint of this package.
         """
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
         step = self._step(self._open(), which)
         return None if step is None else self._restore(model, step)
 
     def _restore(self, model: Any, step: int, run: Facts | None = None) -> tuple[int, int]:
         """Puts a step into a model, if it and the run, where one goes on, are as they were."""
         folder = self.folder / str(step)
-        about, args = self._about(step), orbax().args
+        about = self._about(step)
         check_same(about, model_facts(model), str(folder))
         made = about.get("run") or {}  # none in those of earlier versions
         if run and made:
             check_goes_on(made, run, about["batch"], str(folder))
-        state = self._read(step, state=args.StandardRestore(_abstract(_values(model)))).state
-        _assign(model, state)
-        self._metrics = state["metrics"]
+        found = self._state(model, step)
+        _assign(model, found.state)
+        if model.averaging is not None:
+            model.averaging.take([ops.convert_to_tensor(v) for v in found.average])
+        self._metrics = found.state["metrics"]
         if "provenance" in about:  # of a version that kept one
             model.backbone.record.take(about["provenance"], folder, goes_on=run is not None)
         rate = (run or {}).get("learning_rate")
         if made and isinstance(rate, float) and rate != made["learning_rate"]:
             model.optimizer.learning_rate = rate  # a schedule is not saved
         return about["epoch"], about["batch"]
+
+    def weights(self, model: Any, step: int, variables: Sequence[keras.Variable]) -> list[Tensor]:
+        """The values that some variables of a model have in a checkpoint.
+
+        Args:
+            model: as of `restore`; it stays as it is.
+            step: the number of one.
+            variables: of the model.
+
+        Raises:
+            ValueError: as `restore`.
+        """
+        check_same(self._about(step), model_facts(model), str(self.folder / str(step)))
+        values = zip(model.variables, self._state(model, step).state["model"], strict=True)
+        by_variable = {id(variable): value for variable, value in values}
+        return [by_variable[id(variable)] for variable in variables]
+
+    def _state(self, model: Any, step: int) -> Any:
+        """What is stored of a model, as `state`, and as `average` where one is followed."""
+        return self._read(
+            step,
+            **{
+                name: orbax().args.StandardRestore(_abstract(values))
+                for name, values in _stored(model).items()
+            },
+        )
 
     def _about(self, step: int) -> Facts:
         """What a checkpoint is of.
@@ -168,6 +199,8 @@ class Checkpoint(keras.callbacks.Callback):
         if hasattr(model, "jax_state_sync"):
             model.jax_state_sync()
         step = steps_done(model)
+        if model.averaging is not None:
+            model.averaging.note()
         if model.recording is not None:
             model.recording.note()
         about = {**model_facts(model), "run": self._run, "epoch": epoch, "batch": batch}
@@ -176,12 +209,9 @@ class Checkpoint(keras.callbacks.Callback):
             if step in manager.all_steps():
                 manager.wait_until_finished()
                 manager.delete(step)
+            stored = {name: args.StandardSave(v) for name, v in _stored(model).items()}
             manager.save(
-                step,
-                args=args.Composite(
-                    state=args.StandardSave(_values(model)), about=args.JsonSave(about)
-                ),
-                metrics=metrics,
+                step, args=args.Composite(**stored, about=args.JsonSave(about)), metrics=metrics
             )
 
     # When it is written.
@@ -333,11 +363,22 @@ class Checkpoint(keras.callbacks.Callback):
             ) from error
 
 
+def _stored(model: Any) -> dict[str, Any]:
+    """What a checkpoint holds beside `about`, by name."""
+    state = {"state": _values(model)}
+    if model.averaging is None:
+        return state
+    averages = model.averaging.values
+    if keras.backend.backend() != "jax":
+        averages = [np.array(ops.convert_to_numpy(value)) for value in averages]
+    return {**state, "average": averages}
+
+
 def _values(model: Any) -> State:
     if keras.backend.backend() == "jax":
         return {kind: [v.value for v in some] for kind, some in variables_of(model).items()}
     values: State = {
-        kind: [np.array(keras.ops.convert_to_numpy(v)) for v in some]
+        kind: [np.array(ops.convert_to_numpy(v)) for v in some]
         for kind, some in variables_of(model).items()
     }
     return values | {"random": [get().numpy() for get, _ in _generators()]}
@@ -374,4 +415,4 @@ def _assign(model: Any, state: State) -> None:
         for variable, value in zip(some, state[kind], strict=True):
             variable.assign(value)
     for (_, put), value in zip(_generators(), state.get("random", ()), strict=True):
-        put(keras.ops.convert_to_tensor(value).cpu())
+        put(ops.convert_to_tensor(value).cpu())

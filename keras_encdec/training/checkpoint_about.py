@@ -35,6 +35,8 @@ def model_facts(model: Any) -> Facts:
         about[kind] = [
             [v.path if id(v) in named else "", list(v.shape), str(v.dtype)] for v in some
         ]
+    if model.averaging is not None:
+        about["averaged weights"] = [list(value.shape) for value in model.averaging.values]
     return about
 
 
@@ -49,6 +51,7 @@ def run_facts(model: Any, batches: Mapping[str, Any]) -> Facts:
         "batches": dict(batches),
         "policy": model.backbone.dtype_policy.name,
         "learning_rate": model.compiled_rate,
+        "average": model.averaging and model.averaging.facts(),
         **model.compiled_facts(),
     }
     return json.loads(json.dumps(facts, default=str))

@@ -137,6 +137,8 @@ def run(
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     model.token_counter.begin()
+    if model.averaging is not None:
+        model.averaging.follow(model)
     checkpoint = find(callbacks)
     position = (0, 0) if checkpoint is None else checkpoint.resume(model, made_of())
     epoch, batch = max(position, (initial_epoch, 0))

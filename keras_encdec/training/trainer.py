@@ -80,6 +80,7 @@ class Trainer(_Mixin):
     _reported: Reported | None = None
     _logs: tuple[str, ...] = LOGS
     recording: Any = None  # of the run that goes on: `keras_encdec.training.recording`
+    averaging: Any = None  # of the last run: `keras_encdec.training.averaging`
     compiled_rate: Any = None
     _compiled_with: Mapping[str, Any] = types.MappingProxyType({})
 
@@ -127,7 +128,7 @@ class Trainer(_Mixin):
         """
         for name in logs:
             check.one_of("logs", name, LOGS)
-        self._reported, self._logs = Reported(*metrics), tuple(logs)
+        self._reported, self._logs, self.averaging = Reported(*metrics), tuple(logs), None
         # Keras keeps those of the last `compile` where there are none now.
         self.loss = self._compile_loss = self._compile_metrics = None
 
