@@ -97,6 +97,12 @@ def test_parts_of_a_step_are_the_step():
     assert losses[1][-1] < losses[1][0]
 
 
+def test_kto_is_refused_in_parts():
+    """Its divergence is a mean over the batch, of which a part knows a part."""
+    with pytest.raises(ValueError, match=r"gradient_accumulation_steps=1 with KTO"):
+        make(training.KTO(), gradient_accumulation_steps=2)
+
+
 def test_another_task_is_a_reference(start):
     """It stays as it is, and a model that moved is compared with it."""
     reference, lm = make(), make(training.ORPO())
