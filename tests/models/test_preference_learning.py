@@ -195,6 +195,16 @@ def test_loss_and_data_that_do_not_go_together(loss, data, message):
         make(loss).fit(data, verbose=0)
 
 
+def test_it_predicts_of_one_answer_alone():
+    lm = make()
+    pairs = {"prompt": PROMPTS, "completion": CHOSEN}
+    found = lm.predict(pairs, verbose=0)
+    lm.compile()
+    np.testing.assert_array_equal(lm.predict(pairs, verbose=0), found)
+    with pytest.raises(ValueError, match=r"Expected one answer for each input, to predict"):
+        lm.predict(COLUMNS, verbose=0)
+
+
 def test_a_reference_of_another_vocabulary():
     lm = make()
     other = keras_encdec.models.EncDecSeq2SeqLM(
