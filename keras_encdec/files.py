@@ -38,6 +38,7 @@ OWN = (
     *("model.weights.h5", "model.weights.json", "model_*.weights.h5", "task.weights.h5"),
     *("assets/tokenizer/*", "assets/encoder_tokenizer/*"),
     *("generation_config.json", "tokenizer.model", "tokenizer_config.json"),
+    *("chat_template.jinja", "chat_template.json"),
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
     *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
     *("[0-9]*_[A-Z]*/config.json", "[0-9]*_[A-Z]*/model.safetensors"),

@@ -6,6 +6,7 @@ speaks when, and how turns are framed, to `keras_encdec.objectives.chat`.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -62,8 +63,9 @@ class Conversations:
             places=None if self.places is None else self.places[part],
         )
 
-    def place(self, number: int) -> str:
-        """Where a conversation is from."""
+    def place(self, number: int, first: int = 0) -> str:
+        """Where a conversation is from, by its number behind `first`."""
+        number += first
         return f"conversation {number}" if self.places is None else self.places[number]
 
     def weighted(self, weights: np.ndarray) -> "Conversations":
@@ -79,7 +81,7 @@ class Conversations:
             )
         return dataclasses.replace(self, weights=weights)
 
-    def answered(self) -> list[tuple[str, list[str]]]:
+    def answered(self) -> list[tuple[str | None, list[str]]]:
         """What the system said, and what user and assistant said in turn, of each.
 
         Raises:
@@ -130,7 +132,8 @@ def examples_of_conversations(source: Conversations, converter: FeatureConverter
     said, examples, left_out = source.answered(), list[Example](), 0
     for at in track(range(0, len(said), _TOGETHER), "Tokenising"):
         some = said[at : at + _TOGETHER]
-        found, numbers, cut = converter.of_conversations(some, source.answers == "last")
+        place = partial(source.place, first=at)
+        found, numbers, cut = converter.of_conversations(some, source.answers == "last", place)
         if source.weights is not None:
             counts = source.weights[at : at + _TOGETHER][numbers]
             found = [dataclasses.replace(e, weight=w) for e, w in zip(found, counts, strict=True)]

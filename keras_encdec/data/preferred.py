@@ -61,6 +61,11 @@ class Preferred:
                 raise ValueError(
                     f"Expected a {name} for each of {len(self)} rows. Received: {len(column)}."
                 )
+        if self.weights is not None and self.weights.shape != (len(self),):
+            raise ValueError(
+                f"Expected one sample_weight for each of {len(self)} rows. Received: shape "
+                f"{self.weights.shape}."
+            )
 
     @property
     def compares(self) -> bool:
@@ -125,8 +130,11 @@ def _of_columns(columns: Mapping[str, Any], y: Any, weight: Any) -> Preferred:
     if "label" in columns and y is not None:
         raise ValueError("Expected labels in label or in y. Received: both.")
     labels = _numbers("label", columns.get("label", y))
-    if not np.isin(labels, (0, 1)).all():
-        raise ValueError(f"Expected labels True or False. Received: {labels[:5].tolist()}.")
+    if (wrong := np.flatnonzero(~np.isin(labels, (0, 1)))).size:
+        raise ValueError(
+            f"Expected labels True or False, 1 or 0. Received: {labels[wrong[0]]:g} in row "
+            f"{wrong[0]}, and {wrong.size - 1} others."
+        )
     told = _told(columns["prompt"], columns["completion"], "completion")
     return Preferred(told, labels=labels, weights=weights_of(weight, len(told)))
 
@@ -213,12 +221,13 @@ def _told(prompts: Sequence[Any], answers: Sequence[Any], name: str) -> Told:
         )
     if not len(prompts):
         raise ValueError("Expected at least one prompt. Received: none.")
-    for number, text in enumerate(answers):
-        if isinstance(text, str) and not text.strip():
-            raise ValueError(
-                f"Expected text as {name} of row {number}. Received: an empty one. Leave such "
-                "rows out."
-            )
+    for column, texts in (("prompt", prompts), (name, answers)):
+        for number, text in enumerate(texts):
+            if isinstance(text, str) and not text.strip():
+                raise ValueError(
+                    f"Expected text as {column} of row {number}. Received: an empty one. Leave "
+                    "such rows out."
+                )
     if _is_conversation(prompts[0]) and isinstance(answers[0], str):
         answers = [[{"role": "assistant", "content": text}] for text in answers]
     found: Any = as_source({"prompt": list(prompts), "completion": list(answers)})
@@ -227,8 +236,11 @@ def _told(prompts: Sequence[Any], answers: Sequence[Any], name: str) -> Told:
 
 def _numbers(name: str, column: Any) -> np.ndarray:
     array = numbers_of(name, column)
-    if not np.isfinite(array).all():
-        raise ValueError(f"Expected a number as the {name} of each row. Received: NaN or Inf.")
+    if (wrong := np.flatnonzero(~np.isfinite(array))).size:
+        raise ValueError(
+            f"Expected a number as the {name} of each row. Received: {array[wrong[0]]} in row "
+            f"{wrong[0]}, and {wrong.size - 1} others."
+        )
     return array
 
 
@@ -266,7 +278,7 @@ def preferred_inputs(
         ValueError: if answers have labels and there is one row alone.
     """
     first, second = _both(source, converter)
-    _tell_of_cuts([*first, *second], converter.decoder_sequence_length)
+    _tell_of_cuts(first, second, converter.decoder_sequence_length, source.compares)
     x, y, _ = converter.rows.batch([(example,) for example in first])
     other, labels, _ = converter.rows.batch(
         [(dataclasses.replace(a, targets=b.targets),) for a, b in zip(first, second, strict=True)]
@@ -318,10 +330,29 @@ def _weights(source: Preferred) -> np.ndarray:
     return np.ones(len(source), "float32") if source.weights is None else source.weights
 
 
-def _tell_of_cuts(answers: Sequence[Example], room: int) -> None:
-    cut = sum(len(example.targets) > room for example in answers)
-    if cut:
-        warn(
-            f"{cut} of {len(answers)} answers were cut to decoder_sequence_length = {room} tokens; "
-            f"the longest has {max(len(example.targets) for example in answers)}."
+def _tell_of_cuts(
+    first: Sequence[Example], second: Sequence[Example], room: int, compares: bool
+) -> None:
+    """Answers that are longer than a row, and rows of which nothing is left to compare.
+
+    Raises:
+        ValueError: if that is so of all rows.
+    """
+    sizes = [len(example.targets) for example in [*first, *second]]
+    cut = sum(size > room for size in sizes)
+    if not cut:
+        return
+    pairs = zip(first, second, strict=True)
+    alike = sum(np.array_equal(a.targets[:room], b.targets[:room]) for a, b in pairs) * compares
+    told = (
+        f"{cut} of {len(sizes)} answers are longer than decoder_sequence_length = {room} tokens; "
+        f"the longest has {max(sizes)}."
+    )
+    if alike == len(first):
+        raise ValueError(
+            f"Expected answers that differ in their first {room} tokens. Received: {told} Cut so, "
+            "chosen and rejected are the same in all rows. Raise preprocessor."
+            "decoder_sequence_length."
         )
+    same = f" {alike} rows have the same answer twice then, and teach nothing." if alike else ""
+    warn(f"{told} They were cut, and their end is not learnt.{same}")

@@ -4,6 +4,7 @@ Knows what lm-eval hands over and wants back, what was answered before, and in w
 rest is asked. Leaves tokens and programs to `keras_encdec.evaluation.harness_models`.
 """
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -173,25 +174,24 @@ class LM(lm_eval.api.model.LM):
         Raises:
             ValueError: if messages are out of turn, or the tokenizer has no turns.
         """
-        frame, messages, begun = self._frame(), list(chat_history), ""
+        messages, begun = list(chat_history), ""
         if not add_generation_prompt and messages and messages[-1].get("role") in _MODEL:
             begun = messages.pop()["content"]
-        return frame.conversation(*chat.turns(messages)) + begun
+        return self.model.converter.frame.conversation(*chat.turns(messages)) + begun
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The format of turns, for records; None where no chat is asked for."""
-        return self._frame().conversation("{system}", ["{user}"]) if chat_template else None
+        return self.model.converter.frame.shown if chat_template else None
 
     @property
     def tokenizer_name(self) -> str:
         """What lm-eval's cache of requests is known by: the tokenizer and its format of turns."""
-        tokenizer = self.model.converter.reads_by
-        frame = chat.format_of(tokenizer)
+        tokenizer, template = self.model.converter.reads_by, self.model.converter.chat_template
         name = f"{type(tokenizer).__name__}-{vocabulary_digest(tokenizer)[:16]}"
+        if template is not None:
+            return f"{name}-{hashlib.sha256(template.encode()).hexdigest()[:16]}"
+        frame = chat.format_of(tokenizer)
         return name if frame is None else f"{name}-{frame.end}"
-
-    def _frame(self) -> chat.Format:
-        return chat.required_format(self.model.converter.reads_by)
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval records of a model."""

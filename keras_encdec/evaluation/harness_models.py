@@ -99,7 +99,11 @@ class Model(abc.ABC):
 
         lm-eval builds its prompts as text, with the frames of turns in it.
         """
-        return encode(self.converter.reads_by, list(texts)) if texts else []
+        if not texts:
+            return []
+        reads_by, template = self.converter.reads_by, self.converter.chat_template
+        of = encode if template is None else self.converter.frame.encode
+        return of(reads_by, list(texts))
 
     def targets(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of answers, without an end token."""

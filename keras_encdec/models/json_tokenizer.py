@@ -80,6 +80,12 @@ class JsonTokenizer(keras_hub.tokenizers.Tokenizer):
         ids = [int(i) for i in inputs]
         return self._tokenizer_of_file.decode(ids, skip_special_tokens=False)
 
+    @property
+    def special_tokens(self) -> list[str]:
+        """Those that the file marks as special."""
+        added = self._tokenizer_of_file.get_added_tokens_decoder()
+        return [token.content for token in added.values() if token.special]
+
     def vocabulary_size(self) -> int:
         return self._tokenizer_of_file.get_vocab_size()
 

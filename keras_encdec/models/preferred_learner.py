@@ -25,7 +25,12 @@ class PreferredLearner(TextLearner, PreferenceTrainer):
         return source if isinstance(source, Preferred) else super()._in_memory(source)
 
     def _batch_source(self, source: Any, batching: Batching) -> BatchSource:
-        if self._preference is None and not isinstance(source, Preferred):
+        if isinstance(source, Preferred) and batching.inputs_only:
+            raise ValueError(
+                "Expected one answer for each input, to predict. Received: preferences. Give "
+                "prompt and completion; lm.score says how likely answers are."
+            )
+        if not isinstance(source, Preferred) and (self._preference is None or batching.inputs_only):
             return super()._batch_source(source, batching)
         loss = self._checked(source)
         converter = self.preprocessor.converter

@@ -57,6 +57,9 @@ class EncDecSeq2SeqLMPreprocessor(TwoTokenizers, keras_hub.models.Seq2SeqLMPrepr
             those tokens, for who builds prompts; else they are plain text, in training too.
         encoder_tokenizer: of an encoder with another vocabulary, or None. Plain text is
             then cut into windows of the decoder's tokens, for PrefixLM alone.
+        chat_template: how turns are framed, in Jinja as transformers renders it, of the
+            tokenizer of the encoder; None for the format that its pieces tell. What begins
+            the text behind an answer, such as `<|im_end|>`, ends it.
         **kwargs: of `keras_hub.models.Seq2SeqLMPreprocessor`.
 
     Raises:
@@ -83,6 +86,7 @@ class EncDecSeq2SeqLMPreprocessor(TwoTokenizers, keras_hub.models.Seq2SeqLMPrepr
         packing: bool = False,
         allow_special: bool = False,
         encoder_tokenizer: Any = None,
+        chat_template: str | None = None,
         **kwargs: Any,
     ):
         super().__init__(tokenizer, encoder_sequence_length, decoder_sequence_length, **kwargs)
@@ -91,6 +95,7 @@ class EncDecSeq2SeqLMPreprocessor(TwoTokenizers, keras_hub.models.Seq2SeqLMPrepr
         self.cross_documents = cross_documents
         self.packing = packing
         self.allow_special = allow_special
+        self.chat_template = chat_template
         self.set_encoder_tokenizer(encoder_tokenizer)
         self.objective = objective
         self.converter  # noqa: B018 - checks the lengths
@@ -109,6 +114,7 @@ class EncDecSeq2SeqLMPreprocessor(TwoTokenizers, keras_hub.models.Seq2SeqLMPrepr
             self.cross_documents,
             self.packing,
             self.allow_special,
+            self.chat_template,
         )
         if found != self._converter:
             self._converter = found
@@ -226,6 +232,7 @@ class EncDecSeq2SeqLMPreprocessor(TwoTokenizers, keras_hub.models.Seq2SeqLMPrepr
             "cross_documents": self.cross_documents,
             "packing": self.packing,
             "allow_special": self.allow_special,
+            "chat_template": self.chat_template,
         }
 
 

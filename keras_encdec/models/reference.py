@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 from keras_encdec import check, hosts
 from keras_encdec.data.shards import Shards, ShardWriter, is_finished
 from keras_encdec.generation import jobs
 from keras_encdec.generation.scoring import in_groups
+from keras_encdec.models.lora import factors
 from keras_encdec.objectives.rows import Inputs
 from keras_encdec.progress import track
 
@@ -40,7 +42,7 @@ class Reference:
         self.task = model if loss.reference == INITIAL else loss.reference
         _check(model, self.task)
         self._is_model = self.task is model
-        self._weights = jobs.identity(self.task.backbone.variables)
+        self._weights = _identity(self.task.backbone)
         self._found: dict[str, np.ndarray] = {}
 
     def log_probs(self, x: Inputs, labels: np.ndarray, batch_size: int) -> np.ndarray:
@@ -63,7 +65,7 @@ class Reference:
         return self._found[of_data]
 
     def _check_unmoved(self) -> None:
-        if self._is_model and jobs.identity(self.task.backbone.variables) != self._weights:
+        if self._is_model and _identity(self.task.backbone) != self._weights:
             raise ValueError(
                 "Expected data that the reference has seen: it is the model as compile found it. "
                 "Received: other data, after training. Pass it as validation_data of the first "
@@ -104,6 +106,19 @@ class Reference:
         found = jobs.run(write, (flat["encoder_padding_mask"] > 0).sum(axis=1))
         sums = np.array([log_probs.sum() for log_probs, _ in found], "float32")
         return sums.reshape(-1, each)
+
+
+def _identity(backbone: Any) -> str:
+    """A digest of the weights that decide what a model says.
+
+    Those of LoRA that adds nothing yet do not: a run that begins again may draw others.
+    """
+    idle: set[int] = set()
+    for layer in backbone._flatten_layers(include_self=False):
+        found = factors(layer)
+        if not any(ops.any(v != 0) for name, v in found.items() if name.endswith("_b")):
+            idle |= {id(v) for v in found.values()}
+    return jobs.identity(v for v in backbone.weights if id(v) not in idle)
 
 
 def _check(model: Any, task: Any) -> None:

@@ -1,9 +1,12 @@
 """Turns of a conversation as text, framed as instruction-tuned models expect.
 
-Which frame a model knows shows in its tokenizer: each format has a piece that ends a turn.
+Knows who speaks when, and formats of families: which of them a model knows shows in its tokenizer,
+as each has a piece that ends a turn. Leaves templates that come with a tokenizer to
+`keras_encdec.objectives.chat_template`.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,11 +14,90 @@ from keras_encdec import check
 from keras_encdec.objectives.tokenizer import encode, piece_id
 
 _ROLES = {"user": "user", "assistant": "model", "model": "model"}
+# In place of a system message and of the last turn; no text can hold them, as each is half a
+# character of UTF-16.
+SYSTEM, LAST = "\udffd", "\udffe"
+
+
+class Frame:
+    """What stands around turns; a subclass says what. Without a system message `system` is None.
+
+    Attributes:
+        end: the piece that ends a turn of the model.
+    """
+
+    end: str
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Special tokens that `encode` makes of text, beside those of the tokenizer."""
+        return ()
+
+    @property
+    def shown(self) -> str:
+        """How turns look, for records."""
+        raise NotImplementedError
+
+    def conversation(self, system: str | None, texts: Sequence[str]) -> str:
+        """Turns, from `turns`, as one text that the model goes on with."""
+        raise NotImplementedError
+
+    def answer(self, text: str) -> str:
+        """What the model writes of an answer, before `end`."""
+        return text
+
+    def encode(self, tokenizer: Any, texts: list[str]) -> list[list[int]]:
+        """The ids of each of some conversations, or of parts of them."""
+        return encode(tokenizer, texts)
+
+    def fitted(
+        self, tokenizer: Any, system: str | None, texts: Sequence[str], length: int
+    ) -> tuple[list[int], list[str]]:
+        """`(ids, what was left out)`: the last turns that `length` ids hold.
+
+        The last of them always stays; where it alone is too long with the system message,
+        that is cut first.
+        """
+        for first in range(0, len(texts), 2):
+            (ids,) = self.encode(tokenizer, [self.conversation(system, texts[first:])])
+            if len(ids) <= length:
+                return ids, [f"the oldest {first} of {len(texts)} messages"] if first else []
+        ids, cut = self.cut(tokenizer, texts[-1], length, system)
+        return ids, [f"the oldest {first} of {len(texts)} messages"] * bool(first) + cut
+
+    def cut(
+        self, tokenizer: Any, text: str, length: int, system: str | None = None
+    ) -> tuple[list[int], list[str]]:
+        """A turn that is too long in its whole frame, with less of what was said; and what."""
+        body, message = encode(tokenizer, [text, system or ""])
+        alone, told = (self._parts(tokenizer, s) for s in (None, SYSTEM if message else None))
+        least = min(alone, told, key=_size)  # a template may have a system turn of its own
+        kept = body[: max(0, length - _size(least))]
+        heard = message[: max(0, length - _size(told) - len(kept))]
+        said = {SYSTEM: heard, LAST: kept}
+        ids = [i for part in (told if heard else least) for i in said.get(part, part)]
+        cut = [
+            f"{len(whole) - len(part)} of {len(whole)} tokens of the {name} message"
+            for name, part, whole in (("last", kept, body), ("system", heard, message))
+            if len(part) < len(whole)
+        ]
+        return ids[:length], cut
+
+    def _parts(self, tokenizer: Any, system: str | None) -> list[Any]:
+        """The ids around a turn, and `SYSTEM` and `LAST` between them."""
+        parts = re.split(f"([{SYSTEM}{LAST}])", self.conversation(system, [LAST]))
+        around = iter(self.encode(tokenizer, parts[::2]))
+        return [part if i % 2 else tuple(next(around)) for i, part in enumerate(parts)]
+
+
+def _size(parts: Sequence[Any]) -> int:
+    """Ids around a turn."""
+    return sum(len(part) for part in parts if part not in (SYSTEM, LAST))
 
 
 @dataclasses.dataclass(frozen=True)
-class Format:
-    """How turns are framed.
+class Format(Frame):
+    """How turns of a family are framed.
 
     Args:
         end: the piece that ends a turn.
@@ -37,8 +119,11 @@ class Format:
         """After what a user said: the end of the turn, and the beginning of the model's."""
         return f"{self.end}{self.between}{self.model}"
 
-    def conversation(self, system: str, texts: Sequence[str]) -> str:
-        """Turns, from `turns`, as one text that the model goes on with."""
+    @property
+    def shown(self) -> str:
+        return self.conversation("{system}", ["{user}"])
+
+    def conversation(self, system: str | None, texts: Sequence[str]) -> str:
         first = ""
         if system and self.system is None:
             texts = [f"{system}\n\n{texts[0]}", *texts[1:]]
@@ -48,41 +133,6 @@ class Format:
         for answer, text in zip(texts[1::2], texts[2::2], strict=True):
             said.append(f"{answer}{self.end}{self.between}{self.user}{text}{self.closing}")
         return first + "".join(said)
-
-    def fitted(
-        self, tokenizer: Any, system: str, texts: Sequence[str], length: int
-    ) -> tuple[list[int], list[str]]:
-        """`(ids, what was left out)`: the last turns that `length` ids hold.
-
-        The last of them always stays; where it alone is too long with the system message,
-        that is cut first.
-        """
-        for first in range(0, len(texts), 2):
-            (ids,) = encode(tokenizer, [self.conversation(system, texts[first:])])
-            if len(ids) <= length:
-                return ids, [f"the oldest {first} of {len(texts)} messages"] if first else []
-        ids, cut = self.cut(tokenizer, texts[-1], length, system)
-        return ids, [f"the oldest {first} of {len(texts)} messages"] * bool(first) + cut
-
-    def cut(
-        self, tokenizer: Any, text: str, length: int, system: str = ""
-    ) -> tuple[list[int], list[str]]:
-        """A turn that is too long in its whole frame, with less of what was said; and what."""
-        inside = self.system is None  # of the user's turn
-        frame = ["", "\n\n"] if inside else [self.system or "", f"{self.end}{self.between}"]
-        parts = encode(tokenizer, [self.user, text, self.closing, frame[0], system, frame[1]])
-        opening, body, closing, before, message, after = parts
-        kept = body[: max(0, length - len(opening) - len(closing))]
-        left = length - sum(map(len, (opening, kept, closing, before, after)))
-        heard = message[: max(0, left)]
-        shown = [*before, *heard, *after] if heard else []
-        turn = [opening, shown, kept] if inside else [shown, opening, kept]
-        cut = [
-            f"{len(whole) - len(part)} of {len(whole)} tokens of the {name} message"
-            for name, part, whole in (("last", kept, body), ("system", heard, message))
-            if len(part) < len(whole)
-        ]
-        return [i for part in (*turn, closing) for i in part][:length], cut
 
 
 FORMATS = (
@@ -133,8 +183,10 @@ def required_format(tokenizer: Any) -> Format:
     return found
 
 
-def turns(messages: Any) -> tuple[str, list[str]]:
-    """What the system said, and what user and model said in turn, the user last.
+def turns(messages: Any) -> tuple[str | None, list[str]]:
+    """What the system said and what user and model said in turn, the user last.
+
+    What the system said is None where there is no such message.
 
     Args:
         messages: `{"role": "user" | "assistant" | "model" | "system", "content": str}` in
@@ -154,7 +206,7 @@ def turns(messages: Any) -> tuple[str, list[str]]:
     return system, said
 
 
-def answered(messages: Any) -> tuple[str, list[str]]:
+def answered(messages: Any) -> tuple[str | None, list[str]]:
     """As `turns`, of a conversation to learn from: the assistant last, and no message empty.
 
     Raises:
@@ -172,7 +224,7 @@ def answered(messages: Any) -> tuple[str, list[str]]:
     return system, said
 
 
-def _said(messages: Any) -> tuple[str, list[Any], list[str]]:
+def _said(messages: Any) -> tuple[str | None, list[Any], list[str]]:
     """The system message, and who said what."""
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
@@ -183,7 +235,7 @@ def _said(messages: Any) -> tuple[str, list[Any], list[str]]:
     roles = [message.get("role") for message in messages]
     told = roles[:1] == ["system"]
     texts = [message["content"] for message in messages]
-    return texts[0] if told else "", roles[told:], texts[told:]
+    return texts[0] if told else None, roles[told:], texts[told:]
 
 
 def _in_turn(roles: Sequence[Any]) -> bool:

@@ -40,15 +40,18 @@ def control_tokens(tokenizer: Any) -> frozenset[str]:
     return _found[tokenizer]
 
 
-def plain(tokenizer: Any, texts: Iterable[str], allowed: Sequence[str] = ()) -> list[str]:
+def plain(
+    tokenizer: Any, texts: Iterable[str], allowed: Sequence[str] = (), others: Sequence[str] = ()
+) -> list[str]:
     """Texts that `encode` makes no control token of.
 
     Args:
         tokenizer: that will encode them.
         texts: strings.
         allowed: control tokens that stay what they are.
+        others: tokens that something else than the tokenizer makes of text.
     """
-    tokens = control_tokens(tokenizer).difference(allowed)
+    tokens = control_tokens(tokenizer).union(others).difference(allowed)
     if not tokens:
         return list(texts)
     pattern = _pattern(tokens)

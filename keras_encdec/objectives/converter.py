@@ -8,13 +8,15 @@ model, no framework of data: `keras_encdec.models` wraps it as a preprocessor, a
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from keras_encdec import check
 from keras_encdec.objectives import chat
+from keras_encdec.objectives.chat import Frame
+from keras_encdec.objectives.chat_template import Template
 from keras_encdec.objectives.control import SENTINELS, plain
 from keras_encdec.objectives.draws import fold
 from keras_encdec.objectives.mixture import Stages
@@ -44,9 +46,11 @@ class FeatureConverter:
         packing: whether several examples share a row.
         allow_special: whether control tokens that texts spell are those tokens; else they
             are plain text (`keras_encdec.objectives.control`).
+        chat_template: in Jinja, of the encoder's tokenizer; None for the format that the pieces
+            of the tokenizer tell.
 
     Raises:
-        ValueError: if a length is below 2.
+        ValueError: if a length is below 2, or the template is no text.
     """
 
     tokenizer: Any
@@ -59,6 +63,7 @@ class FeatureConverter:
     cross_documents: bool = False
     packing: bool = False
     allow_special: bool = False
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("encoder_sequence_length", "decoder_sequence_length"):
@@ -66,6 +71,8 @@ class FeatureConverter:
         check.whole("seed", self.seed, least=0)
         for name in ("chat", "cross_documents", "packing", "allow_special"):
             check.flag(name, getattr(self, name))
+        if self.chat_template is not None:
+            check.text("chat_template", self.chat_template)
 
     def resized(self, encoder: int | None = None, decoder: int | None = None) -> "FeatureConverter":
         """The same with other lengths; None for those there are."""
@@ -91,9 +98,28 @@ class FeatureConverter:
         ids = [self.tokenizer.end_token_id, self._end_of_turn_id()]
         return tuple(dict.fromkeys(i for i in ids if i is not None))
 
+    @functools.cached_property
+    def frame(self) -> Frame:
+        """What stands around turns.
+
+        Raises:
+            ValueError: if there is no template and the tokenizer has no turns, or the template
+                is none.
+        """
+        if self.chat_template is not None:
+            return Template.of(self.chat_template, self.reads_by)
+        return chat.required_format(self.reads_by)
+
     def _end_of_turn_id(self) -> int | None:
-        found = chat.format_of(self.tokenizer)
+        """Of the template; where it is of the encoder's tokens alone, of the decoder's format."""
+        alone = self.chat_template is not None and self.encoder_tokenizer is None
+        found = self.frame if alone else chat.format_of(self.tokenizer)
         return None if found is None else piece_id(self.tokenizer, found.end)
+
+    @property
+    def _end_of_answer(self) -> int:
+        end = self._end_of_turn_id()
+        return self.tokenizer.end_token_id if end is None else end
 
     # Records to examples.
 
@@ -190,13 +216,19 @@ class FeatureConverter:
             weights: (n,) or (n, T), what pairs or their targets count; or None.
             warn: whether to warn about texts that are cut.
         """
-        answers = encode(self.tokenizer, self._plain(self.tokenizer, decoder_texts))
-        end = self._end_of_turn_id() if self.chat else self.tokenizer.end_token_id
-        examples = _ended(self._read(encoder_texts, warn), answers, end)
+        read = self._read(encoder_texts, warn)
+        if self.chat:
+            examples = self._answers(read, decoder_texts)
+        else:
+            answers = encode(self.tokenizer, self._plain(self.tokenizer, decoder_texts))
+            examples = _ended(read, answers, self.tokenizer.end_token_id)
         return examples if weights is None else self._weighted(examples, weights)
 
     def of_conversations(
-        self, conversations: Sequence[tuple[str, Sequence[str]]], last: bool = False
+        self,
+        conversations: Sequence[tuple[str | None, Sequence[str]]],
+        last: bool = False,
+        place: Callable[[int], str] = "conversation {}".format,
     ) -> tuple[list[Example], list[int], int]:
         """The examples of conversations, one for each answer: what was said before is read.
 
@@ -206,24 +238,37 @@ class FeatureConverter:
         Args:
             conversations: from `keras_encdec.objectives.chat.answered`.
             last: whether the last answer of each is written alone.
+            place: where one is from, by its number, for messages.
 
         Returns:
             The examples; the number of the conversation of each; how many did not fit.
+
+        Raises:
+            ValueError: naming a conversation that the chat template refuses.
         """
-        frame, length = chat.required_format(self.reads_by), self.encoder_sequence_length
-        before, written, numbers = [], [], []
-        for number, (system, texts) in enumerate(conversations):
-            system, *said = self._plain(self.reads_by, [system, *texts])
+        frame, length = self.frame, self.encoder_sequence_length
+        before, framed, written, numbers = [], [], [], []
+        for number, said in enumerate(conversations):
+            system, texts = self._plain_turns(*said)
             for at in range(len(texts) - 1 if last else 1, len(texts), 2):
-                before.append((system, said[:at]))
-                written.append(texts[at])
+                before.append((system, texts[:at]))
+                written.append(said[1][at])
                 numbers.append(number)
-        read = encode(self.reads_by, [frame.conversation(*some) for some in before])
+                try:
+                    framed.append(frame.conversation(*before[-1]))
+                except ValueError as error:
+                    raise ValueError(f"{error} It is in {place(number)}.") from error
+        read = frame.encode(self.reads_by, framed)
         cut = [i for i, ids in enumerate(read) if len(ids) > length]
         for i in cut:
             read[i] = frame.fitted(self.reads_by, *before[i], length)[0]
-        answers = encode(self.tokenizer, self._plain(self.tokenizer, written))
-        return _ended(read, answers, self._end_of_turn_id()), numbers, len(cut)
+        return self._answers(read, written), numbers, len(cut)
+
+    def _answers(self, read: Any, texts: Sequence[str]) -> list[Example]:
+        """The examples of answers, which end as a turn does, to what was read."""
+        said = [self.frame.answer(text) for text in texts]
+        answers = encode(self.tokenizer, self._plain(self.tokenizer, said))
+        return _ended(read, answers, self._end_of_answer)
 
     def _weighted(self, examples: Sequence[Example], weights: Any) -> list[Example]:
         """Examples that count as much as `weights` says, one or several numbers for each."""
@@ -257,10 +302,9 @@ class FeatureConverter:
         Raises:
             ValueError: if messages are out of turn, or the tokenizer has no turns.
         """
-        frame, length = chat.required_format(self.reads_by), self.encoder_sequence_length
-        system, texts = chat.turns(messages)
-        system, *texts = self._plain(self.reads_by, [system, *texts])
-        ids, left_out = frame.fitted(self.reads_by, system, texts, length)
+        frame, length = self.frame, self.encoder_sequence_length
+        said = self._plain_turns(*chat.turns(messages))
+        ids, left_out = frame.fitted(self.reads_by, *said, length)
         if left_out:
             warn_user(
                 f"A chat is longer than encoder_sequence_length = {length}. "
@@ -274,14 +318,24 @@ class FeatureConverter:
         """What users say, which is no control token, unless they may."""
         return list(texts) if self.allow_special else plain(tokenizer, texts, allowed)
 
+    def _plain_turns(
+        self, system: str | None, texts: Sequence[str]
+    ) -> tuple[str | None, list[str]]:
+        """As `_plain`, of what is said in turns that are read."""
+        said = [system or "", *texts]
+        if not self.allow_special:
+            said = plain(self.reads_by, said, others=self.frame.tokens)
+        return None if system is None else said[0], said[1:]
+
     def _read(self, texts: Sequence[str], warn: bool) -> list[list[int]]:
         """What the encoder reads of texts, cut to its length."""
-        length, texts = self.encoder_sequence_length, self._plain(self.reads_by, texts)
-        said = texts
+        length = self.encoder_sequence_length
         if self.chat:
-            frame = chat.required_format(self.reads_by)
-            said = [frame.conversation("", [text]) for text in texts]
-        every = encode(self.reads_by, said)
+            _, texts = self._plain_turns(None, texts)
+            said = [self.frame.conversation(None, [text]) for text in texts]
+            every = self.frame.encode(self.reads_by, said)
+        else:
+            every = encode(self.reads_by, self._plain(self.reads_by, texts))
         sizes = [len(ids) for ids in every if len(ids) > length]
         if sizes and warn:
             warn_user(
@@ -291,7 +345,7 @@ class FeatureConverter:
         if self.chat:
             fits = zip(texts, every, strict=True)
             return [
-                ids if len(ids) <= length else frame.cut(self.reads_by, text, length)[0]
+                ids if len(ids) <= length else self.frame.cut(self.reads_by, text, length)[0]
                 for text, ids in fits
             ]
         return [ids[:length] for ids in every]
@@ -323,7 +377,7 @@ class FeatureConverter:
         return rows.model_inputs(encoder, [[ids[: rows.target]] for _, ids in every])
 
 
-def _ended(read: Any, answers: Any, end: int | None) -> list[Example]:
+def _ended(read: Any, answers: Any, end: int) -> list[Example]:
     """Examples of inputs and of answers, each with its end token."""
     sides = zip(read, answers, strict=True)
     return [

@@ -23,7 +23,7 @@ from keras_encdec.sharing import card, catalog
 from keras_encdec.sharing.fetch import file_of, folder_of
 from keras_encdec.sharing.hub_errors import explanation
 from keras_encdec.sharing.hubs import Kaggle, hub_of
-from keras_encdec.sharing.tokenizers import tokenizer_of_files
+from keras_encdec.sharing.tokenizers import chat_template_of_files, tokenizer_of_files
 from keras_encdec.spec import StackSpec, count_parameters
 
 
@@ -36,6 +36,9 @@ class DecoderOnly(Protocol):
 
     def tokenizer(self) -> Any:
         """Its own, or None."""
+
+    def chat_template(self) -> str | None:
+        """How its tokenizer frames turns, in Jinja, where it says so."""
 
     def source(self, dtype: Any) -> Source:
         """Its weights, loaded in `dtype` where loading decides it."""
@@ -107,6 +110,9 @@ class InMemory:
     def tokenizer(self) -> Any:
         return getattr(getattr(self.model, "preprocessor", None), "tokenizer", None)
 
+    def chat_template(self) -> None:
+        """None: KerasHub keeps no templates."""
+
     def source(self, dtype: Any, consume: bool = False) -> Source:
         backbone = backbone_of(self.model)
         family = known.of_backbone(type(backbone).__name__)
@@ -164,6 +170,9 @@ class Preset(_Stored):
         with readable("tokenizer", self.preset):
             return keras_hub.models.Tokenizer.from_preset(self.folder)
 
+    def chat_template(self) -> None:
+        """None: KerasHub keeps no templates."""
+
     def source(self, dtype: Any) -> Source:
         with layout.on_host(), readable("preset", self.preset):
             backbone = keras_hub.models.Backbone.from_preset(
@@ -185,6 +194,9 @@ class Folder(_Stored):
 
     def tokenizer(self) -> Any:
         return tokenizer_of_files(self.folder)
+
+    def chat_template(self) -> str | None:
+        return chat_template_of_files(self.folder)
 
     def source(self, dtype: Any) -> Source:
         family = known.of_model_type(self.config["model_type"])

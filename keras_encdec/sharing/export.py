@@ -70,7 +70,9 @@ def export_to_transformers(
             shards.add(name, np.zeros(shape, backbone.variable_dtype))
         shards.close()
         if lm.preprocessor is not None:
-            write_tokenizer(folder, lm.preprocessor.tokenizer)
+            template = lm.preprocessor.chat_template
+            turns = {} if template is None else {"chat_template": template}
+            write_tokenizer(folder, lm.preprocessor.tokenizer, **turns)
         backbone.record.write(folder, *backbone.merged_in_files(), {"what": "exported"})
         write_card(folder, final_of(path))
 

@@ -36,7 +36,7 @@ from keras_encdec.sharing.decoder_only import (
 from keras_encdec.sharing.fetch import file_of, folder_of
 from keras_encdec.sharing.hub_errors import explained
 from keras_encdec.sharing.hubs import hub_of
-from keras_encdec.sharing.tokenizers import tokenizer_of_files
+from keras_encdec.sharing.tokenizers import chat_template_of_files, tokenizer_of_files
 from keras_encdec.spec import EncoderSpec, PairSpec, StackSpec
 
 _AUTO = "auto"
@@ -276,7 +276,9 @@ def _convert(
     sources = {side: model.source(dtype) for side, model in zip(plan.sources, models, strict=True)}
     backbone = convert(plan, sources, dtype)
     _record(backbone, models, plan, options)
-    return _task(backbone, tokenizer, chat, preprocessor, encoder_tokenizer)
+    own = encoder_tokenizer is not None
+    template = _chat_template(models[:1] if own else models) if preprocessor == _AUTO else None
+    return _task(backbone, tokenizer, chat, preprocessor, encoder_tokenizer, template)
 
 
 def _record(
@@ -299,10 +301,14 @@ def _task(
     chat: bool,
     preprocessor: Any,
     encoder_tokenizer: Any = None,
+    chat_template: str | None = None,
 ) -> EncDecSeq2SeqLM:
     if preprocessor == _AUTO:
         preprocessor = tokenizer and EncDecSeq2SeqLMPreprocessor(
-            tokenizer, chat=chat, encoder_tokenizer=encoder_tokenizer
+            tokenizer,
+            chat=chat,
+            encoder_tokenizer=encoder_tokenizer,
+            chat_template=chat_template,
         )
     return EncDecSeq2SeqLM(backbone, preprocessor)
 
@@ -322,6 +328,11 @@ def _tokenizers(models: Sequence[DecoderOnly]) -> tuple[Any, Any]:
         return None, None
     same = encoder is decoder or encoder.get_vocabulary() == decoder.get_vocabulary()
     return decoder, None if same else encoder
+
+
+def _chat_template(models: Sequence[DecoderOnly]) -> str | None:
+    """That of the first which has one, of models of one vocabulary."""
+    return next(filter(None, (model.chat_template() for model in models)), None)
 
 
 def _take_over(backbone: Any, dtype: Any) -> EncDecBackbone:
@@ -367,8 +378,10 @@ def _load_released(
     pair = release.from_transformers(config)
     backbone = load(pair, source, release.TRANSFORMERS, release.TRANSFORMERS_DROPPED, dtype)
     read_record(backbone, preset, name, "pair")
-    tokenizer = tokenizer_of_files(preset) if preprocessor == _AUTO else None
-    return _task(backbone, tokenizer, _chats(preset), preprocessor)
+    tokenizer, template = None, None
+    if preprocessor == _AUTO:
+        tokenizer, template = tokenizer_of_files(preset), chat_template_of_files(preset)
+    return _task(backbone, tokenizer, _chats(preset), preprocessor, chat_template=template)
 
 
 def read_record(backbone: StacksBackbone, preset: str, name: str, source: str) -> None:

@@ -1,4 +1,4 @@
-"""The tokenizer in a folder of transformers: read, and written.
+"""The tokenizer in a folder of transformers, and its chat template: read, and written.
 
 What a tokenizer adds and how it cuts are fields of tokenizer_config.json, as what a `Reader` does
 is the preprocessor's.
@@ -12,6 +12,7 @@ from typing import Any
 import keras_hub
 import tokenizers
 
+from keras_encdec import check
 from keras_encdec.files import read_json, readable, write_json
 from keras_encdec.models.json_tokenizer import JsonTokenizer
 from keras_encdec.sharing.fetch import file_of
@@ -30,6 +31,39 @@ def tokenizer_of_files(preset: str) -> Any:
         if json is not None:
             return JsonTokenizer(json, **_special_tokens(preset))
         return _sentencepiece("LlamaTokenizer", model) if model is not None else None
+
+
+def chat_template_of_files(preset: str) -> str | None:
+    """How a folder or handle frames turns, in Jinja; None where it does not say.
+
+    In a file of its own or in tokenizer_config.json, as transformers looks for it, else in the
+    chat_template.json of a processor.
+
+    Raises:
+        ValueError: if there are several templates and none of them is the default.
+    """
+    if path := _file(preset, "chat_template.jinja"):
+        with readable("chat template", preset):
+            return Path(path).read_text(encoding="utf-8")
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        path = _file(preset, name)
+        found = read_json(path).get("chat_template") if path else None
+        if isinstance(found, list):
+            found = _default_template(found, preset)
+        if found is not None:
+            return check.text(f"chat_template of {name}", found)
+    return None
+
+
+def _default_template(named: Sequence[Any], preset: str) -> Any:
+    with readable("chat template", preset):
+        templates = {template["name"]: template["template"] for template in named}
+    if "default" not in templates:
+        raise ValueError(
+            f"Expected a chat template named default in {preset!r}. Received: "
+            f"{sorted(templates)}. Name one of them so, or pass a preprocessor."
+        )
+    return templates["default"]
 
 
 def write_tokenizer(

@@ -40,6 +40,12 @@ class PairTrainer(TokenTrainer, PreferenceTrainer):
         fused, preference = isinstance(loss, FusedCrossEntropy), isinstance(loss, Preference)
         check_accumulation(gradient_accumulation_steps, optimizer, fused or preference)
         options: dict[str, Any] = {"distillation": distillation}
+        if preference and loss.reads_batch and gradient_accumulation_steps > 1:
+            raise ValueError(
+                f"Expected gradient_accumulation_steps=1 with {type(loss).__name__}, whose rows "
+                f"read their whole batch. Received: {gradient_accumulation_steps}. Use a smaller "
+                "batch_size, or remat=True for less memory."
+            )
         if not preference:
             options["gradient_accumulation_steps"] = gradient_accumulation_steps - 1
         if not fused and any(options.values()):

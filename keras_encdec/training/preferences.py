@@ -56,12 +56,14 @@ class Preference(ByFields):
     Attributes:
         compares: whether a row has a better and a worse answer, rather than one with a label.
         reads_reference: whether log-probabilities of a reference are needed.
+        reads_batch: whether a row's loss reads other rows of its batch.
         reports: names of `logs`.
         reference: `"initial"`, a task, or None where none is read.
     """
 
     compares = True
     reads_reference = False
+    reads_batch = False
     reports: ClassVar[tuple[str, ...]] = ("accuracy", "margin", "chosen_reward")
     reference: Any = None
 
@@ -168,7 +170,8 @@ class KTO(Referred):
     weight (1 - sigmoid(+-beta (r - z))) with + for a wanted answer and - for another, and z, the
     divergence from the reference, at least 0: the mean over the batch of the ratios of answers to
     other rows' inputs, of which no gradient is taken (arXiv 2402.01306, section 4.1). Each row is
-    given the answer of the row after it, in the order of the data.
+    given the answer of the row after it, in the order of the data. Parts of a batch are refused
+    (`gradient_accumulation_steps`), as each would have a mean of its own.
 
     Args:
         beta: how near to the reference the model stays.
@@ -186,6 +189,7 @@ class KTO(Referred):
     """
 
     compares = False
+    reads_batch = True
     reports: ClassVar[tuple[str, ...]] = (
         "accuracy",
         "wanted_reward",

@@ -145,7 +145,9 @@ def test_other_data_is_what_it_was():
 
 def test_what_is_cut_is_told(converter):
     long = {**COLUMNS, "chosen": ["word " * 30, *CHOSEN[1:]]}
-    with pytest.warns(UserWarning, match="1 of 6 answers were cut to decoder_sequence_length = 12"):
+    with pytest.warns(
+        UserWarning, match="1 of 6 answers are longer than decoder_sequence_length = 12"
+    ):
         preferred_inputs(as_preferred(long), converter)
 
 
@@ -174,7 +176,9 @@ def test_what_cannot_be(columns, message):
 
 
 def test_labels_are_true_or_false():
-    with pytest.raises(ValueError, match=r"Expected labels True or False. Received: \[2.0"):
+    with pytest.raises(
+        ValueError, match=r"Expected labels True or False, 1 or 0. Received: 2 in row 0"
+    ):
         as_preferred({**JUDGED, "label": [2, 1, 0]})
 
 

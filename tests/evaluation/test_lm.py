@@ -7,6 +7,7 @@ from scipy.special import log_softmax
 
 pytest.importorskip("lm_eval")
 
+from chat_templates import GEMMA
 from made_tasks import ANSWERS, CONTEXTS, PAIRS, Asked, asked
 from qwen_folder import write_qwen
 
@@ -298,6 +299,20 @@ def test_chats_are_framed_by_the_tokenizer():
     assert "{user}" in lm.chat_template(True)
     with pytest.raises(ValueError, match="in turn"):
         lm.apply_chat_template(history[:3])
+
+
+def test_chats_are_framed_by_a_template():
+    pair = keras_encdec.from_preset("gemma2_tiny_tiny")
+    plain = LM(pair)
+    pair.preprocessor.chat_template = GEMMA
+    lm = LM(pair)
+    history = [{"role": "user", "content": "What?"}]
+    assert lm.apply_chat_template(history) == f"<bos>{plain.apply_chat_template(history)}"
+    texts = [found.apply_chat_template(history) for found in (lm, plain)]
+    (framed,), (bare,) = lm.model.contexts(texts[:1]), plain.model.contexts(texts[1:])
+    assert framed == [pair.preprocessor.start_token_id, *bare]
+    assert lm.chat_template(True) == GEMMA
+    assert lm.tokenizer_name != plain.tokenizer_name
 
 
 @pytest.mark.slow

@@ -21,6 +21,14 @@ TARGETS = [f"Mean of {i}." + " Of an array." * (i % 2) for i in range(10)]
 PAIRS = {"encoder_text": TEXTS, "decoder_text": TARGETS}
 ROWS = [{key: column[i] for key, column in PAIRS.items()} for i in range(10)]
 TUPLES = list(zip(TEXTS, TARGETS, strict=True))
+TALKS = [
+    [{"role": "user", "content": text}, {"role": "assistant", "content": target}]
+    for text, target in TUPLES
+]
+MESSAGES = [{"messages": talk, "id": i} for i, talk in enumerate(TALKS)]
+COMPLETED = {"prompt": [talk[:1] for talk in TALKS], "completion": [talk[1:] for talk in TALKS]}
+PREFERRED = {"prompt": TEXTS, "chosen": TARGETS, "rejected": [*TARGETS[1:], TARGETS[0]]}
+COMPARED = [{key: column[i] for key, column in PREFERRED.items()} for i in range(10)]
 LENGTH, BATCH = 16, 4
 
 
@@ -102,12 +110,12 @@ def torch_tensor(array):
     return torch.tensor(array)
 
 
-def jsonl(folder: Path):
+def jsonl(folder: Path, field="text", values=TEXTS):
     from keras_encdec import data
 
-    path = folder / "texts.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    return data.read(path)
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps({field: value}) + "\n" for value in values))
+    return data.read(path, field=field)
 
 
 def tokens(tokenizer):
@@ -199,6 +207,38 @@ READY_ROWS: dict[str, Callable] = {
     "DataLoader": lambda *_: Given(loader(ready(), batch_size=None)),
 }
 
+TALK_ROWS: dict[str, Callable] = {
+    "dict of lists": lambda *_: Given({"messages": TALKS}),
+    "list of dicts": lambda *_: Given(MESSAGES),
+    "prompt, completion": lambda *_: Given(COMPLETED),
+    "DataFrame": lambda *_: Given(frame({"messages": TALKS})),
+    "Dataset (HF)": lambda *_: Given(hugging_face({"messages": TALKS})),
+    "stream (HF)": lambda *_: Given(hugging_face({"messages": TALKS}).to_iterable_dataset()),
+    "Grain map": lambda *_: Given(grain.MapDataset.source(MESSAGES)),
+    "Grain iterator": lambda *_: Given(grain.MapDataset.source(MESSAGES).to_iter_dataset()),
+    "generator": lambda *_: Given(dict(row) for row in MESSAGES),
+    "data.read": lambda folder, _: Given(jsonl(folder, "messages", TALKS)),
+}
+PREFERENCE_ROWS: dict[str, Callable] = {
+    "dict of lists": lambda *_: Given(PREFERRED),
+    "dict of arrays": lambda *_: Given({key: np.array(c) for key, c in PREFERRED.items()}),
+    "list of dicts": lambda *_: Given(COMPARED),
+    "DataFrame": lambda *_: Given(frame({**PREFERRED, "id": range(10)})),
+    "Dataset (HF)": lambda *_: Given(hugging_face(PREFERRED)),
+    "stream (HF)": lambda *_: Given(hugging_face(PREFERRED).to_iterable_dataset()),
+    "tf.data of dicts": lambda *_: Given(tf_data(PREFERRED)),
+    "tf.data of dicts, batched": lambda *_: Given(tf_data(PREFERRED).batch(3)),
+    "Grain map": lambda *_: Given(grain.MapDataset.source(COMPARED)),
+    "DataLoader of dicts": lambda *_: Given(loader(COMPARED, batch_size=3)),
+    "PyDataset": lambda *_: Given(Batches(compared_batches())),
+    "generator": lambda *_: Given(dict(row) for row in COMPARED),
+}
+
+
+def compared_batches():
+    parts = zip(*map(batched, PREFERRED.values()), strict=True)
+    return [dict(zip(PREFERRED, part, strict=True)) for part in parts]
+
 
 def hugging_columns():
     dataset = hugging_face(PAIRS)
@@ -206,6 +246,8 @@ def hugging_columns():
 
 
 GROUPS = {"texts": TEXT_ROWS, "pairs": PAIR_ROWS, "arrays": ARRAY_ROWS, "batches": READY_ROWS}
+GROUPS |= {"conversations": TALK_ROWS, "preferences": PREFERENCE_ROWS}
+LOSSES = {"preferences": "DPO"}  # that a group needs
 if importlib.util.find_spec("torch") is None:  # the tests need no PyTorch
     for rows in GROUPS.values():
         for name in [name for name in rows if "DataLoader" in name or "torch" in name]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 import keras_hub
-from matrix import GROUPS
+from matrix import GROUPS, LOSSES
 from test_matrix import Lab, outcome, same
 
 from keras_encdec.sharing import catalog
@@ -19,15 +19,16 @@ def fitted(lab, make, folder):
 
 def main(folder):
     tokenizer = keras_hub.models.Tokenizer.from_preset(catalog.embedded("gemma2_tiny_docs"))
-    alone, expected = Lab(tokenizer), {}
+    alone, expected = {loss: Lab(tokenizer, loss) for loss in ("auto", *LOSSES.values())}, {}
     for group, rows in GROUPS.items():
         first = next(iter(rows.values()))
-        expected[group] = alone.fit(first(folder, tokenizer))
+        expected[group] = alone[LOSSES.get(group, "auto")].fit(first(folder, tokenizer))
     keras.distribution.set_distribution(keras.distribution.DataParallel())
-    lab = Lab(tokenizer)
-    lab.start = alone.start
+    labs = {loss: Lab(tokenizer, loss) for loss in alone}
     marks = {}
     for group, rows in GROUPS.items():
+        lab, start = (by[LOSSES.get(group, "auto")] for by in (labs, alone))
+        lab.start = start.start
         for number, (name, make) in enumerate(rows.items()):
             own = folder / f"{group}{number}"
             found = outcome(fitted, lab, lambda make=make: make(folder, tokenizer), own)

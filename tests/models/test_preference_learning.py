@@ -97,6 +97,12 @@ def test_parts_of_a_step_are_the_step():
     assert losses[1][-1] < losses[1][0]
 
 
+def test_kto_is_refused_in_parts():
+    """Its divergence is a mean over the batch, of which a part knows a part."""
+    with pytest.raises(ValueError, match=r"gradient_accumulation_steps=1 with KTO"):
+        make(training.KTO(), gradient_accumulation_steps=2)
+
+
 def test_another_task_is_a_reference(start):
     """It stays as it is, and a model that moved is compared with it."""
     reference, lm = make(), make(training.ORPO())
@@ -187,6 +193,16 @@ def test_under_lora_what_trains_is_moved_alone():
 def test_loss_and_data_that_do_not_go_together(loss, data, message):
     with pytest.raises(ValueError, match=message):
         make(loss).fit(data, verbose=0)
+
+
+def test_it_predicts_of_one_answer_alone():
+    lm = make()
+    pairs = {"prompt": PROMPTS, "completion": CHOSEN}
+    found = lm.predict(pairs, verbose=0)
+    lm.compile()
+    np.testing.assert_array_equal(lm.predict(pairs, verbose=0), found)
+    with pytest.raises(ValueError, match=r"Expected one answer for each input, to predict"):
+        lm.predict(COLUMNS, verbose=0)
 
 
 def test_a_reference_of_another_vocabulary():

@@ -32,6 +32,7 @@ from keras_encdec.generation import BeamSearch
 from keras_encdec.layout import shard_shape
 from keras_encdec.models import (
     EncDecBackbone,
+    EncDecRewardModel,
     EncDecSeq2SeqLM,
     EncDecSeq2SeqLMPreprocessor,
     EncDecTextClassifier,
@@ -41,6 +42,7 @@ from keras_encdec.sharing import catalog
 from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
 from keras_encdec.testing.models import draw, make_inputs, tiny_backbone
 from keras_encdec.testing.specs import other_pair, tiny_decoder, tiny_encoder, tiny_pair
+from keras_encdec.training import DPO, BradleyTerry
 from keras_encdec.training.estimate import estimate
 from keras_encdec.training.loss import Sums
 from keras_encdec.training.row_likelihood import row_log_likelihoods
@@ -140,6 +142,40 @@ def train_classifier(spec):
     x = {name: inputs[f"encoder_{name}"] for name in ("token_ids", "padding_mask")}
     history = model.fit(x, np.arange(10) % 3, batch_size=ROWS, shuffle=False, epochs=2, verbose=0)
     return {"loss": np.array(history.history["loss"]), **weights_of(model)}
+
+
+def prefer(meshes, rewards=False):
+    """As `fit`, of answers that people preferred; the last batch is no whole one."""
+    spec, differences = pair(vocabulary_size=4096), {}
+    expected = train_on_preferences(spec, rewards)
+    for mesh in meshes:
+        with distribution(mesh, spec).scope():
+            found = train_on_preferences(spec, rewards)
+        differences[str(mesh)] = {k: float(np.abs(found[k] - v).max()) for k, v in expected.items()}
+    return differences
+
+
+def judge(meshes):
+    """As `prefer`, of a reward model."""
+    return prefer(meshes, rewards=True)
+
+
+def train_on_preferences(spec, rewards):
+    keras.utils.set_random_seed(0)
+    tokenizer = keras_hub.models.Tokenizer.from_preset(EMBEDDED)
+    task, loss = (EncDecRewardModel, BradleyTerry()) if rewards else (EncDecSeq2SeqLM, DPO())
+    lm = task(tiny_backbone(spec), EncDecSeq2SeqLMPreprocessor(tokenizer, 24, 20))
+    if rewards:
+        lm.head.kernel.assign(draw("head", tuple(lm.head.kernel.shape)))
+    lm.compile(keras.optimizers.SGD(0.02), loss=loss)
+    answers = [f"Mean of {i}." + " Of an array." * (i % 2) for i in range(10)]
+    data = {
+        "prompt": [f"Returns the mean of {i} numbers." for i in range(10)],
+        "chosen": answers,
+        "rejected": [*answers[1:], "None."],
+    }
+    history = lm.fit(data, batch_size=ROWS, shuffle=False, epochs=2, verbose=0)
+    return {"loss": np.array(history.history["loss"]), **weights_of(lm)}
 
 
 def weights_of(lm):
@@ -557,7 +593,7 @@ def asked(spec):
 
 
 COMMANDS = (step, program, loss, fit, fit_other, scanned, gathered, write, load, held, hosts)
-COMMANDS += (read, uneven, order, teacher, classify)
+COMMANDS += (read, uneven, order, teacher, classify, prefer, judge)
 COMMANDS = {f.__name__: f for f in COMMANDS}
 
 if __name__ == "__main__":

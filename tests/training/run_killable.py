@@ -1,19 +1,23 @@
 """A short run with everything that a state holds; prints a digest of what it ends with.
 
 `python run_killable.py FOLDER`: dropout, warm-up of the cross-attention, checkpoints so
-often that one is nearly always being written. Says "begun" at its first step.
+often that one is nearly always being written. Says "begun" at its first step. With
+`preferences` behind it, LoRA learns from preferred answers, by a reference kept in the folder.
 """
 
 import hashlib
 import sys
 
 import keras
+import keras_hub
 import numpy as np
 
+from keras_encdec.models import EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
+from keras_encdec.sharing import catalog
 from keras_encdec.spec import PairSpec
-from keras_encdec.testing.models import make_inputs, tiny_lm
+from keras_encdec.testing.models import make_inputs, tiny_backbone, tiny_lm
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
-from keras_encdec.training import Checkpoint, CrossAttentionWarmup
+from keras_encdec.training import DPO, Checkpoint, CrossAttentionWarmup
 
 ROWS, EPOCHS, WARMUP = 30, 10, 40
 
@@ -29,8 +33,12 @@ class Begun(keras.callbacks.Callback):
         self.said = True
 
 
-def main(folder):
+def main(folder, what="tokens"):
     keras.utils.set_random_seed(0)
+    RUNS[what](folder)
+
+
+def on_tokens(folder):
     one = {"windows": (8,), "dropout": 0.1}
     lm = tiny_lm(pair=PairSpec(tiny_encoder(**one), tiny_decoder(**one)))
     lm.compile(keras.optimizers.AdamW(1e-2, global_clipnorm=1.0))
@@ -39,10 +47,32 @@ def main(folder):
     callbacks = [Checkpoint(folder, every=2), CrossAttentionWarmup(WARMUP), Begun()]
     options = {"batch_size": 2, "epochs": EPOCHS, "verbose": 0, "callbacks": callbacks}
     lm.fit(x, y, sample_weight=weight.astype("float32"), **options)
+    print_digest(lm)
+
+
+def on_preferences(folder):
+    one = {"windows": (8,), "dropout": 0.1, "vocabulary_size": 4096}
+    tokenizer = keras_hub.models.Tokenizer.from_preset(catalog.embedded("gemma2_tiny_docs"))
+    backbone = tiny_backbone(PairSpec(tiny_encoder(**one), tiny_decoder(**one)))
+    backbone.enable_lora(2)
+    lm = EncDecSeq2SeqLM(backbone, EncDecSeq2SeqLMPreprocessor(tokenizer, 24, 12))
+    lm.compile(keras.optimizers.AdamW(1e-2), loss=DPO(path=f"{folder}/reference"))
+    answers = [f"Mean of {i}." for i in range(ROWS)]
+    data = {"prompt": [f"Of {i}?" for i in range(ROWS)], "chosen": answers}
+    data["rejected"] = [*answers[1:], answers[0]]
+    callbacks = [Checkpoint(f"{folder}/run", every=2), Begun()]
+    lm.fit(data, batch_size=2, epochs=EPOCHS, verbose=0, callbacks=callbacks)
+    print_digest(lm)
+
+
+RUNS = {"tokens": on_tokens, "preferences": on_preferences}
+
+
+def print_digest(lm):
     state = [keras.ops.convert_to_numpy(v) for v in [*lm.variables, *lm.optimizer.variables]]
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in state))
     print("digest", digest.hexdigest(), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -56,6 +56,16 @@ def test_a_classifier_trains_like_on_one_device(by_hand, mesh):
     assert_same(by_hand["classify"][mesh])
 
 
+@pytest.mark.parametrize(
+    "what",
+    [pytest.param("prefer", marks=pytest.mark.slow), pytest.param("judge", marks=pytest.mark.long)],
+)
+def test_meshes_prefer_like_one_device(what):
+    """By a reference that they compute, and as a reward model."""
+    for differences in answer(start(**{what: [["data", [2, 4]]]}))[what].values():
+        assert_same(differences)
+
+
 @pytest.mark.slow
 def test_a_mixed_mesh_writes_like_one_device(quick):
     assert_writes(quick["write"]["[2, 4]"])

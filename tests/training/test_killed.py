@@ -13,9 +13,9 @@ SCRIPT = Path(__file__).with_name("run_killable.py")
 KILLS = int(os.environ.get("ENCDEC_KILLS", "2"))
 
 
-def start(folder):
+def start(folder, what="tokens"):
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", SCRIPT, folder],
+        [sys.executable, "-W", "ignore", SCRIPT, folder, what],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -31,7 +31,7 @@ def finish(process):
 
 
 def kill(process, rng):
-    """Whether it was killed before it ended."""
+    """Whether it was killed before it ended, up to four seconds behind its first step."""
     for line in process.stdout:
         if line.startswith("begun"):
             break
@@ -44,17 +44,17 @@ def kill(process, rng):
 
 
 @pytest.mark.long
-def test_killed_at_random_moments(tmp_path):
-    expected, rng, kills, number = finish(start(tmp_path / "alone")), random.Random(0), 0, 0
+@pytest.mark.parametrize("what", ["tokens", "preferences"])
+def test_killed_at_random_moments(tmp_path, what):
+    expected, rng, kills, number = finish(start(tmp_path / "alone", what)), random.Random(0), 0, 0
     while kills < KILLS:
-        process = start(tmp_path / f"run_{number}")
+        process = start(tmp_path / f"run_{number}", what)
         if kill(process, rng):
-            steps = sorted(
-                int(p.name) for p in (tmp_path / f"run_{number}").glob("[0-9]*") if p.name.isdigit()
-            )
+            found = (tmp_path / f"run_{number}").rglob("[0-9]*")
+            steps = sorted(int(p.name) for p in found if p.name.isdigit())
             print(f"kill {kills}: run {number}, checkpoints {steps}")
             kills += 1
         else:
             number += 1
     for i in range(number + 1):
-        assert finish(start(tmp_path / f"run_{i}")) == expected, i
+        assert finish(start(tmp_path / f"run_{i}", what)) == expected, i
