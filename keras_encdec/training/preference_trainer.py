@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_encdec.spec import Tensor
 from keras_encdec.training.preferences import Answers, Preference
-from keras_encdec.training.row_likelihood import row_log_likelihoods
+from keras_encdec.training.token_likelihood import token_log_likelihoods
 from keras_encdec.training.trainer import Trainer
 
 
@@ -78,9 +78,10 @@ class PreferenceTrainer(Trainer):
         states = encoder(*read, training=training)
         states = decoder(ids, mask, states, read[1], training=training)
         counts = ops.cast(mask != 0, "float32")
-        sums = row_log_likelihoods(states, decoder.embedding, labels, counts, training=training)
+        tokens = token_log_likelihoods(states, decoder.embedding, labels, counts, training=training)
         rows = ops.shape(read[0])[0]
-        log_probs, lengths = (ops.reshape(a, (rows, -1)) for a in (sums.log_probs, sums.weight))
+        sums = (ops.sum(a, axis=1) for a in (tokens, counts))
+        log_probs, lengths = (ops.reshape(a, (rows, -1)) for a in sums)
         weight = ops.ones((rows,)) if sample_weight is None else sample_weight
         more = (y.get(name) for name in ("reference", "is_good"))
         return Answers(log_probs, lengths, ops.cast(weight, "float32"), *more)
