@@ -8,7 +8,9 @@ from typing import Any
 
 from keras_encdec import hosts
 from keras_encdec.data.batching import Batching, BatchSource
+from keras_encdec.data.kinds import INPUTS
 from keras_encdec.data.prompted import Prompted, as_prompted
+from keras_encdec.data.recognize import names_of_columns
 from keras_encdec.models.anchor import Anchor
 from keras_encdec.models.learner import listed
 from keras_encdec.models.preferred_learner import PreferredLearner
@@ -23,7 +25,8 @@ class PolicyLearner(PreferredLearner):
     _held_out: Rollouts | None = None
 
     def _source(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        if self._policy is None:
+        names = names_of_columns(x) or ()
+        if self._policy is None or INPUTS[0] in names:
             return super()._source(x, y, sample_weight)
         return as_prompted(x, y, sample_weight)
 
@@ -31,12 +34,13 @@ class PolicyLearner(PreferredLearner):
         return source if isinstance(source, Prompted) else super()._in_memory(source)
 
     def _batch_source(self, source: Any, batching: Batching) -> BatchSource:
-        if self._policy is None:
+        is_prompts = isinstance(source, Prompted)
+        if self._policy is None or (batching.inputs_only and not is_prompts):
             return super()._batch_source(source, batching)
-        if batching.inputs_only:
+        if not is_prompts or batching.inputs_only:
             raise ValueError(
-                f"Expected generate for prompts, with {type(self._policy).__name__}. Received: "
-                "predict."
+                f"Expected prompts to train and evaluate on, with {type(self._policy).__name__}, "
+                "and model inputs to predict. Received: the other one. For answers, generate."
             )
         if self.preprocessor is None:
             raise ValueError("Expected a preprocessor, as prompts are text. Received: none.")

@@ -176,7 +176,8 @@ class Policy:
 class RLOO(Policy):
     """REINFORCE whose baseline is the mean reward of the other answers to the same prompt.
 
-    -(r_i - mean of the others) log p(answer i), of whole answers (arXiv 2402.14740, section 3.3).
+    -(r_i - mean of the others) p(answer i) / p when drawn, of whole answers, whose gradient is that
+    of their log-probability (arXiv 2402.14740, section 3.3).
 
     Args:
         rewards: functions or models, one or several.
@@ -208,7 +209,8 @@ class RLOO(Policy):
 
     def __call__(self, drawn: Drawn) -> Tensor:
         advantages = ops.stop_gradient(self.advantages(drawn))
-        return -ops.mean(advantages * ops.sum(drawn.log_probs, axis=-1), axis=1)
+        ratio = ops.exp(ops.sum(drawn.log_probs - drawn.old, axis=-1))
+        return -ops.mean(advantages * ratio, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,9 @@ SCRIPT = Path(__file__).with_name("run_killable.py")
 KILLS = int(os.environ.get("ENCDEC_KILLS", "2"))
 
 
-def start(folder):
+def start(folder, kind="pairs"):
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", SCRIPT, folder],
+        [sys.executable, "-W", "ignore", SCRIPT, folder, kind],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -44,10 +44,11 @@ def kill(process, rng):
 
 
 @pytest.mark.long
-def test_killed_at_random_moments(tmp_path):
-    expected, rng, kills, number = finish(start(tmp_path / "alone")), random.Random(0), 0, 0
+@pytest.mark.parametrize("kind", ["pairs", "policy"])
+def test_killed_at_random_moments(tmp_path, kind):
+    expected, rng, kills, number = finish(start(tmp_path / "alone", kind)), random.Random(0), 0, 0
     while kills < KILLS:
-        process = start(tmp_path / f"run_{number}")
+        process = start(tmp_path / f"run_{number}", kind)
         if kill(process, rng):
             steps = sorted(
                 int(p.name) for p in (tmp_path / f"run_{number}").glob("[0-9]*") if p.name.isdigit()
@@ -57,4 +58,4 @@ def test_killed_at_random_moments(tmp_path):
         else:
             number += 1
     for i in range(number + 1):
-        assert finish(start(tmp_path / f"run_{i}")) == expected, i
+        assert finish(start(tmp_path / f"run_{i}", kind)) == expected, i
