@@ -1,7 +1,7 @@
-"""Weights that a policy stays near to: those of a moment, or a mean over its training.
+"""What a policy stays near to: its weights of a moment, a mean over its training, or another task.
 
 Knows copies of what trains, which take its place for a moment; what is frozen is shared. Leaves
-what is asked of them to `keras_encdec.models.rollouts`.
+how answers are scored to `keras_encdec.models.reference`.
 """
 
 import contextlib
@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from keras_encdec.models.reference import answers_scored, check_reference
 from keras_encdec.spec import Tensor
 
 
@@ -60,7 +62,13 @@ class Anchor:
 
     def __init__(self, model: Any, follows: bool = False):
         dtype = "float32" if follows else None
+        self._model = model
         self.variables = [_Kept(v, dtype) for v in model.trainable_variables]
+
+    def scored(self, *args: Any) -> np.ndarray:
+        """(B, G) log-probabilities of answers; see `answers_scored`."""
+        with self._in_place():
+            return answers_scored(self._model, *args)
 
     def follow(self, rate: float) -> None:
         """Takes a share of the model's weights: a + rate (w - a)."""
@@ -68,9 +76,29 @@ class Anchor:
             kept.follow(rate)
 
     @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
+    def _in_place(self) -> Iterator[None]:
         """While it is open, the model has these weights."""
         with contextlib.ExitStack() as stack:
             for kept in self.variables:
                 stack.enter_context(kept.in_place())
             yield
+
+
+class Other:
+    """Another task, which stays as it is.
+
+    Args:
+        model: that is compared with it.
+        task: of the same vocabularies.
+
+    Raises:
+        ValueError: if it is none.
+    """
+
+    def __init__(self, model: Any, task: Any):
+        check_reference(model, task)
+        self._task, self.variables = task, list[Any]()
+
+    def scored(self, *args: Any) -> np.ndarray:
+        """As of `Anchor`."""
+        return answers_scored(self._task, *args)

@@ -11,10 +11,9 @@ from keras_encdec.data.batching import Batching, BatchSource
 from keras_encdec.data.kinds import INPUTS
 from keras_encdec.data.prompted import Prompted, as_prompted
 from keras_encdec.data.recognize import names_of_columns
-from keras_encdec.models.anchor import Anchor
+from keras_encdec.models.anchor import Anchor, Other
 from keras_encdec.models.learner import listed
 from keras_encdec.models.preferred_learner import PreferredLearner
-from keras_encdec.models.reference import check_reference
 from keras_encdec.models.rollouts import Rolling, Rollouts
 from keras_encdec.training.policy import EMA, INITIAL
 
@@ -58,14 +57,14 @@ class PolicyLearner(PreferredLearner):
         if self._reference is None and asked in (INITIAL, EMA):
             self._reference = Anchor(self, follows=asked == EMA)
         elif self._reference is None and asked is not None:
-            check_reference(self, asked)
-            self._reference = asked
+            self._reference = Other(self, asked)
         return self._reference
 
     @property
     def anchor_variables(self) -> list:
         """What a checkpoint keeps beside weights and optimizer."""
-        return self._reference.variables if isinstance(self._reference, Anchor) else []
+        of_policy = isinstance(self._reference, (Anchor, Other))
+        return self._reference.variables if of_policy else []
 
     def _run(
         self, batches: BatchSource, validation: Any, callbacks: Any, *args: Any, **options: Any

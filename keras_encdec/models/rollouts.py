@@ -5,7 +5,6 @@ drawing to `keras_encdec.models.drawing`, rewards to `keras_encdec.models.reward
 made of them to `keras_encdec.training.policy`.
 """
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,6 @@ from keras_encdec import disk, progress
 from keras_encdec.data.batching import Batching, BatchSource, of_rows
 from keras_encdec.data.prompted import Prompted
 from keras_encdec.data.ready import Rows
-from keras_encdec.models.anchor import Anchor
 from keras_encdec.models.drawing import Answered, Drawing
 from keras_encdec.models.reference import answers_scored
 from keras_encdec.models.rewards import rewarded
@@ -36,7 +34,7 @@ class Rollouts(BatchSource):
         model: a task, compiled with a `Policy`.
         source: `Prompted`.
         batching: `Batching`.
-        reference: `Anchor` or a task, or None.
+        reference: `Anchor`, `Other` or None.
         path: a file to keep all that is drawn, or None.
     """
 
@@ -96,7 +94,8 @@ class Rollouts(BatchSource):
         next(steps)
         y = {"labels": answers.labels, "rewards": rewards, "truncated": answers.truncated}
         if self._reference is not None:
-            y["reference"] = self._scored(answers)
+            how = _SCORED_AT_ONCE, self.loss.temperature
+            y["reference"] = self._reference.scored(answers.x, answers.labels, *how)
         if self._file is not None:
             self._file.add(position, self._lines(numbers[there], answers, rewards))
         counts = self.loss.row_weights(weight[there], answers.lengths.sum(axis=1))
@@ -112,14 +111,6 @@ class Rollouts(BatchSource):
         prompts = [self.source.prompts[i] for i in rows]
         found = rewarded(self.loss, prompts, answers.texts, records)
         return found.reshape(*answers.lengths.shape, -1)
-
-    def _scored(self, answers: Answered) -> np.ndarray:
-        """(b, G) log-probabilities by the reference."""
-        here = isinstance(self._reference, Anchor)
-        task = self._model if here else self._reference
-        with self._reference.in_place() if here else contextlib.nullcontext():
-            given = answers.x, answers.labels, _SCORED_AT_ONCE, self.loss.temperature
-            return answers_scored(task, *given)
 
     def _lines(
         self, numbers: np.ndarray, answers: Answered, rewards: np.ndarray

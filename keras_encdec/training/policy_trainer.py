@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_encdec.spec import Tensor
@@ -51,7 +50,7 @@ class PolicyTrainer(AnswerTrainer):
             self.count_tokens(x)
         found, there = self.answer_log_probs(x, y["labels"], training, loss.temperature)
         old = y["old"] if "old" in y else ops.stop_gradient(found)
-        weights = np.asarray(loss.weights, "float32")
+        weights = ops.convert_to_tensor(loss.weights, "float32")
         told = y["rewards"], weights, y["truncated"], y["rows"], y.get("reference")
         drawn = Drawn(found, old, there, *told)
         weight = ops.cast(sample_weight, "float32")
