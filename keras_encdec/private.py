@@ -41,6 +41,7 @@ __all__ = [
     "get_file",
     "get_stateless_scope",
     "kaggle_files",
+    "read_ahead",
     "tokamax_attention",
     "told_to_jit",
 ]
@@ -90,6 +91,26 @@ def told_to_jit(options: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         trainer.jit = jax.jit
+
+
+@contextlib.contextmanager
+def read_ahead(wanted: bool) -> Iterator[None]:
+    """While it is open, Keras' trainer on JAX reads a batch ahead of its step only if wanted.
+
+    On an accelerator it asks for the next batch before a step, and has no argument for it.
+    """
+    if wanted or keras.backend.backend() != "jax":
+        yield
+        return
+    from keras.src.backend.jax import trainer
+
+    cls = trainer.JAXEpochIterator
+    own = cls._one_batch_ahead_iterator
+    cls._one_batch_ahead_iterator = lambda self, batches: map(trainer._distribute_data, batches)
+    try:
+        yield
+    finally:
+        cls._one_batch_ahead_iterator = own
 
 
 def kaggle_files(handle: ModelHandle) -> dict[str, int]:

@@ -103,10 +103,12 @@ class BatchSource(abc.ABC):
 
     Attributes:
         again: whether a batch can be read a second time.
-        name: of the data's type, where it cannot.
+        ahead: whether it may be read before the one before it has been trained on.
+        name: of the data's type, where it cannot be read again.
     """
 
     again = True
+    ahead = True
     name = ""
 
     @abc.abstractmethod

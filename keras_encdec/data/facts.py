@@ -25,6 +25,7 @@ from keras_encdec.data.kinds import (
 )
 from keras_encdec.data.labelled import Labelled, ReadyRows
 from keras_encdec.data.preferred import Preferred
+from keras_encdec.data.prompted import Prompted
 from keras_encdec.data.ranked import Ranked
 from keras_encdec.data.tokens import Tokens, vocabulary_digest
 from keras_encdec.objectives import Objective, Stages
@@ -127,6 +128,9 @@ def _parts(source: Any) -> Iterable[bytes]:
             yield from () if part is None else _parts(part)
         for numbers in (source.labels, source.margins):
             yield b"" if numbers is None else _bytes(numbers)
+    elif isinstance(source, Prompted):
+        for column in (source.prompts, *source.records.values()):
+            yield json.dumps(list(column), sort_keys=True, default=str).encode()
     elif isinstance(source, ReadyRows):
         for name, array in {**source.x, **as_dict(source.labels, "labels")}.items():
             yield from (name.encode(), _bytes(array))

@@ -42,6 +42,7 @@ class Call:
         engine: `Engine`.
         options: `DecodingOptions`, with the length and stop tokens that are meant.
         detokenize: `Detokenize`; None where neither inputs nor stop strings are text.
+        seed: numbers to draw with, in place of the options' one and of the sampler's own.
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class Call:
         engine: Engine,
         options: DecodingOptions,
         detokenize: Detokenize | None,
+        seed: Sequence[int] | None = None,
     ):
         self.engine, self.options, self.detokenize = engine, options, detokenize
         drafts = options.draft not in ("auto", None)
         self._draft = options.draft.make_generate_function() if drafts else options.draft
-        self.seed = engine.draw_seed() if options.seed is None else (options.seed,)
+        own = engine.draw_seed() if seed is None and options.seed is None else (options.seed,)
+        self.seed = own if seed is None else tuple(seed)
 
     def session(self, encoding: Encoding, numbers: Sequence[int] | None = None) -> DecodingSession:
         """Rows for inputs, which have these numbers in the call."""

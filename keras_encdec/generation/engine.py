@@ -241,6 +241,7 @@ class Engine:
         weights: Any,
         *,
         rows: int = 0,
+        temperature: float = 1.0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """(B, T) log-probabilities of labels, 0 where they do not count; see `log_likelihoods`.
 
@@ -252,12 +253,14 @@ class Engine:
             labels: (B, T) int array.
             weights: (B, T), 0 where there is no label.
             rows: B at least.
+            temperature: that logits are divided by.
         """
         count, length = np.shape(labels)
         padded = _rows(max(count, rows))
         decoder = _cut(token_ids, mask, labels, weights, rows=padded, smallest=_SMALLEST_SCORED)
         place = np.pad(np.asarray(places, "int32"), (0, padded - count))
-        found = self._score(*source, *map(distributed, (place, *decoder)))
+        given = *source, *map(distributed, (place, *decoder)), np.float32(temperature)
+        found = self._score(*given)
         log_probs, likeliest = (hosts.whole(part)[:count, :length] for part in found)
         check_finite(np.isfinite(log_probs), "a log-probability")
         more = [(0, 0), (0, length - log_probs.shape[1])]
@@ -323,11 +326,12 @@ class Engine:
         target_mask: Tensor,
         labels: Tensor,
         weights: Tensor,
+        temperature: Tensor,
     ) -> tuple[Tensor, Tensor]:
         decoder = self.backbone.decoder
         source, source_mask = (ops.take(x, places, axis=0) for x in (source, source_mask))
         states = decoder(target, target_mask, source, source_mask)
-        log_probs, likeliest = log_likelihoods(decoder, states, labels)
+        log_probs, likeliest = log_likelihoods(decoder, states, labels, temperature)
         return ops.where(weights > 0, log_probs, 0.0), likeliest
 
     def _run_sampler(

@@ -9,13 +9,16 @@ from keras_encdec.spec import Tensor
 _LOGITS_AT_ONCE = 512  # tokens, whose logits over 256,000 words are half a gigabyte
 
 
-def log_likelihoods(decoder: Any, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def log_likelihoods(
+    decoder: Any, states: Tensor, labels: Tensor, temperature: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
     """The log-probability of each label, in nats, and whether it is the likeliest word.
 
     Args:
         decoder: `keras_encdec.layers.Decoder`, or what else makes `logits` of states.
         states: (B, T, D) of the decoder, of known shape.
         labels: (B, T) int.
+        temperature: that logits are divided by.
 
     Returns:
         (B, T) float32 and (B, T) bool; of two words that are as likely, the first one counts as
@@ -30,7 +33,7 @@ def log_likelihoods(decoder: Any, states: Tensor, labels: Tensor) -> tuple[Tenso
 
     def body(i: Tensor, found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         logits = decoder.logits(ops.slice(states, [0, i * step, 0], [rows, step, width]))
-        log_probs = ops.log_softmax(ops.cast(logits, "float32"))
+        log_probs = ops.log_softmax(ops.cast(logits, "float32") / temperature)
         chosen = ops.slice(labels, [0, i * step], [rows, step])
         some = ops.squeeze(ops.take_along_axis(log_probs, chosen[..., None], axis=-1), -1)
         likeliest = ops.equal(ops.cast(ops.argmax(log_probs, axis=-1), "int32"), chosen)

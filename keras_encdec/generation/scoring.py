@@ -14,7 +14,12 @@ from keras_encdec.objectives.rows import Inputs
 
 
 def in_groups(
-    engine: Engine, x: Inputs, labels: np.ndarray, weights: np.ndarray, batch_size: int
+    engine: Engine,
+    x: Inputs,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    batch_size: int,
+    temperature: float = 1.0,
 ) -> Callable[[list[int]], Iterator[dict[int, Any]]]:
     """For `jobs.run`: numbers of rows to the log-probabilities of their labels.
 
@@ -26,6 +31,7 @@ def in_groups(
         labels: (B, T) int.
         weights: (B, T), 0 where there is no label.
         batch_size: inputs, and targets, at a time.
+        temperature: that logits are divided by.
     """
     sides = x["encoder_token_ids"], x["encoder_padding_mask"]
     decoder = x["decoder_token_ids"], x["decoder_padding_mask"], labels, weights
@@ -36,7 +42,8 @@ def in_groups(
         rows = sorted(rows, key=lambda row: -sizes[row])
         for some, count in _batches(rows, batch_size):
             places = [place[number[row]] for row in some]
-            found = engine.score(source, places, *(a[some] for a in decoder), rows=count)
+            given: Any = [source, places, *(a[some] for a in decoder)]
+            found = engine.score(*given, rows=count, temperature=temperature)
             counted = weights[some] > 0
             yield {row: tuple(part[i][counted[i]] for part in found) for i, row in enumerate(some)}
 

@@ -19,6 +19,7 @@ from keras_encdec.training.checkpoint_about import learning_rate
 from keras_encdec.training.distillation import Distillation
 from keras_encdec.training.loss import FusedCrossEntropy
 from keras_encdec.training.pair_trainer import PairTrainer
+from keras_encdec.training.policy import Policy
 from keras_encdec.training.preferences import Preference
 from keras_encdec.training.trainer import LOGS
 from keras_encdec.warn import warn
@@ -73,8 +74,13 @@ class Compiled(PairTrainer):
         if isinstance(optimizer, str) and optimizer == "auto":
             optimizer = keras.optimizers.AdamW(1e-4, global_clipnorm=1.0)
         loss = FusedCrossEntropy() if loss == "auto" else loss
+        if isinstance(loss, Policy) and kwargs.get("steps_per_execution", 1) != 1:
+            raise ValueError(
+                "Expected steps_per_execution=1 with a loss of drawn answers, which are drawn "
+                f"before each step. Received: {kwargs['steps_per_execution']}."
+            )
         self.compile_training(loss, distillation, gradient_accumulation_steps, optimizer, logs)
-        if isinstance(loss, (FusedCrossEntropy, Preference)):
+        if isinstance(loss, (FusedCrossEntropy, Preference, Policy)):
             _refuse_metrics(weighted_metrics, kwargs.get("metrics"))
             loss = weighted_metrics = None
         for name in _OF_A_MACHINE:
@@ -109,6 +115,8 @@ class Compiled(PairTrainer):
         }
 
     def _loss_facts(self) -> Any:
+        if self._policy is not None:
+            return [type(self._policy).__name__, self._policy.facts()]
         if self._preference is not None:
             return [type(self._preference).__name__, self._saved_preference().get_config()]
         return self._fused.get_config() if self._fused else str(self.loss)
@@ -127,6 +135,9 @@ class Compiled(PairTrainer):
         if distillation is not None and distillation.teacher is not None:
             warn("The teacher of Distillation is not saved with the model: compile with it again.")
             options["distillation"] = None
+        if self._policy is not None:
+            warn("Rewards are not saved with the model: compile with them again.")
+            options["loss"] = "auto"
         if self._preference is not None:
             options["loss"] = self._saved_preference()
             if options["loss"] is not self._preference:

@@ -110,20 +110,19 @@ class Learner(Trainer):
     ) -> Any:
         """Evaluates; takes what `fit` takes, and means are over tokens, as there."""
         if kwargs.pop("_use_cached_eval_dataset", False):  # Keras' own call, within `fit`
-            return keras.Model.evaluate(
-                self, x, callbacks=callbacks, return_dict=True, _use_cached_eval_dataset=True
-            )
+            return self._evaluate_within_fit(x, callbacks)
         self._assert_compile_called("evaluate")
         batches = self._evaluated(self._source(x, y, sample_weight), batch_size, steps)
+        options = {"verbose": verbose, "callbacks": callbacks, **kwargs}
+        return self._evaluate_batches(batches, return_dict, **options)
+
+    def _evaluate_within_fit(self, x: Any, callbacks: Any) -> dict[str, Any]:
+        options = {"return_dict": True, "_use_cached_eval_dataset": True}
+        return keras.Model.evaluate(self, x, callbacks=callbacks, **options)
+
+    def _evaluate_batches(self, batches: BatchSource, return_dict: bool, **options: Any) -> Any:
         with run.one_pass(self, batches) as adapter:
-            return keras.Model.evaluate(
-                self,
-                adapter,
-                verbose=verbose,
-                callbacks=callbacks,
-                return_dict=return_dict,
-                **kwargs,
-            )
+            return keras.Model.evaluate(self, adapter, return_dict=return_dict, **options)
 
     def predict(
         self,
@@ -278,7 +277,7 @@ class Learner(Trainer):
     ) -> Any:
         """Trains, from where a Checkpoint among the callbacks stands."""
         check_seen()
-        given = _listed(callbacks)
+        given = listed(callbacks)
         checkpoint = run.find(given)
         if checkpoint is not None and not batches.again:
             raise ValueError(
@@ -331,7 +330,7 @@ def _check(
             check.whole(name, size)
 
 
-def _listed(callbacks: Any) -> list:
+def listed(callbacks: Any) -> list:
     """One callback, several or none, as a list.
 
     Raises:

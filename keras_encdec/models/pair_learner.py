@@ -14,11 +14,11 @@ from keras_encdec.data.ready import Labels
 from keras_encdec.data.teacher import check_one_vocabulary
 from keras_encdec.data.tokens import vocabulary_digest
 from keras_encdec.models.compiling import Compiled
-from keras_encdec.models.preferred_learner import PreferredLearner
+from keras_encdec.models.policy_learner import PolicyLearner
 from keras_encdec.objectives import PrefixLM
 
 
-class PairLearner(PreferredLearner, Compiled):
+class PairLearner(PolicyLearner, Compiled):
     """Trains and evaluates a pair with its `preprocessor`."""
 
     def _batching(
@@ -37,7 +37,7 @@ class PairLearner(PreferredLearner, Compiled):
         own = {
             "shuffle": False,
             "epochs": epochs or 1,
-            "fill": self._fused is not None or self._preference is not None,
+            "fill": not (self._fused is self._preference is self._policy is None),
             "multiple": parts * layout.replicas(),
             "labels": None if options.get("inputs_only") else self._labels(class_weight),
             "vocabularies": self.backbone.spec.vocabulary_sizes,

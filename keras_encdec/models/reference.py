@@ -40,7 +40,7 @@ class Reference:
     def __init__(self, model: Any, loss: Any):
         self.path = loss.path
         self.task = model if loss.reference == INITIAL else loss.reference
-        _check(model, self.task)
+        check_reference(model, self.task)
         self._is_model = self.task is model
         self._weights = _identity(self.task.backbone)
         self._found: dict[str, np.ndarray] = {}
@@ -91,21 +91,8 @@ class Reference:
     def _scored(self, x: Inputs, labels: np.ndarray, rows: range, batch_size: int) -> np.ndarray:
         """(r, n) of some rows."""
         some = slice(rows.start, rows.stop)
-        each, length = labels.shape[1:]
-        flat = {
-            name: (
-                np.repeat(array[some], each, axis=0)
-                if name.startswith("encoder")
-                else array[some].reshape(-1, length)
-            )
-            for name, array in x.items()
-        }
-        weights = (flat["decoder_padding_mask"] != 0).astype("float32")
-        targets = labels[some].reshape(-1, length)
-        write = in_groups(self.task.make_generate_function(), flat, targets, weights, batch_size)
-        found = jobs.run(write, (flat["encoder_padding_mask"] > 0).sum(axis=1))
-        sums = np.array([log_probs.sum() for log_probs, _ in found], "float32")
-        return sums.reshape(-1, each)
+        part = {name: array[some] for name, array in x.items()}
+        return answers_scored(self.task, part, labels[some], batch_size)
 
 
 def _identity(backbone: Any) -> str:
@@ -121,7 +108,38 @@ def _identity(backbone: Any) -> str:
     return jobs.identity(v for v in backbone.weights if id(v) not in idle)
 
 
-def _check(model: Any, task: Any) -> None:
+def answers_scored(
+    task: Any, x: Inputs, labels: np.ndarray, batch_size: int, temperature: float = 1.0
+) -> np.ndarray:
+    """(N, n) float32 log-probabilities of whole answers, in nats.
+
+    Args:
+        task: that says how likely they are.
+        x: model inputs, of the encoder (N, S) and of the decoder (N, n, T).
+        labels: (N, n, T).
+        batch_size: inputs at a time.
+        temperature: that logits are divided by.
+    """
+    each, length = labels.shape[1:]
+    flat = {
+        name: (
+            np.repeat(array, each, axis=0)
+            if name.startswith("encoder")
+            else array.reshape(-1, length)
+        )
+        for name, array in x.items()
+    }
+    weights = (flat["decoder_padding_mask"] != 0).astype("float32")
+    targets = labels.reshape(-1, length)
+    engine = task.make_generate_function()
+    write = in_groups(engine, flat, targets, weights, batch_size, temperature)
+    found = jobs.run(write, (flat["encoder_padding_mask"] > 0).sum(axis=1))
+    sums = np.array([log_probs.sum() for log_probs, _ in found], "float32")
+    return sums.reshape(-1, each)
+
+
+def check_reference(model: Any, task: Any) -> None:
+    """Raises ValueError where a reference is no task of the model's vocabularies."""
     mine = model.backbone.spec.vocabulary_sizes
     spec = getattr(getattr(task, "backbone", None), "spec", None)
     sizes = getattr(spec, "vocabulary_sizes", None)

@@ -6,6 +6,7 @@ from keras_encdec.training.contrastive import BiXSE, InBatchNCE
 from keras_encdec.training.distillation import Distillation
 from keras_encdec.training.estimate import estimate
 from keras_encdec.training.loss import FusedCrossEntropy
+from keras_encdec.training.policy import GRPO, RLOO
 from keras_encdec.training.preferences import DPO, IPO, KTO, ORPO, SimPO
 from keras_encdec.training.ranking import (
     ListNet,
@@ -18,9 +19,11 @@ from keras_encdec.training.warmup import CrossAttentionWarmup, pretrained
 
 __all__ = [
     "DPO",
+    "GRPO",
     "IPO",
     "KTO",
     "ORPO",
+    "RLOO",
     "BiXSE",
     "BradleyTerry",
     "Checkpoint",

@@ -20,10 +20,11 @@ class BatchAdapter(DataAdapter):
         begin: begins the epoch: an iterator of `(x, y, sample_weight)`, whose last parts
             may be None.
         steps: how many batches there are; None where only the end tells.
+        ahead: whether one may be read before it is asked for.
     """
 
-    def __init__(self, begin: Callable[[], Iterator[Any]], steps: int | None):
-        self._begin, self._steps = begin, steps
+    def __init__(self, begin: Callable[[], Iterator[Any]], steps: int | None, ahead: bool = True):
+        self._begin, self._steps, self._ahead = begin, steps, ahead
         self._error: Exception | None = None  # of the data
 
     def _batches(self) -> Iterator[tuple]:
@@ -53,7 +54,10 @@ class BatchAdapter(DataAdapter):
                 self._error = error  # TensorFlow keeps its text alone
                 raise
 
-        return tf.data.Dataset.from_generator(of_one_width, output_signature=signature)
+        options = tf.data.Options()
+        options.experimental_optimization.inject_prefetch = self._ahead
+        dataset = tf.data.Dataset.from_generator(of_one_width, output_signature=signature)
+        return dataset.with_options(options)
 
     def get_torch_dataloader(self) -> Any:
         import torch

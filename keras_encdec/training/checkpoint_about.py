@@ -19,11 +19,13 @@ Facts = dict[str, Any]  # JSON types by name
 
 def variables_of(model: Any) -> dict[str, list]:
     """All that changes in training, by kind."""
-    return {
+    found = {
         "model": model.variables,
         "optimizer": model.optimizer.variables,
         "metrics": model.metrics_variables,
     }
+    anchor = getattr(model, "anchor_variables", [])  # of a loss that stays near to some weights
+    return found | ({"anchor": anchor} if anchor else {})
 
 
 def model_facts(model: Any) -> Facts:

@@ -34,19 +34,20 @@ class Chunk:
         label_smoothing: share of a label's probability that all tokens of the vocabulary divide.
         teacher: `TeacherTargets`, or None.
         words: those that logits are of; v is how many are here.
-        by_row: whether each row has sums of its own.
+        temperature: that logits, behind their cap, are divided by.
     """
 
     soft_cap: float | None
-    z_loss: float
-    label_smoothing: float
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
     teacher: TeacherTargets | None = None
     words: Words = ALL
-    by_row: bool = False
+    temperature: float = 1.0
 
-    def zeros(self, rows: int) -> Tensor:
-        """Sums over no tokens."""
-        return ops.zeros((4, rows) if self.by_row else (4,), "float32")
+    def nll(self, states: Tensor, matrix: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """(B, t) float32 negative log-likelihoods of labels, each times its weight."""
+        logits = self._logits(states, matrix)
+        return weights * (self._log_norm(logits) - self.words.take(logits, labels))
 
     def __call__(
         self,
@@ -68,15 +69,12 @@ class Chunk:
             gradient: whether the second result is wanted.
 
         Returns:
-            (4,) float32 sums of loss, nll, correct and weight, (4, B) by row; and the gradient
-            of the first of them by the logits before their cap, (B, t, v) float32, or None.
+            (4,) float32 sums of loss, nll, correct and weight; and the gradient of the first of
+            them by the logits before their cap, (B, t, v) float32, or None.
         """
-        logits = dot("btd,vd->btv", states, matrix)
-        if self.soft_cap is not None:
-            logits = self.soft_cap * ops.tanh(logits / self.soft_cap)
-        words = self.words
+        logits, words = self._logits(states, matrix), self.words
         peak = words.max(logits)
-        log_norm = peak + ops.log(words.sum(ops.exp(logits - peak[..., None])))
+        log_norm = self._log_norm(logits, peak)
         gold = words.take(logits, labels)
         loss = log_norm - gold
         if self.label_smoothing:
@@ -89,7 +87,7 @@ class Chunk:
         loss = loss + self.z_loss * ops.square(log_norm)
         correct = ops.cast(gold >= peak, "float32")
         tokens = ops.stack([loss, log_norm - gold, correct, ops.ones_like(loss)])
-        sums = ops.sum(tokens * weights, axis=2 if self.by_row else (1, 2))
+        sums = ops.sum(tokens * weights, axis=(1, 2))
         if not gradient:
             return sums, None
         hard = (1 - share) * weights  # (B, t) factors from here on
@@ -98,9 +96,23 @@ class Chunk:
         d_logits = d_logits - hard[..., None] * self._target(labels, logits)
         if divergence is not None:
             d_logits = d_logits + share * weights[..., None] * d_divergence()
+        if self.temperature != 1.0:
+            d_logits = d_logits / self.temperature
         if self.soft_cap is not None:
-            d_logits = d_logits * (1 - ops.square(logits / self.soft_cap))
+            d_logits = d_logits * (1 - ops.square(logits * (self.temperature / self.soft_cap)))
         return sums, d_logits
+
+    def _logits(self, states: Tensor, matrix: Tensor) -> Tensor:
+        """(B, t, v) float32."""
+        logits = dot("btd,vd->btv", states, matrix)
+        if self.soft_cap is not None:
+            logits = self.soft_cap * ops.tanh(logits / self.soft_cap)
+        return logits if self.temperature == 1.0 else logits / self.temperature
+
+    def _log_norm(self, logits: Tensor, peak: Tensor | None = None) -> Tensor:
+        """(B, t): the log of the softmax's denominator."""
+        peak = self.words.max(logits) if peak is None else peak
+        return peak + ops.log(self.words.sum(ops.exp(logits - peak[..., None])))
 
     def _target(self, labels: Tensor, logits: Tensor) -> Tensor:
         """(B, t, v): the distribution that the labels ask for."""

@@ -7,7 +7,7 @@ trained now, and what the compiler is told. Leaves the loss to the model.
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -35,6 +35,26 @@ def train_step(model: Any, state: State, data: Any) -> tuple[dict[str, Tensor], 
     with keras.StatelessScope(_mapping(model.metrics_variables, metrics)):
         logs = model.step_logs(rate, norm)
     return logs, (trainable, non_trainable, optimizer, metrics)
+
+
+def repeated(model: Any, state: State, data: Any, count: int) -> tuple[dict[str, Tensor], State]:
+    """`count` steps on one batch, compiled once: the last one's logs and the next state."""
+
+    def body(state: State, _: None) -> tuple[State, dict[str, Tensor]]:
+        logs, state = train_step(model, state, data)
+        return state, logs
+
+    state, logs = jax.lax.scan(body, tuple(map(list, state)), None, length=count)
+    return jax.tree.map(lambda each: each[-1], logs), state
+
+
+def applied(model: Any, state: State, function: Callable[[], Any]) -> Any:
+    """What a function of the model gives in a state; variables stay as they are."""
+    trainable, non_trainable, *_ = state
+    mapping = _mapping(model.trainable_variables, trainable)
+    mapping += _mapping(model.non_trainable_variables, non_trainable)
+    with keras.StatelessScope(mapping):
+        return function()
 
 
 def test_step(model: Any, state: State, data: Any) -> tuple[dict[str, Tensor], State]:

@@ -157,16 +157,28 @@ class Loop:
         self.count = -(-length // self.step)
 
     def values(self, states: Tensor, matrix: Tensor, tokens: list[Tensor]) -> Tensor:
-        """(4,) sums, or (4, B)."""
+        """(4,) sums."""
         matrix = self.devices.matrix(matrix)
         states, *tokens = (self._pad(x) for x in (states, *tokens))
-        start = self.devices.chunk.zeros(ops.shape(states)[0])
 
         def body(i: Tensor, sums: Tensor) -> Tensor:
             part, *parts = (self._part(x, i) for x in (states, *tokens))
             return sums + self.devices.values(part, matrix, *parts)
 
-        return ops.fori_loop(0, self.count, body, start)
+        return ops.fori_loop(0, self.count, body, ops.zeros((4,), "float32"))
+
+    def each(self, states: Tensor, matrix: Tensor, tokens: list[Tensor]) -> Tensor:
+        """(B, T) negative log-likelihoods of labels, each times its weight."""
+        matrix = self.devices.matrix(matrix)
+        states, *tokens = (self._pad(x) for x in (states, *tokens))
+
+        def body(i: Tensor, found: Tensor) -> Tensor:
+            part, *parts = (self._part(x, i) for x in (states, *tokens))
+            nll = self.devices.nll(part, matrix, *parts)
+            return ops.slice_update(found, (0, i * self.step), nll)
+
+        none = ops.zeros_like(tokens[-1])
+        return ops.fori_loop(0, self.count, body, none)[:, : self.length]
 
     def differentiable(self, tokens: list[Tensor], matrix: Tensor | None = None) -> Any:
         """A function of states, and of the matrix unless it is given here, to (4,) sums."""
@@ -208,7 +220,7 @@ class Loop:
             d_matrix = [d + more for d, more in zip(d_matrix, by_part, strict=True)]
             return (sums + more, d_states, *d_matrix)
 
-        start = [self.devices.chunk.zeros(ops.shape(padded)[0]), ops.zeros_like(padded)]
+        start = [ops.zeros((4,), "float32"), ops.zeros_like(padded)]
         start += [self.devices.zeros(matrix.shape)] * by_matrix
         sums, d_states, *d_matrix = ops.fori_loop(0, self.count, body, tuple(start))
         return (sums, d_states[:, : self.length], *map(self.devices.total, d_matrix))

@@ -14,12 +14,14 @@ from keras_encdec import check
 from keras_encdec.spec import Tensor
 from keras_encdec.training.distillation import Distillation
 from keras_encdec.training.loss import FusedCrossEntropy
+from keras_encdec.training.policy import Policy
+from keras_encdec.training.policy_trainer import PolicyTrainer, policy_means
 from keras_encdec.training.preference_trainer import PreferenceTrainer, preference_means
 from keras_encdec.training.preferences import Preference
 from keras_encdec.training.token_trainer import TokenTrainer, token_means
 
 
-class PairTrainer(TokenTrainer, PreferenceTrainer):
+class PairTrainer(TokenTrainer, PreferenceTrainer, PolicyTrainer):
     """Trains and evaluates an encoder-decoder."""
 
     _distillation: Distillation | None = None
@@ -37,29 +39,39 @@ class PairTrainer(TokenTrainer, PreferenceTrainer):
         Raises:
             ValueError: if the options contradict each other.
         """
-        fused, preference = isinstance(loss, FusedCrossEntropy), isinstance(loss, Preference)
-        check_accumulation(gradient_accumulation_steps, optimizer, fused or preference)
+        fused = loss if isinstance(loss, FusedCrossEntropy) else None
+        preference = loss if isinstance(loss, Preference) else None
+        policy = loss if isinstance(loss, Policy) else None
+        of_answers = preference is not None or policy is not None
+        check_accumulation(gradient_accumulation_steps, optimizer, fused is not None or of_answers)
         options: dict[str, Any] = {"distillation": distillation}
-        if preference and loss.reads_batch and gradient_accumulation_steps > 1:
+        if preference is not None and loss.reads_batch and gradient_accumulation_steps > 1:
             raise ValueError(
                 f"Expected gradient_accumulation_steps=1 with {type(loss).__name__}, whose rows "
                 f"read their whole batch. Received: {gradient_accumulation_steps}. Use a smaller "
                 "batch_size, or remat=True for less memory."
             )
-        if not preference:
+        if not of_answers:
             options["gradient_accumulation_steps"] = gradient_accumulation_steps - 1
-        if not fused and any(options.values()):
+        if fused is None and any(options.values()):
             given = [name for name, value in options.items() if value]
             raise ValueError(
                 f"Expected loss='auto' or a FusedCrossEntropy with {given}. Received: {loss!r}."
             )
         if distillation is not None:
             distillation.begin(self, self.backbone.decoder.embedding.input_dim)
-        self._fused, self._preference = loss if fused else None, loss if preference else None
+        self._fused, self._preference, self._policy = fused, preference, policy
         self._distillation, self._reference = distillation, None
         self._gradient_accumulation_steps = gradient_accumulation_steps
-        means = preference_means(loss) if preference else token_means() if fused else ()
-        self.report(logs, *means)
+        self.report(logs, *self._means())
+
+    def _means(self) -> tuple[keras.metrics.Metric, ...]:
+        """What is reported of a loss of ours."""
+        if self._preference is not None:
+            return preference_means(self._preference)
+        if self._policy is not None:
+            return policy_means(self._policy)
+        return token_means() if self._fused else ()
 
     def batch_loss(
         self,
@@ -80,6 +92,8 @@ class PairTrainer(TokenTrainer, PreferenceTrainer):
         """
         if self._preference is not None:
             return self.preference_loss(x, y, sample_weight, training, total_weight)
+        if self._policy is not None:
+            return self.policy_loss(x, y, sample_weight, training, total_weight)
         if training:
             self.token_counter.update_state(x["encoder_padding_mask"], x["decoder_padding_mask"])
         if self._fused is None:
@@ -118,7 +132,7 @@ class PairTrainer(TokenTrainer, PreferenceTrainer):
         training: bool = True,
     ) -> Tensor:
         """As in Keras; the fused loss starts from `x` and needs no `y_pred`."""
-        if self._fused is None and self._preference is None:
+        if self._fused is self._preference is self._policy is None:
             y = y["labels"] if isinstance(y, dict) else y
             return keras.Model.compute_loss(self, x, y, y_pred, sample_weight, training)
         return super().compute_loss(x, y, y_pred, sample_weight, training)

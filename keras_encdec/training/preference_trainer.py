@@ -1,6 +1,6 @@
 """How a pair learns from preferred answers: two answers to an input, which is read once.
 
-Knows log-probabilities of answers, without logits, and what is reported. Leaves formulas to
+Leaves log-probabilities to `keras_encdec.training.answer_trainer`, formulas to
 `keras_encdec.training.preferences`.
 """
 
@@ -11,9 +11,8 @@ import keras
 from keras import ops
 
 from keras_encdec.spec import Tensor
+from keras_encdec.training.answer_trainer import AnswerTrainer
 from keras_encdec.training.preferences import Answers, Preference
-from keras_encdec.training.row_likelihood import row_log_likelihoods
-from keras_encdec.training.trainer import Trainer
 
 
 def preference_means(loss: Preference) -> tuple[keras.metrics.Mean, ...]:
@@ -21,7 +20,7 @@ def preference_means(loss: Preference) -> tuple[keras.metrics.Mean, ...]:
     return tuple(keras.metrics.Mean(name) for name in ("loss", *loss.reports))
 
 
-class PreferenceTrainer(Trainer):
+class PreferenceTrainer(AnswerTrainer):
     """Trains a pair whose loss is a mean over rows of two answers."""
 
     _preference: Preference | None = None
@@ -46,18 +45,11 @@ class PreferenceTrainer(Trainer):
             total_weight: of the whole batch, where this is a part of it.
         """
         assert self._preference is not None
-        assert self._reported is not None
         if training:
-            sides = x["encoder_padding_mask"], x["decoder_padding_mask"]
-            self.token_counter.update_state(*sides)
+            self.count_tokens(x)
         answers = self._answers(x, y, sample_weight, training)
         mean, loss = self._mean(self._preference(answers), answers.weight, total_weight)
-        of_loss, *others = self._reported.metrics
-        of_loss.update_state(mean, sample_weight=ops.sum(answers.weight))
-        logs = self._preference.logs(answers)
-        for metric in others:
-            values, counts = logs[metric.name]
-            metric.update_state(values, sample_weight=counts)
+        self.report_means(mean, answers.weight, self._preference.logs(answers))
         return loss
 
     def _answers(
@@ -67,20 +59,8 @@ class PreferenceTrainer(Trainer):
         sample_weight: Tensor | None,
         training: bool,
     ) -> Answers:
-        """Each input is read once, and both answers look at it."""
-        model: Any = self
-        encoder, decoder = model.backbone.encoder, model.backbone.decoder
-        read = x["encoder_token_ids"], x["encoder_padding_mask"]
-        ids, mask, labels = (
-            ops.reshape(a, (-1, ops.shape(a)[-1]))
-            for a in (x["decoder_token_ids"], x["decoder_padding_mask"], y["labels"])
-        )
-        states = encoder(*read, training=training)
-        states = decoder(ids, mask, states, read[1], training=training)
-        counts = ops.cast(mask != 0, "float32")
-        sums = row_log_likelihoods(states, decoder.embedding, labels, counts, training=training)
-        rows = ops.shape(read[0])[0]
-        log_probs, lengths = (ops.reshape(a, (rows, -1)) for a in (sums.log_probs, sums.weight))
-        weight = ops.ones((rows,)) if sample_weight is None else sample_weight
+        found, there = self.answer_log_probs(x, y["labels"], training)
+        log_probs, lengths = (ops.sum(a, axis=-1) for a in (found, there))
+        weight = ops.ones_like(log_probs[:, 0]) if sample_weight is None else sample_weight
         more = (y.get(name) for name in ("reference", "is_good"))
         return Answers(log_probs, lengths, ops.cast(weight, "float32"), *more)

@@ -50,6 +50,10 @@ class Rows:
         """
         return self.chunk(states, matrix, *self._targets(*tokens), gradient=False)[0]
 
+    def nll(self, states: Tensor, matrix: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """(B, t) of a chunk, as `keras_encdec.training.chunk.Chunk.nll`."""
+        return self.chunk.nll(states, matrix, labels, weights)
+
     def gradients(
         self, states: Tensor, matrix: Tensor, *tokens: Tensor, by_matrix: bool
     ) -> tuple[Tensor, ...]:
@@ -116,6 +120,14 @@ class Shards(Rows):
             return here.values(*self._gathered(*inputs))
 
         return self._map(local, self._specs()[0], states, matrix, *self._targets(*tokens))
+
+    def nll(self, states: Tensor, matrix: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        here = Rows(self._chunk, self.dtype)
+
+        def local(*inputs: Tensor) -> Tensor:
+            return here.nll(*self._gathered(*inputs))
+
+        return self._map(local, self._specs()[0], states, matrix, labels, weights)
 
     def gradients(
         self, states: Tensor, matrix: Tensor, *tokens: Tensor, by_matrix: bool

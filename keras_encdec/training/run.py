@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from keras_encdec.private import read_ahead
 from keras_encdec.training.adapter import BatchAdapter, own_errors
 from keras_encdec.training.checkpoint import Checkpoint
 from keras_encdec.warn import warn
@@ -27,6 +28,7 @@ class Batches(Protocol):
     """What a run reads: `keras_encdec.data.batching.BatchSource`."""
 
     again: bool
+    ahead: bool
 
     def steps(self, epoch: int) -> int | None: ...
 
@@ -179,7 +181,7 @@ def _fit_epoch(
         more["validation_data"] = held = opened(validation, 0, 0, validation.steps(0))
     parts.set_params({**parts.params, "steps": left})
     unknown = None in (left, validation.steps(0) if validation else 0)
-    with quiet_ends(unknown), own_errors(adapter, held):
+    with quiet_ends(unknown), own_errors(adapter, held), read_ahead(batches.ahead):
         keras.Model.fit(
             model,
             adapter,
@@ -212,7 +214,7 @@ def opened(batches: Batches, epoch: int, start: int, steps: int | None) -> Batch
         yield first
         yield from waiting.pop() if waiting else batches.read(epoch, start + 1)
 
-    return BatchAdapter(begin, steps)
+    return BatchAdapter(begin, steps, batches.ahead)
 
 
 @contextlib.contextmanager
@@ -241,7 +243,8 @@ class InputsAlone:
     """
 
     def __init__(self, batches: Batches):
-        self.again, self.steps, self._batches = batches.again, batches.steps, batches
+        self.again, self.ahead, self.steps = batches.again, batches.ahead, batches.steps
+        self._batches = batches
         self.kept: list[np.ndarray] = []
 
     def read(self, epoch: int, start: int = 0) -> Iterator[Any]:

@@ -1,6 +1,7 @@
 """One optimizer step, on the backend that there is."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -27,6 +28,28 @@ def train_step(model: Any, *args: Any) -> Any:
         norm = norm / ops.cast(scale, norm.dtype)
     _apply(model, gradients)
     return model.step_logs(model.optimizer.learning_rate, norm)
+
+
+def repeated(model: Any, count: int, prepare: Callable[[Any, Any], Any], *args: Any) -> Any:
+    """As `train_step`, `count` steps on one batch.
+
+    Args:
+        model: a compiled task.
+        count: steps.
+        prepare: makes labels, of inputs and labels, by the weights before the first step.
+        *args: of `train_step`.
+    """
+    *_, data = args
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if keras.backend.backend() == "jax":
+        from keras_encdec.training import jax_step
+
+        y = jax_step.applied(model, args[0], lambda: prepare(x, y))
+        return jax_step.repeated(model, args[0], (x, y, weight), count)
+    y = prepare(x, y)
+    for _ in range(count):
+        logs = train_step(model, (x, y, weight))
+    return logs
 
 
 def compiling() -> contextlib.AbstractContextManager[None]:

@@ -45,7 +45,7 @@ from keras_encdec.testing.specs import other_pair, tiny_decoder, tiny_encoder, t
 from keras_encdec.training import DPO, BradleyTerry
 from keras_encdec.training.estimate import estimate
 from keras_encdec.training.loss import Sums
-from keras_encdec.training.row_likelihood import row_log_likelihoods
+from keras_encdec.training.token_likelihood import token_log_likelihoods
 from keras_encdec.training.warmup import pretrained
 
 STEPS, ROWS = 5, 8
@@ -418,8 +418,8 @@ LOSSES = {
     "words that the devices do not divide": {"size": 260},
     "rows that they do not divide": {"rows": 3},
     "frozen": {"trained": False},
-    "by row": {"by_row": True},
-    "by row, frozen": {"by_row": True, "trained": False},
+    "by token": {"by_token": True},
+    "by token, frozen": {"by_token": True, "trained": False},
     "kept": {"teacher": "kept", "divergence": "jensen_shannon"},
     **{name: {"teacher": "asked", "divergence": name} for name in DIVERGENCES},
 }
@@ -447,7 +447,7 @@ def summed(
     trained=True,
     teacher=None,
     divergence="forward",
-    by_row=False,
+    by_token=False,
 ):
     """Sums of the fused loss with training and without, and gradients of the first."""
     rng = np.random.default_rng(0)
@@ -472,11 +472,10 @@ def summed(
             targets = {"kept": told.teacher_targets, "asked": told.targets_of_states}.get(teacher)
             given = ({}, y) if teacher == "kept" else (keras.ops.convert_to_tensor(theirs),)
             targets = targets and targets(*given)
-            if by_row:
-                found = row_log_likelihoods(
-                    states, embedding, labels, weights, training=training, chunk_tokens=2 * rows
-                )
-                return Sums(keras.ops.sum(keras.ops.tanh(found.log_probs / 20)), *found)
+            if by_token:
+                options = {"training": training, "chunk_tokens": 2 * rows, "temperature": 0.8}
+                found = token_log_likelihoods(states, embedding, labels, weights, **options)
+                return Sums(keras.ops.sum(keras.ops.tanh(found / 20)), found, found, found)
             return loss(states, embedding, labels, weights, teacher=targets, training=training)
 
     embedding.trainable = trained

@@ -2,11 +2,13 @@
 
 `python run_killable.py FOLDER`: dropout, warm-up of the cross-attention, checkpoints so
 often that one is nearly always being written. Says "begun" at its first step. With
-`preferences` behind it, LoRA learns from preferred answers, by a reference kept in the folder.
+`preferences` behind it, LoRA learns from preferred answers, by a reference kept in the folder; with
+`policy`, from rewards of answers that it draws, beside an anchor that follows it.
 """
 
 import hashlib
 import sys
+from pathlib import Path
 
 import keras
 import keras_hub
@@ -17,7 +19,7 @@ from keras_encdec.sharing import catalog
 from keras_encdec.spec import PairSpec
 from keras_encdec.testing.models import make_inputs, tiny_backbone, tiny_lm
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
-from keras_encdec.training import DPO, Checkpoint, CrossAttentionWarmup
+from keras_encdec.training import DPO, RLOO, Checkpoint, CrossAttentionWarmup
 
 ROWS, EPOCHS, WARMUP = 30, 10, 40
 
@@ -65,12 +67,31 @@ def on_preferences(folder):
     print_digest(lm)
 
 
-RUNS = {"tokens": on_tokens, "preferences": on_preferences}
+def on_policy(folder):
+    size = {"windows": (8,), "vocabulary_size": 4096}
+    tokenizer = keras_hub.models.Tokenizer.from_preset(catalog.embedded("gemma2_tiny_docs"))
+    backbone = tiny_backbone(PairSpec(tiny_encoder(**size), tiny_decoder(**size)))
+    lm = EncDecSeq2SeqLM(backbone, EncDecSeq2SeqLMPreprocessor(tokenizer, 16, 6))
+    path = Path(folder) / "rollouts.jsonl"
+    loss = RLOO(lengths, num_samples=2, reference="ema", path=str(path))
+    lm.compile(keras.optimizers.Adam(1e-2), loss=loss)
+    callbacks = [Checkpoint(f"{folder}/run", every=2), Begun()]
+    prompts = [f"Prompt {i}." for i in range(8)]
+    lm.fit(prompts, batch_size=2, epochs=EPOCHS, verbose=0, callbacks=callbacks)
+    print_digest(lm, path.read_bytes())
 
 
-def print_digest(lm):
-    state = [keras.ops.convert_to_numpy(v) for v in [*lm.variables, *lm.optimizer.variables]]
-    digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in state))
+def lengths(prompts, texts, records):
+    return [len(text) / 10 for text in texts]
+
+
+RUNS = {"tokens": on_tokens, "preferences": on_preferences, "policy": on_policy}
+
+
+def print_digest(lm, *files):
+    every = [*lm.variables, *lm.optimizer.variables, *lm.anchor_variables]
+    state = [np.ascontiguousarray(keras.ops.convert_to_numpy(v.value)).tobytes() for v in every]
+    digest = hashlib.sha256(b"".join([*state, *files]))
     print("digest", digest.hexdigest(), flush=True)
 
 

@@ -44,7 +44,7 @@ def kill(process, rng):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("what", ["tokens", "preferences"])
+@pytest.mark.parametrize("what", ["tokens", "preferences", "policy"])
 def test_killed_at_random_moments(tmp_path, what):
     expected, rng, kills, number = finish(start(tmp_path / "alone", what)), random.Random(0), 0, 0
     while kills < KILLS:

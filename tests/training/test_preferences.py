@@ -14,7 +14,7 @@ from keras_encdec.testing.gradients import value_and_gradients
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
 from keras_encdec.training.preferences import Answers
 from keras_encdec.training.reward_trainer import Rewarded
-from keras_encdec.training.row_likelihood import row_log_likelihoods
+from keras_encdec.training.token_likelihood import token_log_likelihoods
 
 ROWS, LENGTH, WIDTH, WORDS = 3, 7, 16, 50
 
@@ -139,22 +139,25 @@ def embedding_and_states(cap):
 
 @pytest.mark.parametrize("cap", [None, 3.0])
 @pytest.mark.parametrize("trains", [True, False])
-def test_likelihoods_of_rows_and_any_gradient(cap, trains):
-    """In chunks of two tokens a row: as of whole logits, whatever is made of the sums."""
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_likelihoods_of_tokens_and_any_gradient(cap, trains, temperature):
+    """In chunks of two tokens a row: as of whole logits, whatever is made of them."""
     embedding, states, labels, weights = embedding_and_states(cap)
     factor = ops.convert_to_tensor(np.array([2.0, -1.0, 0.5], "float32"))
     embedding.trainable = trains
     trained = [states, embedding.embeddings] if trains else [states]
 
     def ours():
-        sums = row_log_likelihoods(states + 0.0, embedding, labels, weights, chunk_tokens=6)
-        return ops.sum(factor * ops.tanh(sums.log_probs / 10))
+        options = {"temperature": temperature, "chunk_tokens": 6}
+        found = token_log_likelihoods(states + 0.0, embedding, labels, weights, **options)
+        return ops.sum(factor[:, None] * ops.tanh(found / 10))
 
     def plain():
         logits = ops.matmul(states + 0.0, ops.transpose(embedding.embeddings + 0.0))
         logits = logits if cap is None else cap * ops.tanh(logits / cap)
-        found = ops.take_along_axis(ops.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
-        return ops.sum(factor * ops.tanh(ops.sum(ops.multiply(found, weights), axis=1) / 10))
+        likely = ops.log_softmax(logits / temperature)
+        found = ops.take_along_axis(likely, labels[..., None], axis=-1)[..., 0]
+        return ops.sum(factor[:, None] * ops.tanh(ops.multiply(found, weights) / 10))
 
     (one, by_one), (other, by_other) = (value_and_gradients(f, trained) for f in (ours, plain))
     np.testing.assert_allclose(float(one), float(other), rtol=1e-5)

@@ -1,0 +1,104 @@
+"""What a policy stays near to: its weights of a moment, a mean over its training, or another task.
+
+Knows copies of what trains, which take its place for a moment; what is frozen is shared. Leaves
+how answers are scored to `keras_encdec.models.reference`.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_encdec.models.reference import answers_scored, check_reference
+from keras_encdec.spec import Tensor
+
+
+class _Kept:
+    """A copy of a variable, as a checkpoint takes it."""
+
+    path = ""
+
+    def __init__(self, variable: Any, dtype: str | None = None):
+        self._of, self.shape = variable, variable.shape
+        self.dtype = dtype or variable.dtype
+        self.value: Tensor = ops.copy(ops.cast(variable.value, self.dtype))
+
+    def assign(self, value: Any) -> None:
+        self.value = ops.copy(ops.cast(ops.convert_to_tensor(value), self.dtype))
+
+    def follow(self, rate: float) -> None:
+        new = ops.cast(self._of.value, self.dtype)
+        self.value = self.value + rate * (new - self.value)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """On JAX without a copy: there an array never changes."""
+        variable = self._of
+        if keras.backend.backend() == "jax":
+            own, variable._value = variable._value, ops.cast(self.value, variable.dtype)
+            try:
+                yield
+            finally:
+                variable._value = own
+            return
+        own = ops.copy(variable.value)
+        variable.assign(ops.cast(self.value, variable.dtype))
+        try:
+            yield
+        finally:
+            variable.assign(own)
+
+
+class Anchor:
+    """The weights of a model that train, as they are now.
+
+    Args:
+        model: a task.
+        follows: whether they are to follow the model, for which they are kept in float32.
+    """
+
+    def __init__(self, model: Any, follows: bool = False):
+        dtype = "float32" if follows else None
+        self._model = model
+        self.variables = [_Kept(v, dtype) for v in model.trainable_variables]
+
+    def scored(self, *args: Any) -> np.ndarray:
+        """(B, G) log-probabilities of answers; see `answers_scored`."""
+        with self._in_place():
+            return answers_scored(self._model, *args)
+
+    def follow(self, rate: float) -> None:
+        """Takes a share of the model's weights: a + rate (w - a)."""
+        for kept in self.variables:
+            kept.follow(rate)
+
+    @contextlib.contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """While it is open, the model has these weights."""
+        with contextlib.ExitStack() as stack:
+            for kept in self.variables:
+                stack.enter_context(kept.in_place())
+            yield
+
+
+class Other:
+    """Another task, which stays as it is.
+
+    Args:
+        model: that is compared with it.
+        task: of the same vocabularies.
+
+    Raises:
+        ValueError: if it is none.
+    """
+
+    def __init__(self, model: Any, task: Any):
+        check_reference(model, task)
+        self._task, self.variables = task, list[Any]()
+
+    def scored(self, *args: Any) -> np.ndarray:
+        """As of `Anchor`."""
+        return answers_scored(self._task, *args)
