@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import keras
 from keras import ops
+from keras_encdec.training.row_likelihood import row_log_likelihoods
 
 from keras_encdec.training.jax_step import compiler_options
-from keras_encdec.training.row_likelihood import row_log_likelihoods
 
 WIDTH, WORDS = 512, 256_000
 

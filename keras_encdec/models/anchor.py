@@ -24,13 +24,14 @@ class _Kept:
     def __init__(self, variable: Any, dtype: str | None = None):
         self._of, self.shape = variable, variable.shape
         self.dtype = dtype or variable.dtype
-        self.value: Tensor = ops.copy(ops.cast(variable.value, self.dtype))
+        self.assign(variable.value)
 
     def assign(self, value: Any) -> None:
-        self.value = ops.copy(ops.cast(ops.convert_to_tensor(value), self.dtype))
+        value = ops.cast(ops.convert_to_tensor(value), self.dtype)
+        self.value: Tensor = ops.copy(ops.stop_gradient(value))
 
     def follow(self, rate: float) -> None:
-        new = ops.cast(self._of.value, self.dtype)
+        new = ops.cast(ops.stop_gradient(self._of.value), self.dtype)
         self.value = self.value + rate * (new - self.value)
 
     @contextlib.contextmanager
@@ -44,7 +45,7 @@ class _Kept:
             finally:
                 variable._value = own
             return
-        own = ops.copy(variable.value)
+        own = ops.copy(ops.stop_gradient(variable.value))
         variable.assign(ops.cast(self.value, variable.dtype))
         try:
             yield

@@ -158,14 +158,19 @@ class Rollouts(BatchSource):
 
 
 class Rolling(keras.callbacks.Callback):
-    """Makes each batch of `fit` right before its step, when the last step's weights are there."""
+    """Makes each batch of `fit` right before its step, when the last step's weights are there.
+
+    On JAX they are when callbacks run before a step, and not when Keras asks for its batch. On
+    other backends they always are, and PyTorch's trainer asks before it calls anyone.
+    """
 
     def __init__(self, rollouts: Rollouts):
         super().__init__()
         self._rollouts = rollouts
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if batch:  # the first one is made before Keras takes the weights
+        # The first one is made before Keras takes the weights.
+        if batch and keras.backend.backend() == "jax":
             self._rollouts.prepare()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:

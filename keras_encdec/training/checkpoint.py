@@ -378,7 +378,7 @@ def _values(model: Any) -> State:
     if keras.backend.backend() == "jax":
         return {kind: [v.value for v in some] for kind, some in variables_of(model).items()}
     values: State = {
-        kind: [np.array(ops.convert_to_numpy(v)) for v in some]
+        kind: [np.array(ops.convert_to_numpy(v.value)) for v in some]
         for kind, some in variables_of(model).items()
     }
     return values | {"random": [get().numpy() for get, _ in _generators()]}
