@@ -31,13 +31,15 @@ class AnswerTrainer(Trainer):
         model: Any = self
         encoder, decoder = model.backbone.encoder, model.backbone.decoder
         read = x["encoder_token_ids"], x["encoder_padding_mask"]
-        shape = (ops.shape(read[0])[0], *labels.shape[1:])
+        shape, each = (ops.shape(read[0])[0], *labels.shape[1:]), labels.shape[1]
         ids, mask, labels = (
             ops.reshape(a, (-1, ops.shape(a)[-1]))
             for a in (x["decoder_token_ids"], x["decoder_padding_mask"], labels)
         )
-        states = encoder(*read, training=training)
-        states = decoder(ids, mask, states, read[1], training=training)
+        states, seen = encoder(*read, training=training), read[1]
+        if states.shape[0] is None:  # in TensorFlow's graphs, where no one knows who shares what
+            states, seen = (ops.repeat(a, each, axis=0) for a in (states, seen))
+        states = decoder(ids, mask, states, seen, training=training)
         there = ops.cast(mask != 0, "float32")
         options: dict[str, Any] = {"training": training, "temperature": temperature}
         found = token_log_likelihoods(states, decoder.embedding, labels, there, **options)
