@@ -96,15 +96,15 @@ def main():
     training, held = docstrings.load(PACKAGES, lambda files: track(files, "Reading"))
     texts = [d.text for d in training]
     teacher = keras_hub.models.CausalLM.from_preset(catalog.embedded(options.teacher))
-    lm, found = student(options.student), {}
+    lm = student(options.student)
     x, y, weight = whole_windows(lm, [d.text for d in held], options.inputs)
 
     def measure(arm):
-        found[arm] = reverse_kl(lm, teacher, x)
-        kl, error = mean(*found[arm])
+        sums, counts = reverse_kl(lm, teacher, x)
+        kl, error = mean(sums, counts)
         loss = lm.evaluate(x, y, sample_weight=weight, verbose=0, return_dict=True)["loss"]
-        length = found[arm][1].mean()
-        print(f"{arm:6s} {kl:.4f} ± {error:.4f}, loss {loss:.3f}, {length:.1f} drawn", flush=True)
+        drawn = f"{counts.mean():.1f} drawn"
+        print(f"{arm:6s} {kl:.4f} ± {error:.4f}, loss {loss:.3f}, {drawn}", flush=True)
         return kl
 
     train(lm, texts, options.start, options)

@@ -35,7 +35,7 @@ def teacher():
     return keras_hub.models.CausalLM.from_preset(catalog.embedded("gemma2_mini_docs"))
 
 
-def make(tokenizer, distillation=None, rate=2.0, **options):
+def make(tokenizer, distillation=None, rate=10.0, **options):
     size = {"windows": (8,), "vocabulary_size": 4096}
     backbone = tiny_backbone(PairSpec(tiny_encoder(**size), tiny_decoder(**size)))
     lm = EncDecSeq2SeqLM(backbone, EncDecSeq2SeqLMPreprocessor(tokenizer, 16, T))
