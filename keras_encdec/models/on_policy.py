@@ -74,5 +74,6 @@ class Rolling(keras.callbacks.Callback):
         self._batches = batches
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if batch:  # the first one is made before Keras takes the weights
+        # The first one is made before Keras takes the weights, and on PyTorch each has been read.
+        if batch and keras.backend.backend() != "torch":
             self._batches.prepare()
