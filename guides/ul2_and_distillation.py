@@ -2,7 +2,7 @@
 Title: Objectives and teachers: PrefixLM, UL2, distillation
 Author: keras_encdec
 Date created: 2026/11/25
-Last modified: 2026/11/25
+Last modified: 2026/11/27
 Description: See what each objective asks for, mix and stage them, and learn from a larger model.
 Accelerator: GPU
 """
@@ -272,6 +272,11 @@ print("after the teacher that was asked:", held_out_losses())
 """
 `divergence="reverse"` or `"jensen_shannon"` changes what is minimised. Which of these
 helps depends on teacher and data; the numbers above only show that each runs.
+
+`on_policy=0.5` has the student write the targets of half of the batches itself, right before
+their step, and asks the teacher about that: what a student meets when it generates, and no
+text shows it ([GKD](https://arxiv.org/abs/2306.13649)). It needs `weight=1`, as labels of one's
+own outputs teach nothing.
 
 For UL2 a teacher's answers are kept as well: `write_teacher` looks up each hidden token
 where it stood in the text, and sentinels get all probability. T5Gemma 2 tried that, found

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "models": {
         *("spec", "layout", "layers", "files", "objectives", "data", "training", "generation"),
         *("integrity", "formats", "provenance"),
-        *("private", "hosts", "accelerators", "warn", "progress"),
+        *("private", "hosts", "accelerators", "warn", "progress", "disk"),
     },
     "families": {"spec"},
     "conversion": {

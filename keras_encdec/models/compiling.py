@@ -74,11 +74,8 @@ class Compiled(PairTrainer):
         if isinstance(optimizer, str) and optimizer == "auto":
             optimizer = keras.optimizers.AdamW(1e-4, global_clipnorm=1.0)
         loss = FusedCrossEntropy() if loss == "auto" else loss
-        if isinstance(loss, Policy) and kwargs.get("steps_per_execution", 1) != 1:
-            raise ValueError(
-                "Expected steps_per_execution=1 with a loss of drawn answers, which are drawn "
-                f"before each step. Received: {kwargs['steps_per_execution']}."
-            )
+        if isinstance(loss, Policy) or (distillation and distillation.on_policy):
+            _check_single_steps(kwargs.get("steps_per_execution", 1))
         self.compile_training(loss, distillation, gradient_accumulation_steps, optimizer, logs)
         if isinstance(loss, (FusedCrossEntropy, Preference, Policy)):
             _refuse_metrics(weighted_metrics, kwargs.get("metrics"))
@@ -106,12 +103,10 @@ class Compiled(PairTrainer):
 
     def compiled_facts(self) -> dict[str, Any]:
         """What decides the loss, as JSON types."""
-        distillation = self._distillation
-        names = "weight", "temperature", "kind", "beta"
         return {
             "loss": self._loss_facts(),
             "gradient_accumulation_steps": self._gradient_accumulation_steps,
-            "distillation": distillation and {n: getattr(distillation, n) for n in names},
+            "distillation": self._distillation and self._distillation.facts(),
         }
 
     def _loss_facts(self) -> Any:
@@ -154,6 +149,15 @@ class Compiled(PairTrainer):
 _SAMPLERS = "greedy", "random", "top_k", "top_p", "beam", "contrastive", "speculative"
 _NO_OPTIONS = ("self", "kwargs", "given", "__class__")
 _OF_A_MACHINE = ("attention", "remat", "scan")
+
+
+def _check_single_steps(count: Any) -> None:
+    """Raises ValueError where several steps would be taken between two looks at the weights."""
+    if count != 1:
+        raise ValueError(
+            "Expected steps_per_execution=1 where answers are drawn, which is done before each "
+            f"step. Received: {count}."
+        )
 
 
 def _refuse_metrics(weighted_metrics: Any, metrics: Any) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_encdec import layout
-from keras_encdec.data.batching import Batching
+from keras_encdec.data.batching import Batching, BatchSource
 from keras_encdec.data.kinds import Documents, Source, Tokens
 from keras_encdec.data.ready import Labels
 from keras_encdec.data.teacher import check_one_vocabulary
 from keras_encdec.data.tokens import vocabulary_digest
 from keras_encdec.models.compiling import Compiled
+from keras_encdec.models.own_outputs import OwnOutputs
 from keras_encdec.models.policy_learner import PolicyLearner
 from keras_encdec.objectives import PrefixLM
 
@@ -54,6 +55,24 @@ class PairLearner(PolicyLearner, Compiled):
                 "Received: a loss on logits. Weigh its tokens by sample_weight."
             )
         return None
+
+    def _batches(self, source: Source, batching: Batching) -> BatchSource:
+        batches, asked = super()._batches(source, batching), self._distillation
+        return OwnOutputs(self, batches, batching) if asked and asked.on_policy else batches
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Learner.train_on_batch`.
+
+        Raises:
+            ValueError: with a share of batches on the model's own outputs, which `fit` draws.
+        """
+        if self._distillation and self._distillation.on_policy:
+            raise ValueError(
+                "Expected fit with on_policy, as a batch's place in the run says whether it is on "
+                "the model's own outputs. Received: train_on_batch. Compile with on_policy=0, or "
+                "call fit."
+            )
+        return super().train_on_batch(*args, **kwargs)
 
     def _check_data(self, source: Source) -> None:
         """A teacher that is asked must see what the student sees."""

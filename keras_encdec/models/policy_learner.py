@@ -6,15 +6,15 @@ Knows which batches such a loss reads, and what stays the same while it trains. 
 
 from typing import Any
 
-from keras_encdec import hosts
 from keras_encdec.data.batching import Batching, BatchSource
 from keras_encdec.data.kinds import INPUTS
 from keras_encdec.data.prompted import Prompted, as_prompted
 from keras_encdec.data.recognize import names_of_columns
 from keras_encdec.models.anchor import Anchor, Other
 from keras_encdec.models.learner import listed
+from keras_encdec.models.on_policy import OnPolicy
 from keras_encdec.models.preferred_learner import PreferredLearner
-from keras_encdec.models.rollouts import Rolling, Rollouts
+from keras_encdec.models.rollouts import Rollouts
 from keras_encdec.training.policy import EMA, INITIAL
 
 
@@ -43,11 +43,6 @@ class PolicyLearner(PreferredLearner):
             )
         if self.preprocessor is None:
             raise ValueError("Expected a preprocessor, as prompts are text. Received: none.")
-        if hosts.count() > 1:
-            raise ValueError(
-                f"Expected one process for answers that are drawn. Received: {hosts.count()}. "
-                "Several devices of one process work together."
-            )
         path = None if batching.last_stage else self._policy.path
         return Rollouts(self, source, batching, self._of_policy(), path)
 
@@ -69,8 +64,8 @@ class PolicyLearner(PreferredLearner):
     def _run(
         self, batches: BatchSource, validation: Any, callbacks: Any, *args: Any, **options: Any
     ) -> Any:
-        if isinstance(batches, Rollouts):
-            callbacks = [Rolling(batches), *listed(callbacks)]
+        if isinstance(batches, OnPolicy):
+            callbacks = [*batches.callbacks(), *listed(callbacks)]
         return super()._run(batches, validation, callbacks, *args, **options)
 
     def _evaluated(self, source: Any, batch_size: int | None, steps: int | None) -> BatchSource:

@@ -1,8 +1,8 @@
 """Batches of drawn and rewarded answers, each made by the weights right before its step.
 
-Knows when a batch may be made, its place in the run, and the file of all that was drawn. Leaves
-drawing to `keras_encdec.models.drawing`, rewards to `keras_encdec.models.rewards`, and what is
-made of them to `keras_encdec.training.policy`.
+Knows what a batch is made of, and the file of all that was drawn. Leaves when it is made to
+`keras_encdec.models.on_policy`, drawing to `keras_encdec.models.drawing`, rewards to
+`keras_encdec.models.rewards`, and what is made of them to `keras_encdec.training.policy`.
 """
 
 import json
@@ -15,10 +15,12 @@ import keras
 import numpy as np
 
 from keras_encdec import disk, progress
-from keras_encdec.data.batching import Batching, BatchSource, of_rows
+from keras_encdec.data.batching import Batching, of_rows
 from keras_encdec.data.prompted import Prompted
 from keras_encdec.data.ready import Rows
-from keras_encdec.models.drawing import Answered, Drawing
+from keras_encdec.models.anchor import Anchor
+from keras_encdec.models.drawing import Answered, Answering
+from keras_encdec.models.on_policy import OnPolicy, Position
 from keras_encdec.models.reference import answers_scored
 from keras_encdec.models.rewards import rewarded
 from keras_encdec.objectives.rows import Batch
@@ -27,7 +29,7 @@ from keras_encdec.training.policy import EMA, Policy
 _SCORED_AT_ONCE = 32  # answers, by the reference
 
 
-class Rollouts(BatchSource):
+class Rollouts(OnPolicy):
     """Batches to train on: prompts in their order, with answers of the model as it then is.
 
     Args:
@@ -37,8 +39,6 @@ class Rollouts(BatchSource):
         reference: `Anchor`, `Other` or None.
         path: a file to keep all that is drawn, or None.
     """
-
-    ahead = False
 
     def __init__(
         self,
@@ -53,36 +53,23 @@ class Rollouts(BatchSource):
         converter, loss = model._converter, self.loss
         order = batching.order(converter, len(source))
         given = loss.num_samples, loss.max_length, loss.temperature
-        self._draw = Drawing(model, source, *given, order.padded(order.batch_size))
+        self._draw = Answering(model, source, *given, order.padded(order.batch_size))
         rows = np.ones(len(source), "float32") if source.weights is None else source.weights
         numbers = Rows({"numbers": np.arange(len(source))}, None, rows)
-        self.order = of_rows(numbers, order, batching.steps)
+        super().__init__(of_rows(numbers, order, batching.steps))
         self._seed = converter.seed
         self._file = None if path is None else RolloutFile(path)
-        self._todo: Iterator[tuple[tuple[int, int], Batch]] = iter(())
-        self._ready: list[Batch] = []
-
-    def steps(self, epoch: int) -> int | None:
-        return self.order.steps(epoch)
 
     def read(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         if self._file is not None:
             self._file.begin((epoch, start))
-        todo = enumerate(self.order.read(epoch, start), start)
-        self._todo, self._ready = (((epoch, number), batch) for number, batch in todo), []
-        while self.prepare():
-            yield self._ready.pop()
+        yield from super().read(epoch, start)
 
-    def prepare(self) -> bool:
-        """Makes the next batch, if it is not there; whether there is one."""
-        if not self._ready:
-            found = next(self._todo, None)
-            if found is None:
-                return False
-            self._ready.append(self._made(*found))
-        return True
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        follows = [Following(self._reference, self.loss.ema_rate)]
+        return [*super().callbacks(), *(follows if self.loss.reference == EMA else [])]
 
-    def _made(self, position: tuple[int, int], batch: Batch) -> Batch:
+    def _made(self, position: Position, batch: Batch) -> Batch:
         x, _, weight = batch
         numbers, weight = np.asarray(x["numbers"]), np.asarray(weight)
         there = np.flatnonzero(weight > 0)  # the others fill the batch up
@@ -157,27 +144,16 @@ class Rollouts(BatchSource):
         return found
 
 
-class Rolling(keras.callbacks.Callback):
-    """Makes each batch of `fit` right before its step, when the last step's weights are there.
+class Following(keras.callbacks.Callback):
+    """Moves a reference that follows the weights after each step of `fit`."""
 
-    On JAX they are when callbacks run before a step, and not when Keras asks for its batch. On
-    other backends they always are, and PyTorch's trainer asks before it calls anyone.
-    """
-
-    def __init__(self, rollouts: Rollouts):
+    def __init__(self, reference: Anchor, rate: float):
         super().__init__()
-        self._rollouts = rollouts
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        # The first one is made before Keras takes the weights.
-        if batch and keras.backend.backend() == "jax":
-            self._rollouts.prepare()
+        self._reference, self._rate = reference, rate
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        loss, model = self._rollouts.loss, self.model
-        if loss.reference == EMA:
-            model.make_generate_function()  # puts the weights where they can be read
-            model._reference.follow(loss.ema_rate)
+        self.model.make_generate_function()  # puts the weights where they can be read
+        self._reference.follow(self._rate)
 
 
 class RolloutFile:
@@ -187,7 +163,7 @@ class RolloutFile:
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
 
-    def begin(self, position: tuple[int, int]) -> None:
+    def begin(self, position: Position) -> None:
         """Cuts the file at the first line that is not before a batch of an epoch."""
         if not self._path.exists():
             return
@@ -199,13 +175,13 @@ class RolloutFile:
                 kept += len(line)
         os.truncate(self._path, kept)
 
-    def add(self, position: tuple[int, int], lines: Iterator[Mapping[str, Any]]) -> None:
+    def add(self, position: Position, lines: Iterator[Mapping[str, Any]]) -> None:
         where = dict(zip(("epoch", "batch"), position, strict=True))
         texts = (json.dumps({**where, **line}, ensure_ascii=False, default=str) for line in lines)
         disk.append(self._path, "".join(f"{text}\n" for text in texts))
 
 
-def _position(line: bytes) -> tuple[int, int]:
+def _position(line: bytes) -> Position:
     found = json.loads(line)
     return found["epoch"], found["batch"]
 

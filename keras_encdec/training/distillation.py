@@ -38,14 +38,25 @@ class Distillation:
         beta: share of the teacher in the middle that Jensen-Shannon compares both with.
         start_token: id that the teacher reads first; None for none, `"auto"` for the
             one of its tokenizer.
+        on_policy: share of batches, from 0 to 1, whose targets the student writes itself
+            right before the step, at temperature 1 and as long as the batch's targets may
+            be (GKD, arXiv 2306.13649, algorithm 1; it takes 0.5 or 1). Seed, epoch and
+            number say which batches. Of those, what `fit` logs is about these targets.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range, or a share `on_policy` goes with no
+            teacher that is asked, or with labels.
 
     Example:
         >>> teacher = keras_hub.models.CausalLM.from_preset("gemma2_9b_en", dtype="bfloat16")
         >>> teacher.backbone.quantize("int8")  # not the task: its tokenizer would refuse
         >>> lm.compile(distillation=keras_encdec.training.Distillation(teacher))
+
+        On the student's own outputs half of the time:
+
+        >>> on_own = keras_encdec.training.Distillation(
+        ...     teacher, on_policy=0.5, divergence="jensen_shannon"
+        ... )
     """
 
     def __init__(
@@ -57,6 +68,7 @@ class Distillation:
         divergence: Literal["forward", "reverse", "jensen_shannon"] = "forward",
         beta: float = 0.5,
         start_token: int | Literal["auto"] | None = "auto",
+        on_policy: float = 0.0,
     ):
         self.weight = check.real("weight", weight, least=0, most=1)
         self.temperature = check.real("temperature", temperature, above=0)
@@ -66,6 +78,14 @@ class Distillation:
             raise ValueError(
                 "Expected a teacher that is asked, for the reverse divergence: kept rows give "
                 "most tokens no probability. Received: no teacher. Use 'jensen_shannon'."
+            )
+        self.on_policy = check.real("on_policy", on_policy, least=0, most=1)
+        if self.on_policy and (teacher is None or self.weight != 1):
+            raise ValueError(
+                "Expected a teacher that is asked and weight=1 with on_policy: no kept rows are "
+                "about a student's own outputs, and as labels they teach nothing. Received: "
+                f"{'no' if teacher is None else 'a'} teacher, weight={self.weight}. Give both, or "
+                "on_policy=0."
             )
         self.teacher = teacher
         self.start_token = _start_of(teacher) if isinstance(start_token, str) else start_token
@@ -121,6 +141,12 @@ class Distillation:
             )
         self.teacher.trainable = False
         layout.spread_out(self.teacher.variables)
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the loss, as JSON types."""
+        names = ["weight", "temperature", "kind", "beta"]
+        names += ["on_policy"] * bool(self.on_policy)  # files from before it have none
+        return {name: getattr(self, name) for name in names}
 
     def _logits(self, states: Tensor) -> Tensor:
         """(B, t, V) of a chunk of the teacher's states."""

@@ -7,6 +7,7 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+from seen import Seen, log_softmax
 
 from keras_encdec import training
 from keras_encdec.models import EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
@@ -46,21 +47,6 @@ def make(tokenizer, loss=None, rate=0.05, **options):
     loss = loss or training.RLOO([letters, starts_low], num_samples=G, weights=[1, 0.5])
     lm.compile(keras.optimizers.SGD(rate), loss=loss, **options)
     return lm
-
-
-class Seen(keras.callbacks.Callback):
-    """Weights before the first step and after each."""
-
-    def on_train_begin(self, logs=None):
-        self.weights = [self.now()]
-
-    def now(self):
-        return [np.array(weight) for weight in self.model.get_weights()]  # PyTorch gives views
-
-    def on_train_batch_end(self, batch, logs=None):
-        if hasattr(self.model, "jax_state_sync"):
-            self.model.jax_state_sync()
-        self.weights.append(self.now())
 
 
 @pytest.fixture
@@ -129,12 +115,6 @@ def test_numbers_of_a_first_step_by_score(tokenizer, batches):
         "truncated",
         "kl",
     }
-
-
-def log_softmax(x):
-    x = x.astype("float64")
-    x = x - x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
 def test_at_first_nothing_diverges_and_later_it_does(tokenizer):
