@@ -74,6 +74,6 @@ class Rolling(keras.callbacks.Callback):
         self._batches = batches
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        # The first one is made before Keras takes the weights; on PyTorch each has been read by now.
+        # The first is made before Keras takes the weights; on PyTorch each has been read by now.
         if batch and keras.backend.backend() != "torch":
             self._batches.prepare()

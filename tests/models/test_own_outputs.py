@@ -6,15 +6,12 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
-from seen import Seen, log_softmax
+from seen import Seen, log_softmax, pair_of_texts
 
-from keras_encdec.models import EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.models.own_outputs import OwnOutputs
 from keras_encdec.objectives.converter import FeatureConverter
 from keras_encdec.sharing import catalog
-from keras_encdec.spec import PairSpec
-from keras_encdec.testing.models import make_inputs, tiny_backbone
-from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
+from keras_encdec.testing.models import make_inputs
 from keras_encdec.testing.stops import StopAfter, Stopped
 from keras_encdec.training import Checkpoint, Distillation
 
@@ -36,9 +33,7 @@ def teacher():
 
 
 def make(tokenizer, distillation=None, rate=10.0, **options):
-    size = {"windows": (8,), "vocabulary_size": 4096}
-    backbone = tiny_backbone(PairSpec(tiny_encoder(**size), tiny_decoder(**size)))
-    lm = EncDecSeq2SeqLM(backbone, EncDecSeq2SeqLMPreprocessor(tokenizer, 16, T))
+    lm = pair_of_texts(16, T)
     lm.compile(keras.optimizers.SGD(rate), distillation=distillation, **options)
     return lm
 

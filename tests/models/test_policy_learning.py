@@ -7,10 +7,9 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
-from seen import Seen, log_softmax
+from seen import Seen, log_softmax, pair_of_texts
 
 from keras_encdec import training
-from keras_encdec.models import EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.models.rollouts import Rollouts
 from keras_encdec.private import read_ahead
 from keras_encdec.sharing import catalog
@@ -41,9 +40,7 @@ def tokenizer():
 
 
 def make(tokenizer, loss=None, rate=0.05, **options):
-    size = {"windows": (8,), "vocabulary_size": 4096}
-    backbone = tiny_backbone(PairSpec(tiny_encoder(**size), tiny_decoder(**size)))
-    lm = EncDecSeq2SeqLM(backbone, EncDecSeq2SeqLMPreprocessor(tokenizer, 16, LENGTH))
+    lm = pair_of_texts(16, LENGTH)
     loss = loss or training.RLOO([letters, starts_low], num_samples=G, weights=[1, 0.5])
     lm.compile(keras.optimizers.SGD(rate), loss=loss, **options)
     return lm

@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from seen import pair_of_texts
 
 import keras_encdec
 from keras_encdec import training
@@ -20,8 +21,7 @@ OTHERS = {"prompt": PROMPTS[:2], "chosen": REJECTED[:2], "rejected": CHOSEN[:2]}
 
 def make(loss=None, **options):
     keras.utils.set_random_seed(0)
-    lm = keras_encdec.from_preset("gemma2_tiny_tiny")
-    lm.preprocessor.encoder_sequence_length, lm.preprocessor.decoder_sequence_length = 40, 16
+    lm = pair_of_texts()
     lm.compile(keras.optimizers.SGD(0.01), loss=loss or training.DPO(), **options)
     return lm
 

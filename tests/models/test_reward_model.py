@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from seen import pair_of_texts
 
 import keras_encdec
 from keras_encdec import training
@@ -19,10 +20,8 @@ SIDES = ["decoder", "encoder"]
 
 def make(reads="decoder", **options):
     keras.utils.set_random_seed(0)
-    model = EncDecRewardModel.from_preset("gemma2_tiny_tiny", reads=reads, **options)
-    model.preprocessor.encoder_sequence_length = 40
-    model.preprocessor.decoder_sequence_length = 16
-    return model
+    lm = pair_of_texts()
+    return EncDecRewardModel(lm.backbone, lm.preprocessor, reads=reads, **options)
 
 
 @pytest.fixture(scope="module", params=SIDES)
@@ -86,7 +85,7 @@ def test_the_formula():
 def test_it_learns_and_comes_back(tmp_path):
     model = make()
     model.compile(keras.optimizers.Adam(1e-3))
-    history = model.fit(COLUMNS, batch_size=2, epochs=6, verbose=0).history
+    history = model.fit(COLUMNS, batch_size=2, epochs=12, verbose=0).history
     assert history["accuracy"][-1] == 1
     assert history["loss"][-1] < 0.5 * history["loss"][0]
     folder = str(tmp_path / "reward")
