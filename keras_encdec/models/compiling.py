@@ -9,7 +9,6 @@ import types
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import keras_hub
 
 from keras_encdec import check
@@ -21,7 +20,7 @@ from keras_encdec.training.loss import FusedCrossEntropy
 from keras_encdec.training.pair_trainer import PairTrainer
 from keras_encdec.training.policy import Policy
 from keras_encdec.training.preferences import Preference
-from keras_encdec.training.trainer import LOGS
+from keras_encdec.training.trainer import LOGS, resolved_optimizer
 from keras_encdec.warn import warn
 
 
@@ -48,7 +47,7 @@ class Compiled(PairTrainer):
         Args:
             optimizer: by default AdamW at 1e-4 with gradients clipped at norm 1
                 (arXiv 2512.14856, section 3.1, for the clipping; the rate is that of
-                the official fine-tuning example).
+                the official fine-tuning example); a number is another rate for it.
             loss: by default `keras_encdec.training.FusedCrossEntropy()`, which never
                 holds logits and reports accuracy and perplexity. Any other loss of
                 Keras gets logits (B, T, V), and `weighted_metrics` with it.
@@ -71,8 +70,7 @@ class Compiled(PairTrainer):
         options = {k: v for k, v in given.items() if k not in _NO_OPTIONS}
         self._compiled_with = types.MappingProxyType(options)  # Keras would keep metrics of a dict
         self._check_settings(sampler, attention, remat, scan)
-        if isinstance(optimizer, str) and optimizer == "auto":
-            optimizer = keras.optimizers.AdamW(1e-4, global_clipnorm=1.0)
+        optimizer = resolved_optimizer(optimizer, 1e-4)
         loss = FusedCrossEntropy() if loss == "auto" else loss
         if isinstance(loss, Policy) or (distillation and distillation.on_policy):
             _check_single_steps(kwargs.get("steps_per_execution", 1))

@@ -90,7 +90,8 @@ class EncDecMaskedLM(OnEncoder, TextLearner, MaskedTrainer, keras_hub.models.Mas
         """As in `keras_hub.models.MaskedLM`.
 
         Args:
-            optimizer: by default AdamW at 5e-5 with gradients clipped at norm 1.
+            optimizer: by default AdamW at 5e-5 with gradients clipped at norm 1; a number is
+                another rate for it.
             loss: by default `keras_encdec.training.FusedCrossEntropy()`, which never holds all
                 logits and reports accuracy and perplexity.
             **kwargs: `logs`, as of `EncDecSeq2SeqLM.compile`, and those of `keras.Model.compile`

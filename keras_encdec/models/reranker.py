@@ -158,7 +158,8 @@ class EncDecReranker(RerankerTrainer, TaskFiles, Learner, keras_hub.models.Task)
         """As in `keras.Model`.
 
         Args:
-            optimizer: by default AdamW at 5e-5 with gradients clipped at norm 1.
+            optimizer: by default AdamW at 5e-5 with gradients clipped at norm 1; a number is
+                another rate for it.
             loss: `RankNet`, `ListwiseSoftmax`, `ListNet` or `PointwiseCrossEntropy` of
                 `keras_encdec.training`; by default the second where rows have negatives, and
                 the last where they have one document with a label.

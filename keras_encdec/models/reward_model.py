@@ -114,7 +114,8 @@ class EncDecRewardModel(RewardTrainer, HeadFiles, Learner, keras_hub.models.Task
         """As in `keras.Model`.
 
         Args:
-            optimizer: by default AdamW at 5e-5 with gradients clipped at norm 1.
+            optimizer: by default AdamW at 5e-5 with gradients clipped at norm 1; a number is
+                another rate for it.
             loss: `keras_encdec.training.BradleyTerry`, the default.
             metrics: none; accuracy, the share of rows whose better answer gets more, and the mean
                 margin between both are reported.

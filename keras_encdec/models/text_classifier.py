@@ -124,7 +124,8 @@ class EncDecTextClassifier(EncoderTask, keras_hub.models.TextClassifier):
         """As in `keras_hub.models.TextClassifier`.
 
         Args:
-            optimizer: by default AdamW at 5e-5 with gradients clipped at norm 1.
+            optimizer: by default AdamW at 5e-5 with gradients clipped at norm 1; a number is
+                another rate for it.
             loss: by default the cross-entropy of integer labels; another loss of Keras gets labels
                 as they are.
             metrics: by default accuracy; rows count by their weight, as in the loss.

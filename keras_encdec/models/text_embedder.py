@@ -119,7 +119,8 @@ class EncDecTextEmbedder(EmbedderTrainer, EncoderTask, keras_hub.models.TextEmbe
         """As in `keras_hub.models.TextEmbedder`.
 
         Args:
-            optimizer: by default AdamW at 5e-5 with gradients clipped at norm 1.
+            optimizer: by default AdamW at 5e-5 with gradients clipped at norm 1; a number is
+                another rate for it.
             loss: `InBatchNCE()` by default, or `BiXSE`: see `keras_encdec.training`. Another loss
                 of Keras compares vectors with given ones.
             metrics: as in Keras, for such a loss; the others report accuracy, the share of

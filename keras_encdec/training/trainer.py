@@ -22,6 +22,24 @@ _OPTIONS = ("run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_los
 _Mixin: Any = object  # beside a keras.Model, whose methods it calls
 
 
+def resolved_optimizer(optimizer: Any, rate: float) -> Any:
+    """An optimizer as `compile` is given it: "auto" or a learning rate stands for AdamW.
+
+    Args:
+        optimizer: as in Keras, `"auto"`, or a number above 0.
+        rate: of `"auto"`.
+
+    Raises:
+        ValueError: if a number is no learning rate.
+    """
+    is_number = isinstance(optimizer, (int, float)) and not isinstance(optimizer, bool)
+    if is_number:
+        rate = check.real("optimizer as a learning rate", optimizer, above=0)
+    elif not (isinstance(optimizer, str) and optimizer == "auto"):
+        return optimizer
+    return keras.optimizers.AdamW(rate, global_clipnorm=1.0)
+
+
 class TokenCount(keras.metrics.Metric):
     """Tokens that were read and written in training, padding left out; it goes on over epochs.
 
@@ -95,7 +113,8 @@ class Trainer(_Mixin):
         """What `compile` of a task with a loss of its own has in common.
 
         Args:
-            optimizer: as in Keras; `"auto"` for AdamW at 5e-5 with gradients clipped at norm 1.
+            optimizer: as in Keras; `"auto"` for AdamW at 5e-5 with gradients clipped at norm 1, a
+                number for that at another rate.
             reported: means that stand in place of Keras' own loss.
             metrics: as in Keras; rows count by their weight, as in the loss.
             logs: as of `EncDecSeq2SeqLM.compile`.
@@ -106,8 +125,7 @@ class Trainer(_Mixin):
             ValueError: if there is no such log.
         """
         check.keywords("an argument of compile()", kwargs, _OPTIONS)
-        if isinstance(optimizer, str) and optimizer == "auto":
-            optimizer = keras.optimizers.AdamW(5e-5, global_clipnorm=1.0)
+        optimizer = resolved_optimizer(optimizer, 5e-5)
         self.report(logs, *reported)
         keras.Model.compile(self, optimizer, None, weighted_metrics=metrics, **kwargs)
         self.compiled_rate = learning_rate(self.optimizer)

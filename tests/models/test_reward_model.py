@@ -115,3 +115,17 @@ def test_what_cannot_be(model):
     with pytest.raises(ValueError, match="reads"):
         make("both")
     assert keras_encdec.training.BradleyTerry() == training.BradleyTerry(0.01)
+
+
+def test_a_number_is_a_learning_rate():
+    """As the examples write it, for each kind of task."""
+    lm = pair_of_texts()
+    for task in (lm, EncDecRewardModel(lm.backbone, lm.preprocessor)):
+        task.compile(3e-4)
+        optimizer = task.optimizer
+        assert isinstance(optimizer, keras.optimizers.AdamW)
+        assert float(optimizer.learning_rate) == pytest.approx(3e-4)
+        assert optimizer.global_clipnorm == 1.0
+        for wrong in (0, -1e-4, float("nan")):
+            with pytest.raises(ValueError, match="Expected optimizer as a learning rate"):
+                task.compile(wrong)
