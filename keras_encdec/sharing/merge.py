@@ -40,13 +40,13 @@ def merge(
 ) -> None:
     """Makes one preset of several that were trained from the same weights.
 
-    Tensors are combined in float64 and rounded once to the dtype of the files, a stretch at a time:
-    of whole models only the result is in memory, once, when it is checked. It has the
-    preprocessor of the first preset, and its record and card say what it was made of.
+    Tensors are combined in float64, a stretch at a time, and rounded once: of whole models only
+    the result is in memory, once, when it is checked. It has dtype and preprocessor of the first
+    preset, and its record and card say what it was made of.
 
     Args:
         presets: two or more folders of `save_to_preset`, or handles of them: pairs, encoders or
-            tasks with heads, all of one spec, task, tokenizer and dtype.
+            tasks with heads, all of one spec, task and tokenizer.
         out: the folder to write, whole or not at all; new, empty, or a preset to replace.
         method: how they are combined. `"average"` takes the mean (model soups, arXiv 2203.05482).
             `"slerp"` goes along the arc between two; with `base`, of what each has learned since

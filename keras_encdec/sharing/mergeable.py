@@ -79,10 +79,10 @@ class Mergeable:
         }
 
     def tensors(self) -> dict[str, list]:
-        """Shape and dtype of each."""
+        """Shape of each, and whether it holds real numbers."""
         with contextlib.ExitStack() as files:
             found = tensors_of(self.folder, files)
-            return {name: [list(t.shape), t.dtype] for name, t in sorted(found.items())}
+            return {name: [list(t.shape), t.is_real] for name, t in sorted(found.items())}
 
 
 _AGREE: dict[str, Callable[[Mergeable], dict[str, Any]]] = {
