@@ -321,3 +321,25 @@ def test_nothing_is_read_ahead_on_an_accelerator():
         with read_ahead(ahead):
             next(iter(JAXEpochIterator._one_batch_ahead_iterator(None, batches())))
         assert read == ([0, 1] if ahead else [0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantized", [False, True])
+def test_on_a_small_budget(tokenizer, quantized):
+    """LoRA, on int8 too: what is frozen stays, and the start is what nothing diverges from."""
+    lm = make(tokenizer)
+    if quantized:
+        lm.quantize("int8", filters=training.pretrained)
+    lm.backbone.enable_lora(2)
+    lm.compile(keras.optimizers.SGD(5.0), loss=training.RLOO(letters, num_samples=G))
+    trained = {id(v) for v in lm.trainable_variables}
+    frozen = [
+        (v, np.array(v)) for v in lm.variables if id(v) not in trained and "seed" not in v.path
+    ]
+    assert len(lm.anchor_variables) == 0
+    assert lm.evaluate(GIVEN, verbose=0, return_dict=True)["kl"] == pytest.approx(0, abs=1e-5)
+    assert len(lm.anchor_variables) == len(trained)
+    lm.fit(GIVEN, batch_size=5, epochs=3, verbose=0)
+    for variable, before in frozen:
+        np.testing.assert_array_equal(variable, before)
+    assert abs(lm.evaluate(GIVEN, verbose=0, return_dict=True)["kl"]) > 1e-4

@@ -42,7 +42,7 @@ from keras_encdec.sharing import catalog
 from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
 from keras_encdec.testing.models import draw, make_inputs, tiny_backbone
 from keras_encdec.testing.specs import other_pair, tiny_decoder, tiny_encoder, tiny_pair
-from keras_encdec.training import DPO, BradleyTerry
+from keras_encdec.training import DPO, RLOO, BradleyTerry
 from keras_encdec.training.estimate import estimate
 from keras_encdec.training.loss import Sums
 from keras_encdec.training.token_likelihood import token_log_likelihoods
@@ -158,6 +158,31 @@ def prefer(meshes, rewards=False):
 def judge(meshes):
     """As `prefer`, of a reward model."""
     return prefer(meshes, rewards=True)
+
+
+def reward(meshes):
+    """As `fit`, of answers that are drawn and rewarded; a token drawn otherwise would show."""
+    spec, differences = pair(vocabulary_size=4096), {}
+    expected = train_on_rewards(spec)
+    for mesh in meshes:
+        with distribution(mesh, spec).scope():
+            found = train_on_rewards(spec)
+        differences[str(mesh)] = {k: float(np.abs(found[k] - v).max()) for k, v in expected.items()}
+    return differences
+
+
+def train_on_rewards(spec):
+    tokenizer = keras_hub.models.Tokenizer.from_preset(EMBEDDED)
+    lm = EncDecSeq2SeqLM(tiny_backbone(spec), EncDecSeq2SeqLMPreprocessor(tokenizer, 24, 8))
+
+    def lengths(prompts, texts, records):
+        return [len(text) / 10 for text in texts]
+
+    lm.compile(keras.optimizers.SGD(0.02), loss=RLOO(lengths, num_samples=2))
+    prompts = [f"Returns the mean of {i} numbers." for i in range(10)]
+    history = lm.fit(prompts, batch_size=ROWS, shuffle=False, epochs=2, verbose=0).history
+    logs = {name: np.array(history[name]) for name in ("loss", "reward", "kl", "length")}
+    return {**logs, **weights_of(lm)}
 
 
 def train_on_preferences(spec, rewards):
@@ -592,7 +617,7 @@ def asked(spec):
 
 
 COMMANDS = (step, program, loss, fit, fit_other, scanned, gathered, write, load, held, hosts)
-COMMANDS += (read, uneven, order, teacher, classify, prefer, judge)
+COMMANDS += (read, uneven, order, teacher, classify, prefer, judge, reward)
 COMMANDS = {f.__name__: f for f in COMMANDS}
 
 if __name__ == "__main__":

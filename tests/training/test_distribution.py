@@ -58,10 +58,14 @@ def test_a_classifier_trains_like_on_one_device(by_hand, mesh):
 
 @pytest.mark.parametrize(
     "what",
-    [pytest.param("prefer", marks=pytest.mark.slow), pytest.param("judge", marks=pytest.mark.long)],
+    [
+        pytest.param("prefer", marks=pytest.mark.slow),
+        pytest.param("judge", marks=pytest.mark.long),
+        pytest.param("reward", marks=pytest.mark.long),
+    ],
 )
 def test_meshes_prefer_like_one_device(what):
-    """By a reference that they compute, and as a reward model."""
+    """By a reference that they compute, as a reward model, and of answers that they draw."""
     for differences in answer(start(**{what: [["data", [2, 4]]]}))[what].values():
         assert_same(differences)
 
