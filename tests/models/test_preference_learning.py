@@ -88,6 +88,7 @@ def test_kto_reads_answers_to_other_inputs(start):
     assert found["wanted_reward"] == pytest.approx(0.1 * own[side > 0].mean(), rel=1e-3)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="parts of a step")
 def test_parts_of_a_step_are_the_step():
     losses = {}
     for parts in (1, 2):
@@ -97,6 +98,7 @@ def test_parts_of_a_step_are_the_step():
     assert losses[1][-1] < losses[1][0]
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="parts of a step")
 def test_kto_is_refused_in_parts():
     """Its divergence is a mean over the batch, of which a part knows a part."""
     with pytest.raises(ValueError, match=r"gradient_accumulation_steps=1 with KTO"):
