@@ -23,7 +23,9 @@ def _interactive_logging():
     enabled = keras.config.is_interactive_logging_enabled()
     keras.config.enable_interactive_logging()
     yield
-    if not enabled:
+    if enabled:
+        keras.config.enable_interactive_logging()
+    else:
         keras.config.disable_interactive_logging()
 
 
