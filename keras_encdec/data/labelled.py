@@ -206,6 +206,24 @@ def together(arrays: Sequence[np.ndarray | None], what: str) -> np.ndarray | Non
     return np.concatenate(there) if there else None
 
 
+def names_of_fields(x: Any) -> list[str] | None:
+    """Of a dict, a frame, a dataset or rows that are dicts; None for what has none."""
+    if isinstance(x, (list, tuple)) and len(x) and isinstance(x[0], Mapping):
+        return list(map(str, x[0]))
+    return names_of_columns(x)
+
+
+def columns_of(x: Any, names: Sequence[str]) -> dict[str, Any]:
+    """What such data holds in those of its fields.
+
+    Raises:
+        ValueError: if a row lacks one.
+    """
+    if isinstance(x, (list, tuple)):
+        return columns_of_rows(x, names)
+    return {name: x[name] for name in names}
+
+
 def columns_of_rows(rows: Sequence[Any], names: Sequence[str]) -> dict[str, list[Any]]:
     """A list of dicts as columns.
 

@@ -13,11 +13,10 @@ import numpy as np
 from keras_encdec.data.batching import examples_of
 from keras_encdec.data.conversations import Conversations
 from keras_encdec.data.kinds import Pairs, Source, joined
-from keras_encdec.data.labelled import columns_of_rows, elements, numbers_of, together
+from keras_encdec.data.labelled import columns_of, elements, names_of_fields, numbers_of, together
 from keras_encdec.data.recognize import (
     as_source,
     listed,
-    names_of_columns,
     refuse_beside,
     stream_of,
     weights_of,
@@ -100,14 +99,11 @@ def as_preferred(x: Any, y: Any = None, sample_weight: Any = None) -> Preferred 
         return x
     if isinstance(x, get_args(Source)):
         return as_source(x, y, sample_weight)
-    names = names_of_columns(x)
-    rows = names is None and isinstance(x, (list, tuple)) and len(x) and isinstance(x[0], Mapping)
-    names = list(map(str, x[0])) if rows else names
+    names = names_of_fields(x)
     if names is not None:
         if not _are_known(names, y):
             return as_source(x, y, sample_weight)
-        columns = columns_of_rows(x, names) if rows else {name: x[name] for name in names}
-        return _of_columns(columns, y, sample_weight)
+        return _of_columns(columns_of(x, names), y, sample_weight)
     stream = None if y is not None else stream_of(x, as_preferred)
     if stream is None or not isinstance(stream.first(), Preferred):
         return as_source(x if stream is None else stream, y, sample_weight)

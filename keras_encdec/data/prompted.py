@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_encdec.data.kinds import Stream
-from keras_encdec.data.labelled import columns_of_rows, elements
+from keras_encdec.data.labelled import columns_of, elements, names_of_fields, together
 from keras_encdec.data.recognize import (
     is_texts,
     listed,
-    names_of_columns,
     refuse_beside,
     stream_of,
     strings,
@@ -95,13 +94,9 @@ def as_prompted(x: Any, y: Any = None, sample_weight: Any = None) -> Prompted:
             "Expected prompts alone: answers are drawn. Received: y beside them. What rewards "
             'need goes into columns, such as {"prompt": [...], "answer": [...]}.'
         )
-    names = names_of_columns(x)
-    rows = names is None and isinstance(x, (list, tuple)) and len(x) and isinstance(x[0], Mapping)
-    if rows and "role" not in x[0]:
-        names = list(map(str, x[0]))
-        return _of_columns(columns_of_rows(x, names), sample_weight)
+    names = names_of_fields(x)
     if names is not None:
-        return _of_columns({name: x[name] for name in names}, sample_weight)
+        return _of_columns(columns_of(x, names), sample_weight)
     if is_texts(x):
         prompts = strings(x, PROMPT)
         return Prompted(prompts, {}, weights_of(sample_weight, len(prompts)))
@@ -135,4 +130,5 @@ def _joined(stream: Stream) -> Prompted:
     if any(some != names[0] for some in names):
         raise ValueError(f"Expected the same columns throughout. Received: {names[:3]}.")
     records = {n: [value for part in parts for value in part.records[n]] for n in names[0]}
-    return Prompted([prompt for part in parts for prompt in part.prompts], records)
+    prompts = [prompt for part in parts for prompt in part.prompts]
+    return Prompted(prompts, records, together([p.weights for p in parts], "a sample_weight"))

@@ -134,14 +134,14 @@ class Rollouts(OnPolicy):
         by_name = zip(self.loss.names, np.moveaxis(y["rewards"], -1, 0), strict=True)
         found = {
             "reward": y["rewards"] @ np.asarray(self.loss.weights),
-            **{f"reward_{name}": column for name, column in by_name if len(self.loss.names) > 1},
+            **{f"reward_{name}": column for name, column in by_name},
             "length": x["decoder_padding_mask"].sum(axis=-1),
             "truncated": y["truncated"],
         }
         if "reference" in y:
             given = y["labels"], _SCORED_AT_ONCE, self.loss.temperature
             found["kl"] = answers_scored(self._model, x, *given) - y["reference"]
-        return found
+        return {name: found[name] for name in self.loss.reports if name in found}
 
 
 class Following(keras.callbacks.Callback):

@@ -10,6 +10,7 @@ import pytest
 from seen import Seen, log_softmax, pair_of_texts
 
 from keras_encdec import training
+from keras_encdec.data.prompted import as_prompted
 from keras_encdec.models.rollouts import Rollouts
 from keras_encdec.private import read_ahead
 from keras_encdec.sharing import catalog
@@ -343,3 +344,13 @@ def test_on_a_small_budget(tokenizer, quantized):
     for variable, before in frozen:
         np.testing.assert_array_equal(variable, before)
     assert abs(lm.evaluate(GIVEN, verbose=0, return_dict=True)["kl"]) > 1e-4
+
+
+def test_weights_of_a_stream_are_kept():
+    parts = [
+        ({"prompt": "One.", "wanted": 1}, None, 2.0),
+        ({"prompt": "Two.", "wanted": 2}, None, 0.5),
+    ]
+    found = as_prompted(iter(parts))
+    assert (found.prompts, found.records) == (["One.", "Two."], {"wanted": [1, 2]})
+    assert found.weights.tolist() == [2.0, 0.5]

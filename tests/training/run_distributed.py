@@ -121,15 +121,19 @@ def train(spec, **settings):
     return {"loss": np.array(history.history["loss"]), **weights_of(lm)}
 
 
-def classify(meshes):
-    """As `fit`, of a classifier; its last batch is no whole one."""
-    spec, differences = pair(), {}
-    expected = train_classifier(spec)
+def apart(meshes, spec, train):
+    """The largest difference of each number of a training from that on one device, by mesh."""
+    expected, differences = train(spec), {}
     for mesh in meshes:
         with distribution(mesh, spec).scope():
-            found = train_classifier(spec)
+            found = train(spec)
         differences[str(mesh)] = {k: float(np.abs(found[k] - v).max()) for k, v in expected.items()}
     return differences
+
+
+def classify(meshes):
+    """As `fit`, of a classifier; its last batch is no whole one."""
+    return apart(meshes, pair(), train_classifier)
 
 
 def train_classifier(spec):
@@ -146,13 +150,9 @@ def train_classifier(spec):
 
 def prefer(meshes, rewards=False):
     """As `fit`, of answers that people preferred; the last batch is no whole one."""
-    spec, differences = pair(vocabulary_size=4096), {}
-    expected = train_on_preferences(spec, rewards)
-    for mesh in meshes:
-        with distribution(mesh, spec).scope():
-            found = train_on_preferences(spec, rewards)
-        differences[str(mesh)] = {k: float(np.abs(found[k] - v).max()) for k, v in expected.items()}
-    return differences
+    return apart(
+        meshes, pair(vocabulary_size=4096), lambda spec: train_on_preferences(spec, rewards)
+    )
 
 
 def judge(meshes):
@@ -162,13 +162,7 @@ def judge(meshes):
 
 def reward(meshes):
     """As `fit`, of answers that are drawn and rewarded; a token drawn otherwise would show."""
-    spec, differences = pair(vocabulary_size=4096), {}
-    expected = train_on_rewards(spec)
-    for mesh in meshes:
-        with distribution(mesh, spec).scope():
-            found = train_on_rewards(spec)
-        differences[str(mesh)] = {k: float(np.abs(found[k] - v).max()) for k, v in expected.items()}
-    return differences
+    return apart(meshes, pair(vocabulary_size=4096), train_on_rewards)
 
 
 def train_on_rewards(spec):
