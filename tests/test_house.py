@@ -139,3 +139,9 @@ def test_what_is_left_to_the_hand_exists():
     for line in (tests / "by_hand.txt").read_text().splitlines():
         path, name = line.split("[")[0].split("::")
         assert f"def {name}(" in (tests.parent / path).read_text(), line
+
+
+def test_no_two_files_of_tests_share_a_name():
+    """One process of pytest imports them by their names alone."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(names) == len(set(names))
