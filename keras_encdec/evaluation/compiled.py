@@ -18,7 +18,7 @@ import numpy as np
 from keras_encdec import check
 from keras_encdec.conversion.execute import without_values
 from keras_encdec.evaluation.flops import Spec
-from keras_encdec.layers.stack import Encoder
+from keras_encdec.layers.encoder import Encoder
 from keras_encdec.models import EncDecBackbone
 from keras_encdec.spec import PairSpec, StackSpec, Tensor
 

@@ -8,9 +8,11 @@ import dataclasses
 from collections.abc import Iterator
 
 from keras_encdec.layers.choice import Choice, find
+from keras_encdec.layers.decoder import Decoder
+from keras_encdec.layers.encoder import Encoder
 from keras_encdec.layers.fused import Problem
 from keras_encdec.layers.masks import Limits
-from keras_encdec.layers.stack import Decoder, Encoder, Stack
+from keras_encdec.layers.stack import Stack
 from keras_encdec.spec import Window
 
 _TITLES = (

@@ -9,7 +9,9 @@ from typing import Any
 import keras
 
 from keras_encdec import check, layout
-from keras_encdec.layers.stack import Decoder, Encoder, Stack
+from keras_encdec.layers.decoder import Decoder
+from keras_encdec.layers.encoder import Encoder
+from keras_encdec.layers.stack import Stack
 from keras_encdec.models.base import StacksBackbone
 from keras_encdec.spec import CrossAttentionSpec, EncoderAttention, StackSpec, pair_from_json
 

@@ -10,7 +10,8 @@ from typing import Any
 import keras
 
 from keras_encdec import layout
-from keras_encdec.layers.stack import Encoder, Stack
+from keras_encdec.layers.encoder import Encoder
+from keras_encdec.layers.stack import Stack
 from keras_encdec.models.base import StacksBackbone
 from keras_encdec.models.exports import Exports
 from keras_encdec.spec import EncoderAttention, EncoderSpec, StackSpec, stack_from_json

@@ -247,7 +247,7 @@ def about(encoder: Any, reader: Reader, pooling: int) -> dict[str, Any]:
     Weights by a few values of each: any step of training that moves a weight moves these.
 
     Args:
-        encoder: `keras_encdec.layers.stack.Encoder`.
+        encoder: `keras_encdec.layers.encoder.Encoder`.
         reader: of documents.
         pooling: r.
     """

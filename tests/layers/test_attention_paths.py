@@ -9,7 +9,8 @@ from keras import ops
 
 from keras_encdec.layers import by_head, cache, choice, fused, masks, tokamax
 from keras_encdec.layers.attention import Attention, attend
-from keras_encdec.layers.stack import Decoder, Encoder
+from keras_encdec.layers.decoder import Decoder
+from keras_encdec.layers.encoder import Encoder
 from keras_encdec.spec import CrossAttentionSpec
 from keras_encdec.testing.gradients import value_and_gradients
 from keras_encdec.testing.models import (

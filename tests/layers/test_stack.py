@@ -9,7 +9,8 @@ import pytest
 from keras import ops
 
 from keras_encdec.layers.block import Block
-from keras_encdec.layers.stack import Decoder, Encoder
+from keras_encdec.layers.decoder import Decoder
+from keras_encdec.layers.encoder import Encoder
 from keras_encdec.testing.models import to_numpy
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
 

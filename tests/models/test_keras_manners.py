@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from keras_encdec.layers.attention import Attention
+from keras_encdec.layers.decoder import Decoder
+from keras_encdec.layers.encoder import Encoder
 from keras_encdec.layers.feedforward import GatedFeedForward
 from keras_encdec.layers.norm import RMSNorm
-from keras_encdec.layers.stack import Decoder, Encoder
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
 from keras_encdec.spec import NormSpec, RotarySpec
 from keras_encdec.testing.models import assert_close, make_inputs, run, tiny_lm
