@@ -40,6 +40,10 @@ _AXES: dict[str, Axes] = {
     "gate/kernel": (_BATCH, _MODEL),  # (D, F)
     "up/kernel": (_BATCH, _MODEL),
     "down/kernel": (_MODEL, _BATCH),  # (F, D)
+    "router/kernel": (None, None),  # (D, E)
+    "experts/gate": (_MODEL, _BATCH, None),  # (E, D, F)
+    "experts/up": (_MODEL, _BATCH, None),
+    "experts/down": (_MODEL, None, _BATCH),  # (E, F, D)
     "norm/scale": (None,),  # (D,) or (H,)
     "gate/scale": (),
 }
@@ -67,7 +71,8 @@ def layout_map(
         spec: of the pair, or of an encoder alone. An axis that does not divide a dimension
             is then left out for it. Without a spec every dimension is cut, but the key/value
             heads, which are often fewer than devices.
-        model_parallel_dim_name: the mesh axis for heads, F and V.
+        model_parallel_dim_name: the mesh axis for heads, F, V and experts, which lie whole and
+            apart on its devices.
         data_parallel_dim_name: the mesh axis for the batch, and for D.
 
     Returns:

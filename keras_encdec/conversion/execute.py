@@ -48,18 +48,17 @@ def convert(plan: Plan, sources: Mapping[str, Source], dtype: Any = None) -> Enc
         if step.source:
             users[step.source].append(step)
     for side, name in plan.dropped:
-        sources[side].weights.release(bound[side][name].name)
+        _release(bound[side][name], sources[side].weights)
     backbone, variables = _without_values(EncDecBackbone, plan.pair, dtype)
     for (side, name), steps in track(list(users.items()), "Converting"):
         tensor, weights = bound[side][name], sources[side].weights
-        array = check_finite(tensor.name, weights.read(tensor.name), f"the {side}'s weights")
-        array = tensor.to_ours(array)
+        array = _read(tensor, weights, f"the {side}'s weights")
         for step in steps:
             _assign(
                 variables[step.target],
                 np.repeat(array, step.repeat, axis=-2) if step.repeat > 1 else array,
             )
-        weights.release(tensor.name)
+        _release(tensor, weights)
     _initialize(variables[step.target] for step in plan.fresh)
     return backbone
 
@@ -92,8 +91,7 @@ def load(
     kind = EncDecBackbone if isinstance(spec, PairSpec) else EncoderBackbone
     backbone, variables = _without_values(kind, spec, dtype)
     for name, tensor in track(list(bound.items()), "Loading"):
-        array = check_finite(tensor.name, source.read(tensor.name), "the weights to load")
-        _assign(variables[name], tensor.to_ours(array))
+        _assign(variables[name], _read(tensor, source, "the weights to load"))
     return backbone
 
 
@@ -118,13 +116,12 @@ def convert_encoder(
     for name, tensor in track(list(every.items()), "Converting"):
         variable = variables.get(f"encoder/{name}")  # None for the output matrix
         if variable is not None or with_output:
-            array = check_finite(tensor.name, source.weights.read(tensor.name), "the weights")
-            array = tensor.to_ours(array)
+            array = _read(tensor, source.weights, "the weights")
             if variable is None:
                 output = np.array(array)
             else:
                 _assign(variable, array)
-        source.weights.release(tensor.name)
+        _release(tensor, source.weights)
     return backbone, output
 
 
@@ -151,7 +148,20 @@ def export(
     weights = effective_weights(backbone)
     for name, tensor in track(list(bound.items()), "Exporting"):
         array = check_finite(name, weights[name], "the model to export")
-        write(tensor.name, np.ascontiguousarray(tensor.to_theirs(array)))
+        for their_name, part in tensor.to_theirs(array):
+            write(their_name, np.ascontiguousarray(part))
+
+
+def _read(
+    tensor: dialect.Tensor, weights: ModelSource | SafetensorsSource, whose: str
+) -> np.ndarray:
+    """A weight of ours, of finite numbers."""
+    return tensor.to_ours(lambda name: check_finite(name, weights.read(name), whose))
+
+
+def _release(tensor: dialect.Tensor, weights: ModelSource | SafetensorsSource) -> None:
+    for name in tensor.names:
+        weights.release(name)
 
 
 def _without_values(

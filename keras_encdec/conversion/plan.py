@@ -25,6 +25,7 @@ from keras_encdec.spec import (
     StackSpec,
     count_parameters,
 )
+from keras_encdec.spec.experts import of_kept_layers
 
 _OF_KEYS_AND_VALUES = tuple(
     f"attention/{name}/{kind}" for name in ("key", "value") for kind in ("kernel", "bias")
@@ -95,6 +96,8 @@ class Plan:
         total = count_parameters({step.target: step.shape for step in self.steps})
         fresh = count_parameters({step.target: step.shape for step in self.fresh})
         text = f"{total:,} parameters, {total - fresh:,} from the source, {fresh:,} fresh"
+        idle = self.pair.encoder.idle_parameters + self.pair.decoder.idle_parameters
+        text += f"; {total - idle:,} active for a token of each side" if idle else ""
         source = self.sources.get("decoder") or self.sources.get("source")
         if source is None or source.num_layers == len(self.decoder_layers):
             return text
@@ -175,8 +178,12 @@ def _expanded(spec: StackSpec) -> StackSpec:
 
 def _thinned(spec: StackSpec, kept: Sequence[int]) -> StackSpec:
     """With some of the layers."""
-    windows = tuple(spec.windows[i] for i in kept)
-    return dataclasses.replace(spec, windows=windows, rotary=tuple(spec.rotaries[i] for i in kept))
+    return dataclasses.replace(
+        spec,
+        windows=tuple(spec.windows[i] for i in kept),
+        rotary=tuple(spec.rotaries[i] for i in kept),
+        experts=of_kept_layers(spec.experts, list(kept)),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

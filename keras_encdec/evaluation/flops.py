@@ -1,6 +1,7 @@
 """Forward FLOPs of a model by its spec: the sums behind figure 3 of arXiv 2504.06225.
 
-A multiply-add counts as two. Counted are the products with kernels (`linear`), the two products
+A multiply-add counts as two. Counted are the products with kernels (`linear`), of experts with
+those that a token goes through, the two products
 of each attention (`attention`) and the product that writes the logits (`logits`). Not counted are
 the look-up of embeddings, norms, rotary positions, soft caps, softmax, activations, gates and
 biases: they grow with the width, not with its square. The paper gives no formula; under the
@@ -84,14 +85,14 @@ def flops_by_side(
     if isinstance(spec, StackSpec):
         length = source + target
         seen = [pairs(length, window, causal=True) for window in spec.windows]
-        linear = _linear(spec.weights(), lambda _: length)
+        linear = _linear(spec, spec.weights(), lambda _: length)
         return {"decoder-only": Flops(linear, _attention(spec, seen), _logits(spec, target))}
     encoder, decoder = spec.encoder, spec.decoder
     causal = spec.encoder_attention == "causal"
     read = [pairs(source, window, causal=causal) for window in encoder.windows]
     seen = [pairs(target, window, causal=True) for window in decoder.windows]
     seen += [target * source for layer in range(decoder.num_layers) if _crosses(spec, layer)]
-    linear = _linear(encoder.weights(writes=False), lambda _: source)
+    linear = _linear(encoder, encoder.weights(writes=False), lambda _: source)
     return {
         "encoder": Flops(linear, _attention(encoder, read)),
         "decoder": Flops(
@@ -125,7 +126,9 @@ def token_flops(
     masked = _is_masked(counting)
     if isinstance(spec, StackSpec):
         seen = [_last(source + target, window, masked) for window in spec.windows]
-        return Flops(_linear(spec.weights(), lambda _: 1), _attention(spec, seen), _logits(spec, 1))
+        return Flops(
+            _linear(spec, spec.weights(), lambda _: 1), _attention(spec, seen), _logits(spec, 1)
+        )
     decoder = spec.decoder
     seen = [_last(target, window, masked) for window in decoder.windows]
     seen += [source for layer in range(decoder.num_layers) if _crosses(spec, layer)]
@@ -137,9 +140,12 @@ def _is_masked(counting: Counting) -> bool:
     return check.one_of("counting", counting, get_args(Counting)) == "masked"
 
 
-def _linear(weights: Mapping[str, Shape], tokens: Callable[[str], int]) -> int:
+def _linear(spec: StackSpec, weights: Mapping[str, Shape], tokens: Callable[[str], int]) -> int:
     """Of all kernels, each with its tokens: 2 for each of its numbers and each token."""
     kernels = {name: shape for name, shape in weights.items() if name.endswith("/kernel")}
+    if spec.experts is not None:
+        experts = {name: shape for name, shape in weights.items() if "/experts/" in name}
+        kernels |= {name: (spec.experts.top_k, *shape[1:]) for name, shape in experts.items()}
     return sum(2 * math.prod(shape) * tokens(name) for name, shape in kernels.items())
 
 
@@ -155,7 +161,8 @@ def _linear_of_decoder(spec: PairSpec, source: int, target: int) -> int:
         crosses = _crosses(spec, int(block.removeprefix("block_")))
         return target + (source if spec.cross_attention.merged and crosses else 0)
 
-    return _linear(spec.decoder.weights(spec.encoder.width, spec.cross_attention), tokens)
+    weights = spec.decoder.weights(spec.encoder.width, spec.cross_attention)
+    return _linear(spec.decoder, weights, tokens)
 
 
 def _crosses(spec: PairSpec, layer: int) -> bool:

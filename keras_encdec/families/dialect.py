@@ -7,7 +7,7 @@ layout reversed, exports (ours -> theirs). Knows no file format and no model.
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 
 import einops
@@ -22,7 +22,8 @@ class Rule:
 
     Args:
         ours: our weight name; `{i}` stands for the layer.
-        theirs: their tensor name, with the same `{i}`.
+        theirs: their tensor name, with the same `{i}`. With `{e}` it is one tensor for each
+            index of their first axis: experts that lie apart.
         layout: einops pattern from their axes to ours; `"(n h) d -> d n h"`.
     """
 
@@ -33,19 +34,37 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A rule applied to one weight: where it lies in their file, and in what shape."""
+    """A rule applied to one weight: where it lies in their file, and in what shape.
 
-    name: str
+    Args:
+        names: of their tensor, or of several.
+        shape: of each of them.
+        our_shape: of the weight.
+        layout: of the rule.
+        is_cut: whether each holds one index of the first axis of `layout`.
+    """
+
+    names: tuple[str, ...]
     shape: Shape
     our_shape: Shape
     layout: str
+    is_cut: bool = False
 
-    def to_ours(self, array: np.ndarray) -> np.ndarray:
+    @property
+    def name(self) -> str:
+        """Of the first."""
+        return self.names[0]
+
+    def to_ours(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
+        """The weight, of what `read` gives for each name."""
+        array = np.stack(list(map(read, self.names))) if self.is_cut else read(self.name)
         return einops.rearrange(array, self.layout, **_sizes(self.layout, self.our_shape))
 
-    def to_theirs(self, array: np.ndarray) -> np.ndarray:
+    def to_theirs(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Name and array of each of their tensors, of the weight."""
         left, right = self.layout.split("->")
-        return einops.rearrange(array, f"{right} -> {left}")
+        array = einops.rearrange(array, f"{right} -> {left}")
+        yield from zip(self.names, array if self.is_cut else [array], strict=True)
 
 
 def bind(rules: Iterable[Rule], weights: Mapping[str, Shape]) -> dict[str, Tensor]:
@@ -65,9 +84,16 @@ def bind(rules: Iterable[Rule], weights: Mapping[str, Shape]) -> dict[str, Tenso
         if len(found) != 1:
             raise KeyError(f"Expected one rule for weight {name!r}. Received: {len(found)}.")
         match, rule = found[0]
-        theirs = rule.theirs.format(i=match.groupdict().get("i"))
-        bound[name] = Tensor(theirs, _their_shape(rule.layout, shape), tuple(shape), rule.layout)
+        bound[name] = _applied(rule, match.groupdict().get("i"), tuple(shape))
     return bound
+
+
+def _applied(rule: Rule, layer: str | None, shape: Shape) -> Tensor:
+    theirs = _their_shape(rule.layout, shape)
+    if "{e}" not in rule.theirs:
+        return Tensor((rule.theirs.format(i=layer),), theirs, shape, rule.layout)
+    names = tuple(rule.theirs.format(i=layer, e=e) for e in range(theirs[0]))
+    return Tensor(names, theirs[1:], shape, rule.layout, is_cut=True)
 
 
 def check(
@@ -85,7 +111,7 @@ def check(
     Raises:
         ValueError: naming what is missing, extra, or of another shape or dtype.
     """
-    wanted = {tensor.name: tensor.shape for tensor in expected.values()}
+    wanted = {name: tensor.shape for tensor in expected.values() for name in tensor.names}
     problems = [f"{name} is missing" for name in wanted if name not in received]
     problems += [
         f"{name} is not part of this model"

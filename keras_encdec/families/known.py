@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_encdec import check
-from keras_encdec.families import gemma, gemma3, llama, mistral, qwen, smollm3
+from keras_encdec.families import gemma, gemma3, llama, mistral, mixtral, qwen, qwen3_moe, smollm3
 from keras_encdec.families.family import Family
 from keras_encdec.spec import StackSpec
 
@@ -14,7 +14,9 @@ FAMILIES: tuple[Family, ...] = (
     *gemma3.FAMILIES,
     *llama.FAMILIES,
     *mistral.FAMILIES,
+    *mixtral.FAMILIES,
     *qwen.FAMILIES,
+    *qwen3_moe.FAMILIES,
     *smollm3.FAMILIES,
 )
 

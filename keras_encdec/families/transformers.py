@@ -16,6 +16,7 @@ from keras_encdec.families.fields import Fields
 from keras_encdec.spec import (
     AttentionSpec,
     EncoderSpec,
+    MoESpec,
     NormSpec,
     RotarySpec,
     StackSpec,
@@ -58,6 +59,39 @@ def rules(post_norm: bool) -> tuple[Rule, ...]:
             for ours, theirs, layout in layer
         ),
     )
+
+
+def expert_rules(block: str, *, gate: str, up: str, down: str) -> tuple[Rule, ...]:
+    """Names of a router and its experts, each with tensors of its own, in the part `block`."""
+    ours, theirs = "block_{i}/feedforward", f"model.layers.{{i}}.{block}"
+    return (
+        Rule(f"{ours}/router/kernel", f"{theirs}.gate.weight", "e d -> d e"),
+        Rule(f"{ours}/experts/gate", f"{theirs}.experts.{{e}}.{gate}.weight", "e f d -> e d f"),
+        Rule(f"{ours}/experts/up", f"{theirs}.experts.{{e}}.{up}.weight", "e f d -> e d f"),
+        Rule(f"{ours}/experts/down", f"{theirs}.experts.{{e}}.{down}.weight", "e d f -> e f d"),
+    )
+
+
+def routing(field: Fields) -> dict[str, Any]:
+    """Fields of `MoESpec` that configs name alike; `routing_config` is the inverse."""
+    field.drop("output_router_logits")  # of an output, and of whether the loss below is added
+    return {
+        "top_k": field("num_experts_per_tok"),
+        "balance_weight": float(field("router_aux_loss_coef", 0.001)),
+    }
+
+
+def routing_config(experts: MoESpec) -> dict[str, Any]:
+    """What configs of models with experts name alike."""
+    return {
+        "num_experts_per_tok": experts.top_k,
+        "router_aux_loss_coef": experts.balance_weight,
+    }
+
+
+def experts_of(spec: EncoderSpec) -> MoESpec:
+    """Of an encoder; of one without, one expert: it reads as another model, and is refused."""
+    return spec.encoder.experts or MoESpec(1, 1, spec.encoder.feedforward_dim)
 
 
 def stack(

@@ -10,16 +10,25 @@ import keras
 from keras import ops
 
 from keras_encdec.layers import cache as caches
+from keras_encdec.layers import masks
 from keras_encdec.layers.attention import Attention, Part
 from keras_encdec.layers.cache import KeysValues
+from keras_encdec.layers.experts import MixtureOfExperts
 from keras_encdec.layers.feedforward import GatedFeedForward
 from keras_encdec.layers.masks import KeyRange, Limits
 from keras_encdec.layers.norm import RMSNorm
-from keras_encdec.spec import CrossAttentionSpec, InputShape, RotarySpec, StackSpec, Tensor
+from keras_encdec.spec import (
+    CrossAttentionSpec,
+    InputShape,
+    MoESpec,
+    RotarySpec,
+    StackSpec,
+    Tensor,
+)
 
 
 class Block(keras.layers.Layer):
-    """Self-attention, cross-attention where there is a context, feed-forward.
+    """Self-attention, cross-attention where there is a context, feed-forward or experts.
 
     Each sublayer adds `post_norm(f(pre_norm(x)))` to its input, or `f(pre_norm(x))`
     in a family without post norms. The context comes in normalised and is not
@@ -29,6 +38,7 @@ class Block(keras.layers.Layer):
         spec: `StackSpec` of the stack.
         rotary: `RotarySpec` of the self-attention, or None.
         cross_attention: `CrossAttentionSpec` where the block sees a context, or None.
+        experts: `MoESpec` where the block has them, or None.
         **kwargs: of `keras.layers.Layer`.
     """
 
@@ -37,10 +47,11 @@ class Block(keras.layers.Layer):
         spec: StackSpec,
         rotary: RotarySpec | None,
         cross_attention: CrossAttentionSpec | None = None,
+        experts: MoESpec | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.spec = spec
+        self.spec, self.experts = spec, experts
         policy = {"dtype": self.dtype_policy}
         self.attention = Attention(spec.attention, rotary, name="attention", **policy)
         self.merged = cross_attention is not None and cross_attention.merged
@@ -49,10 +60,13 @@ class Block(keras.layers.Layer):
             self.cross_attention = Attention(spec.attention, name="cross_attention", **policy)
             if cross_attention.gate:
                 self.gate = Gate(name="cross_attention_gate", **policy)
-        self.feedforward = GatedFeedForward(
-            spec.feedforward_dim, spec.activation, name="feedforward", **policy
-        )
-        self.dropout = keras.layers.Dropout(spec.dropout, **policy)
+        policy["name"] = "feedforward"
+        self.feedforward: keras.layers.Layer
+        if experts is None:
+            self.feedforward = GatedFeedForward(spec.feedforward_dim, spec.activation, **policy)
+        else:
+            self.feedforward = MixtureOfExperts(experts, spec.activation, **policy)
+        self.dropout = keras.layers.Dropout(spec.dropout, dtype=self.dtype_policy)
         self.norms: dict[str, RMSNorm] = {}
 
     def build(self, input_shape: InputShape, context_shape: InputShape | None = None) -> None:
@@ -84,7 +98,7 @@ class Block(keras.layers.Layer):
         limits: Limits | None = None,
         path: str = "auto",
         training: bool | None = None,
-    ) -> tuple[Tensor, KeysValues]:
+    ) -> tuple[Tensor, KeysValues, tuple[Tensor, ...]]:
         """Applies the block.
 
         Args:
@@ -100,7 +114,8 @@ class Block(keras.layers.Layer):
             training: whether dropout is on.
 
         Returns:
-            `(x, (keys, values))`, those of the self-attention.
+            `(x, (keys, values), load)`, those of the self-attention, and the load of the
+            experts in a tuple, which is empty where there are none.
         """
         also: Sequence[Part] = ()
         if self.merged:
@@ -113,8 +128,12 @@ class Block(keras.layers.Layer):
             read = {"context": context, "limits": Limits(), "path": path}
             y, _ = self.cross_attention(self._pre("cross_attention", x), context_visible, **read)
             x = self._add("cross_attention", x, y, training, self.gate)
-        y = self.feedforward(self._pre("feedforward", x))
-        return self._add("feedforward", x, y, training), keys_values
+        y, load = self._pre("feedforward", x), ()
+        if self.experts is None:
+            y = self.feedforward(y)
+        else:
+            y, *load = self.feedforward(y, masks.sees_any(visible))
+        return self._add("feedforward", x, y, training), keys_values, tuple(load)
 
     def read(self, context: Tensor) -> tuple[Tensor, ...]:
         """Keys and values of a context (B, S', D') in a cache's order; () if none is seen."""

@@ -99,12 +99,12 @@ def is_traced(x: Any) -> bool:
 
 
 def scan(
-    run: Callable[[int, Tensor], tuple[Tensor, Any]],
+    run: Callable[[int, Tensor], tuple[Tensor, Any, tuple[Tensor, ...]]],
     x: Tensor,
     blocks: Sequence[Block],
     stretch: Stretch,
-) -> Tensor:
-    """`x, _ = run(i, x)` for each block of a stretch in turn, of which few are traced.
+) -> tuple[Tensor, list[Tensor]]:
+    """`x, _, load = run(i, x)` for each block of a stretch in turn, of which few are traced.
 
     Args:
         run: calls block i; asked for the first period alone, with the weights of all in turn.
@@ -113,7 +113,7 @@ def scan(
         stretch: which of them.
 
     Returns:
-        (B, T, D).
+        (B, T, D), and the loads (n, 2, E) of n blocks that have experts, each.
     """
     import jax
 
@@ -121,21 +121,22 @@ def scan(
     numbers = range(start, start + period)
     members = [blocks[i : start + period * times : period] for i in numbers]
 
-    def body(x: Tensor, stacked: list[list[Tensor]]) -> tuple[Tensor, list[list[Tensor]]]:
-        after = []
+    def body(x: Tensor, stacked: list[list[Tensor]]) -> tuple[Tensor, tuple[list, list]]:
+        after, loads = [], []
         for i, values in zip(numbers, stacked, strict=True):
             mapping = list(zip(blocks[i].variables, values, strict=True))
             with keras.StatelessScope(mapping) as scope:
-                x, _ = run(i, x)
+                x, _, load = run(i, x)
+            loads += load
             after.append([scope.get_current_value(seed) for seed in _seeds(blocks[i])])
-        return x, after
+        return x, (after, loads)
 
-    x, after = jax.lax.scan(body, x, [_stacked(alike) for alike in members])
+    x, (after, loads) = jax.lax.scan(body, x, [_stacked(alike) for alike in members])
     for alike, states in zip(members, after, strict=True):
         for i, block in enumerate(alike):
             for seed, state in zip(_seeds(block), states, strict=True):
                 seed.assign(state[i])
-    return x
+    return x, loads
 
 
 def _seeds(block: Block) -> list[keras.Variable]:

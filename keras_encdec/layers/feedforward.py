@@ -9,7 +9,7 @@ from keras import ops
 from keras_encdec.layers.rows import project
 from keras_encdec.spec import Activation, InputShape, Tensor
 
-_ACTIVATIONS = {"gelu_tanh": functools.partial(ops.gelu, approximate=True), "silu": ops.silu}
+ACTIVATIONS = {"gelu_tanh": functools.partial(ops.gelu, approximate=True), "silu": ops.silu}
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
@@ -48,7 +48,7 @@ class GatedFeedForward(keras.layers.Layer):
 
     def call(self, x: Tensor) -> Tensor:
         gate, up = project(self.gate, x), project(self.up, x)
-        return project(self.down, _ACTIVATIONS[self.activation](gate) * up)
+        return project(self.down, ACTIVATIONS[self.activation](gate) * up)
 
     def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         return input_shape

@@ -14,7 +14,9 @@ from keras_encdec.private import AutocastScope
 from keras_encdec.spec import Tensor
 
 
-def call(block: Block, tensors: Mapping[str, Any], **static: Any) -> Tensor:
+def call(
+    block: Block, tensors: Mapping[str, Any], **static: Any
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """`block(**tensors, **static)`, of which the backward pass needs `tensors` alone.
 
     Args:
@@ -23,16 +25,16 @@ def call(block: Block, tensors: Mapping[str, Any], **static: Any) -> Tensor:
         **static: all others.
 
     Returns:
-        (B, T, D), the block's output.
+        (B, T, D), the block's output, and the load of its experts.
     """
     variables, weights = block.variables, {id(weight) for weight in block.weights}
     seeds = [variable for variable in variables if id(variable) not in weights]
 
-    def run(values: Sequence[Tensor], tensors: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
+    def run(values: Sequence[Tensor], tensors: Mapping[str, Any]) -> tuple[Any, list[Tensor]]:
         mapping = list(zip(variables, values, strict=True))
         with keras.StatelessScope(mapping) as scope:
-            output, _ = block(**tensors, **static)
-        return output, [scope.get_current_value(seed) for seed in seeds]
+            output, _, load = block(**tensors, **static)
+        return (output, load), [scope.get_current_value(seed) for seed in seeds]
 
     with AutocastScope(None):  # the weights are kept, not copies in the compute dtype
         values = [variable.value for variable in variables]

@@ -18,6 +18,7 @@ from keras_encdec.layers.attention import Part
 from keras_encdec.layers.block import Block
 from keras_encdec.layers.cache import KeysValues
 from keras_encdec.layers.choice import check_path
+from keras_encdec.layers.experts import busiest, unevenness
 from keras_encdec.layers.masks import KeyRange, Limits
 from keras_encdec.layers.norm import RMSNorm
 from keras_encdec.spec import (
@@ -71,9 +72,17 @@ class Stack(keras.layers.Layer):
         )
         sees = [cross_attention and cross_attention.is_in(i) for i in range(spec.num_layers)]
         self.blocks = [
-            Block(spec, rotary, cross_attention if sees[i] else None, name=f"block_{i}", **policy)
+            Block(
+                spec,
+                rotary,
+                cross_attention if sees[i] else None,
+                spec.experts_of(i),
+                name=f"block_{i}",
+                **policy,
+            )
             for i, rotary in enumerate(spec.rotaries)
         ]
+        self._expert_load: Tensor | None = None
         self.final_norm = RMSNorm(spec.norm, name="final_norm", **policy)
         self.dropout = keras.layers.Dropout(spec.dropout, **policy)
 
@@ -151,7 +160,7 @@ class Stack(keras.layers.Layer):
         """
         x = self.embed(token_ids, training)
 
-        def run(i: int, x: Tensor) -> tuple[Tensor, KeysValues | None]:
+        def run(i: int, x: Tensor) -> tuple[Tensor, KeysValues | None, tuple[Tensor, ...]]:
             tensors = {"x": x, "visible": visible[self.spec.windows[i]], "positions": positions}
             if context is not None:
                 tensors |= {"context": context[i], "context_visible": context_visible}
@@ -159,15 +168,36 @@ class Stack(keras.layers.Layer):
             limits = Limits(self.causal, self.spec.windows[i])
             return self._run_block(self.blocks[i], tensors, limits, training, **kept)
 
+        loads: list[Tensor] = []
         for stretch in self._stretches(x, each is None):
             if stretch.times > 1:
-                x = depth.scan(run, x, self.blocks, stretch)
+                x, some = depth.scan(run, x, self.blocks, stretch)
+                loads += some
                 continue
-            y, keys_values = run(stretch.start, x)
+            y, keys_values, load = run(stretch.start, x)
+            loads += [one[None] for one in load]
             if each is not None:
                 each(x, keys_values)
             x = y
+        if training and loads:
+            self._balance(ops.concatenate(loads))
         return self.dropout(self.final_norm(x), training=training)
+
+    def busiest_expert(self) -> Tensor:
+        """Of the last call in training: see `keras_encdec.layers.experts.busiest`.
+
+        A scalar of the program that the call is part of, where alone it can be asked for.
+        """
+        assert self._expert_load is not None
+        return busiest(self._expert_load)
+
+    def _balance(self, load: Tensor) -> None:
+        """Adds the loss of uneven experts, and keeps their load for `busiest_expert`."""
+        assert self.spec.experts is not None
+        self._expert_load = ops.stop_gradient(load)
+        if self.spec.experts.balance_weight:
+            uneven = unevenness(load, self.spec.experts)
+            self.add_loss(self.spec.experts.balance_weight * uneven)
 
     def _stretches(self, x: Tensor, can_scan: bool) -> list[depth.Stretch]:
         """The blocks, one by one or, where they are scanned, those that are alike together."""
@@ -183,12 +213,13 @@ class Stack(keras.layers.Layer):
         limits: Limits,
         training: bool | None,
         **kept: Any,
-    ) -> tuple[Tensor, KeysValues | None]:
+    ) -> tuple[Tensor, KeysValues | None, tuple[Tensor, ...]]:
         """A block by the settings; in generation there is no backward pass to remat for."""
         static = {"path": self.attention, "limits": limits, "training": training}
         generates = isinstance(tensors.get("context"), tuple)
         if self.remat and not generates:
-            return remat.call(block, tensors, **static), None
+            x, load = remat.call(block, tensors, **static)
+            return x, None, load
         return block(**tensors, **kept, **static)
 
     def _places(self, padding_mask: Tensor) -> tuple[Tensor, dict[Window, KeyRange]]:

@@ -203,9 +203,16 @@ class StacksBackbone(keras_hub.models.Backbone):
         """As `keras.Model.quantize`, in seconds instead of minutes.
 
         Raises:
-            ValueError: if the active distribution cannot cut a weight in int4, of which two
-                share a byte; nothing is quantised then.
+            ValueError: if there are experts, or the active distribution cannot cut a weight in
+                int4, of which two share a byte; nothing is quantised then.
         """
+        for stack in self.stacks:
+            if stack.spec.experts is not None:
+                raise ValueError(
+                    "Expected a model without experts to quantise. Received: one with "
+                    f"{stack.spec.experts.num_experts} in its {stack.name}, which stay in float. "
+                    "Load it with dtype='bfloat16' for less memory."
+                )
         if mode == "int4":
             parts = ((p, s) for p, s in self.spec.weights().items() if p.endswith(_QUANTISED))
             every = (w for path, shape in parts for w in quantized(path, shape, "float32", mode))

@@ -151,6 +151,8 @@ def _rows_of_sides(sources: Record, spec: Spec) -> Iterator[tuple[str, ...]]:
     yield "layers", *(str(stack.num_layers) for stack in stacks)
     yield "width", *(f"{stack.width:,}" for stack in stacks)
     yield "attention heads", *(_heads(stack) for stack in stacks)
+    if any(stack.experts for stack in stacks):
+        yield "experts", *(_experts(stack) for stack in stacks)
     yield "vocabulary", *(f"{stack.vocabulary_size:,}" for stack in stacks)
 
 
@@ -167,6 +169,11 @@ def _parameters(spec: Spec, side: str) -> int:
 def _heads(stack: StackSpec) -> str:
     attention = stack.attention
     return f"{attention.num_heads}, {attention.num_kv_heads} of keys and values"
+
+
+def _experts(stack: StackSpec) -> str:
+    experts = stack.experts
+    return f"{experts.num_experts}, {experts.top_k} for a token" if experts else "none"
 
 
 # How it was made.

@@ -36,11 +36,17 @@ class EmbedderTrainer(EncoderTrainer):
 
         Raises:
             ValueError: if there is no such loss, it compares and there are metrics, or it does
-                not and there are parts.
+                not and there are parts, or there are experts and parts.
         """
         if texts_at_once is not None:
             check.whole("texts_at_once", texts_at_once)
             check_backend()
+            if self._with_experts():
+                raise ValueError(
+                    "Expected no texts_at_once with experts, whose balance is that of a whole "
+                    f"batch. Received: {texts_at_once}. Use a smaller batch_size, or set "
+                    "backbone.remat = True for memory."
+                )
         if not isinstance(loss, Contrastive):
             if texts_at_once is not None:
                 raise ValueError(

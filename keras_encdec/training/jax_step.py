@@ -90,9 +90,10 @@ def _loss(
     ]
     if training:
         mapping += _mapping(model.optimizer.variables, optimizer)
-    with keras.StatelessScope(mapping) as scope:
+    with keras.StatelessScope(mapping, collect_losses=True) as scope:
         loss = model.batch_loss(*batch, training=training, total_weight=total)
         if training:
+            model.update_expert_loads()
             loss = model.optimizer.scale_loss(loss)
     changed = [
         [scope.get_current_value(variable) for variable in variables]

@@ -67,6 +67,7 @@ class PlannedRun:
         for name in ("dtype", "teacher_dtype"):
             _policy(name, getattr(self, name))
         object.__setattr__(self, "mesh", _mesh(self.mesh))
+        self._check_experts()
         self._check_parts()
 
     def _check_parts(self) -> None:
@@ -75,6 +76,16 @@ class PlannedRun:
                 "Expected a batch_size that gradient_accumulation_steps divide. Received: "
                 f"{self.batch_size} rows in {self.gradient_accumulation_steps} parts."
             )
+
+    def _check_experts(self) -> None:
+        stacks = {"encoder": self.pair.encoder, "decoder": self.pair.decoder}
+        stacks |= {} if self.teacher is None else {"teacher": self.teacher}
+        for name, stack in stacks.items():
+            if stack.experts is not None:
+                raise ValueError(
+                    "Expected no experts, of which it is not known what a step takes. Received: "
+                    f"{stack.experts.num_experts} in the {name}. Measure a step instead."
+                )
 
     def layout(self, path: str) -> TensorLayout | None:
         """Where a variable of the pair lies; the blocks of a stack are alike."""

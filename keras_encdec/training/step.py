@@ -77,6 +77,7 @@ def _tensorflow_gradients(model: Any, x: Any, y: Any, weight: Any) -> list[Tenso
 
     with tf.GradientTape() as tape:
         loss = model.optimizer.scale_loss(model.batch_loss(x, y, weight, training=True))
+        model.update_expert_loads()
     gradients = tape.gradient(loss, model.trainable_weights)
     return [g if g is None else tf.convert_to_tensor(g) for g in gradients]
 
@@ -84,6 +85,7 @@ def _tensorflow_gradients(model: Any, x: Any, y: Any, weight: Any) -> list[Tenso
 def _torch_gradients(model: Any, x: Any, y: Any, weight: Any) -> list[Tensor]:
     model.zero_grad()
     model.optimizer.scale_loss(model.batch_loss(x, y, weight, training=True)).backward()
+    model.update_expert_loads()
     return [variable.value.grad for variable in model.trainable_weights]
 
 

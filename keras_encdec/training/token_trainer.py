@@ -36,9 +36,12 @@ class TokenTrainer(Trainer):
             sums: of the tokens that are here.
             total_weight: of the whole batch, where this is a part of it.
         """
-        weight, more = ops.maximum(sums.weight, 1e-20), self.losses
+        weight = ops.maximum(sums.weight, 1e-20)
+        mean, more = sums.loss / weight, sum(self.losses)  # which count as the tokens here do
         if self._reported is not None:
-            values = sum(more, sums.loss / weight), sums.correct / weight, sums.nll / weight
+            values = mean + more, sums.correct / weight, sums.nll / weight
             for metric, value in zip(self._reported.metrics, values, strict=True):
                 metric.update_state(value, sample_weight=sums.weight)
-        return sum(more, sums.loss / (weight if total_weight is None else total_weight))
+        if total_weight is None:
+            return mean + more
+        return sums.loss / total_weight + more * (sums.weight / total_weight)

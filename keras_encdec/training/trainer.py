@@ -85,10 +85,13 @@ class Reported:
 
     Args:
         metrics: means that stand in place of Keras' own loss.
+        loads: of experts, by stack.
     """
 
-    def __init__(self, *metrics: keras.metrics.Metric) -> None:
-        self.metrics, self.tokens = metrics, TokenCount()
+    def __init__(
+        self, *metrics: keras.metrics.Metric, loads: Sequence[keras.metrics.Mean] = ()
+    ) -> None:
+        self.metrics, self.tokens, self.loads = metrics, TokenCount(), tuple(loads)
 
 
 class Trainer(_Mixin):
@@ -146,7 +149,9 @@ class Trainer(_Mixin):
         """
         for name in logs:
             check.one_of("logs", name, LOGS)
-        self._reported, self._logs, self.averaging = Reported(*metrics), tuple(logs), None
+        loads = [keras.metrics.Mean(f"{stack.name}_expert_load") for stack in self._with_experts()]
+        self._reported = Reported(*metrics, loads=loads)
+        self._logs, self.averaging = tuple(logs), None
         # Keras keeps those of the last `compile` where there are none now.
         self.loss = self._compile_loss = self._compile_metrics = None
 
@@ -185,7 +190,18 @@ class Trainer(_Mixin):
         ours = self._reported.metrics
         # Keras' own loss is a mean of batches by rows.
         theirs = [m for m in theirs if not (ours and m is self._loss_tracker)]
-        return [*ours, *theirs, self.token_counter]
+        return [*ours, *theirs, *self._reported.loads, self.token_counter]
+
+    def _with_experts(self) -> list[Any]:
+        """Stacks that have experts."""
+        model: Any = self
+        return [stack for stack in model.backbone.stacks if stack.spec.experts is not None]
+
+    def update_expert_loads(self) -> None:
+        """Takes the loads of the forward pass in training that was just made."""
+        loads = self._reported.loads if self._reported else ()
+        for load, stack in zip(loads, self._with_experts(), strict=False):
+            load.update_state(stack.busiest_expert())
 
     @property
     def token_counter(self) -> TokenCount:
@@ -194,13 +210,21 @@ class Trainer(_Mixin):
         return self._reported.tokens
 
     def get_metrics_result(self) -> dict[str, Tensor]:
-        """As in Keras; the tokens seen so far are for the logs of training alone."""
-        return {k: v for k, v in super().get_metrics_result().items() if k != "tokens"}
+        """As in Keras; the tokens seen so far and loads are for the logs of training alone."""
+        results = super().get_metrics_result()
+        return {k: v for k, v in results.items() if k not in self._of_training()}
+
+    def _of_training(self) -> dict[str, keras.metrics.Metric]:
+        """What is counted in training alone, by name."""
+        reported = self._reported
+        return {m.name: m for m in (*reported.loads, reported.tokens)} if reported else {}
 
     def step_logs(self, learning_rate: Any, gradient_norm: Any) -> dict[str, Tensor]:
         """The logs of a step: all metrics, and what `compile` was asked to log."""
         more = {"learning_rate": learning_rate, "gradient_norm": gradient_norm}
         logs = {**self.get_metrics_result(), **{k: more[k] for k in more if k in self._logs}}
+        assert self._reported is not None
+        logs |= {load.name: load.result() for load in self._reported.loads}
         if {"tokens", "tokens_per_second"} & set(self._logs):
             logs["tokens"] = self.token_counter.result()
         return logs
@@ -228,9 +252,11 @@ class Trainer(_Mixin):
             total_weight: of the whole batch, where this is a part of it.
         """
         total = ops.maximum(ops.sum(weight), 1e-20)
-        more, summed = self.losses, ops.sum(losses * weight)
-        whole = total if total_weight is None else total_weight
-        return sum(more, summed / total), sum(more, summed / whole)
+        more, summed = sum(self.losses), ops.sum(losses * weight)
+        mean = summed / total + more
+        if total_weight is None:
+            return mean, mean
+        return mean, summed / total_weight + more * (total / total_weight)
 
     def make_train_function(self, force: bool = False) -> None:
         """As in Keras; XLA on CPU is told to order its work by memory."""

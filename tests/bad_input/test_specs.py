@@ -9,6 +9,7 @@ import pytest
 from keras_encdec.spec import (
     AttentionSpec,
     CrossAttentionSpec,
+    MoESpec,
     NormSpec,
     PairSpec,
     RotarySpec,
@@ -25,17 +26,20 @@ WHOLE = {
     AttentionSpec: dict.fromkeys(("num_heads", "num_kv_heads", "head_dim"), SIZES),
     StackSpec: dict.fromkeys(("vocabulary_size", "width", "feedforward_dim"), SIZES),
     RotarySpec: {"original_length": (0, 1.5, "8")},
+    MoESpec: dict.fromkeys(("num_experts", "top_k", "expert_dim"), SIZES),
 }
 REAL = {
     AttentionSpec: {"query_pre_attn_scalar": (*POSITIVE, None), "logit_soft_cap": POSITIVE},
     StackSpec: {"final_logit_soft_cap": POSITIVE, "dropout": (-0.1, 1, NAN, "0", True, None)},
     RotarySpec: dict.fromkeys(("base", "factor", "low_frequency_factor"), POSITIVE),
     NormSpec: {"epsilon": (*POSITIVE, None)},
+    MoESpec: {"balance_weight": (-0.1, NAN, INF, "1", True, None)},
 }
 FLAG = {
     AttentionSpec: {"bias": FLAGS},
     StackSpec: dict.fromkeys(("post_norm", "scale_embeddings", "tied_output"), FLAGS),
     NormSpec: {"zero_centered": FLAGS},
+    MoESpec: {"renormalize": FLAGS},
     CrossAttentionSpec: dict.fromkeys(("merged", "gate"), FLAGS),
     PairSpec: {"tied_embeddings": FLAGS},
 }
@@ -44,7 +48,9 @@ OTHER = {
         "windows": ((), (0,), (-1,), (1.5,), ("8",), (True,), ((8, 0),), ((1.5, 8),)),
         "activation": ("relu", None, "Silu"),
         "rotary": ((None, RotarySpec(), None),),
+        "experts": (MoESpec(4, 2, 8, layers=(4,)), MoESpec(4, 2, 8, layers=())),
     },
+    MoESpec: {"top_k": (5,), "layers": ((-1,), (0.5,), ("1",))},
     AttentionSpec: {"num_kv_heads": (3,), "head_dim": (13,)},
     CrossAttentionSpec: {"layers": ((-1,), (0.5,), ("1",))},
     PairSpec: {"encoder_attention": ("both", None, "Causal")},
@@ -54,6 +60,7 @@ MODELS = {
     StackSpec: tiny_encoder(),
     RotarySpec: RotarySpec(),
     NormSpec: NormSpec(),
+    MoESpec: MoESpec(4, 2, 8),
     CrossAttentionSpec: CrossAttentionSpec(),
     PairSpec: tiny_pair(),
 }

@@ -123,8 +123,10 @@ def test_there_and_back_is_bitwise(rules, spec, theirs, dtype):
     rng = np.random.default_rng(0)
     for tensor in dialect.bind(rules, spec.weights()).values():
         array = rng.normal(size=tensor.shape).astype(dtype)
-        ours = tensor.to_ours(array)
-        back = np.ascontiguousarray(tensor.to_theirs(ours))
+        ours = tensor.to_ours({tensor.name: array}.__getitem__)
+        ((name, back),) = tensor.to_theirs(ours)
+        assert name == tensor.name
+        back = np.ascontiguousarray(back)
         assert ours.shape == tensor.our_shape
         assert (back.dtype, back.shape) == (array.dtype, array.shape)
         assert back.tobytes() == array.tobytes()
@@ -140,7 +142,7 @@ def test_axes_move_and_do_not_only_fit():
     rule = dialect.Rule("w", "w", "(n h) d -> d n h")
     (tensor,) = dialect.bind([rule], {"w": (5, 2, 3)}).values()
     array = np.arange(30).reshape(6, 5)
-    assert np.array_equal(tensor.to_ours(array)[4, 1, 2], array[1 * 3 + 2, 4])
+    assert np.array_equal(tensor.to_ours(lambda name: array)[4, 1, 2], array[1 * 3 + 2, 4])
 
 
 def test_specs_of_real_configs():

@@ -9,13 +9,14 @@ import pytest
 from keras_encdec.spec import (
     AttentionSpec,
     CrossAttentionSpec,
+    MoESpec,
     NormSpec,
     PairSpec,
     RotarySpec,
     StackSpec,
 )
 from keras_encdec.testing.models import SIDES, make_inputs, tiny_backbone, to_numpy
-from keras_encdec.testing.specs import tiny_encoder, tiny_pair
+from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
 
 # For each field the values to try, each as a function of the value it has.
 CHANGES = {
@@ -48,6 +49,14 @@ CHANGES = {
         "tied_output": [lambda old: not old],
         "final_logit_soft_cap": [lambda old: 2 * old, lambda old: None],
         "dropout": [lambda old: 0.5],
+        "experts": [lambda old: EXPERTS],
+    },
+    MoESpec: {
+        "num_experts": [lambda old: old + 1],
+        "top_k": [lambda old: old - 1],
+        "expert_dim": [lambda old: old + 8],
+        "renormalize": [lambda old: not old],
+        "layers": [lambda old: (1,)],
     },
     CrossAttentionSpec: {
         "merged": [lambda old: True],
@@ -57,6 +66,7 @@ CHANGES = {
     PairSpec: {"encoder_attention": [lambda old: "causal"], "tied_embeddings": [lambda old: True]},
 }
 EXEMPT = {
+    (MoESpec, "balance_weight"): "of a loss: tests/layers/test_experts.py",
     (StackSpec, "attention"): "its own fields are changed one by one",
     (StackSpec, "norm"): "its own fields are changed one by one",
     (PairSpec, "encoder"): "its own fields are changed one by one",
@@ -65,7 +75,11 @@ EXEMPT = {
     ("encoder", "final_logit_soft_cap"): "an encoder writes no logits; kept for its source model",
     ("encoder", "tied_output"): "an encoder writes no logits; kept for its source model",
 }
+EXPERTS = MoESpec(num_experts=4, top_k=3, expert_dim=24)
 STRETCHED = RotarySpec(100.0, 8.0, 1.0, 4.0, 64)
+
+
+ONE_SIDE = {PairSpec: ("pair",), CrossAttentionSpec: ("pair",), MoESpec: ("decoder",)}
 
 
 def start(spec_class):
@@ -73,6 +87,8 @@ def start(spec_class):
     if spec_class is RotarySpec:
         sides = {side: getattr(tiny_pair(), side) for side in SIDES}
         return tiny_pair(**{k: dataclasses.replace(v, rotary=STRETCHED) for k, v in sides.items()})
+    if spec_class is MoESpec:
+        return tiny_pair(decoder=tiny_decoder(experts=EXPERTS))
     if spec_class in (CrossAttentionSpec, PairSpec):
         return tiny_pair(decoder=tiny_encoder(windows=(8, None)))
     return tiny_pair()
@@ -93,6 +109,7 @@ def changed(pair, side, spec_class, field, change):
         AttentionSpec: "attention",
         RotarySpec: "rotary",
         NormSpec: "norm",
+        MoESpec: "experts",
         CrossAttentionSpec: "cross_attention",
     }.get(spec_class)
     if spec_class is CrossAttentionSpec:
@@ -107,7 +124,7 @@ def changed(pair, side, spec_class, field, change):
 
 def cases():
     for spec_class, fields in CHANGES.items():
-        for side in ("pair",) if spec_class in (PairSpec, CrossAttentionSpec) else SIDES:
+        for side in ONE_SIDE.get(spec_class, SIDES):
             for field, changes in fields.items():
                 for i, change in enumerate(changes):
                     if (side, field) not in EXEMPT:

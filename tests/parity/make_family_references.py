@@ -3,10 +3,12 @@
 Writes families/NAME.json, the model's config.json with the shape of each tensor of its
 safetensors file, and families/NAME.npz, inputs and logits. Weights follow from names
 (drawn.py), so that a test can write the file itself. Run with
-`python make_family_references.py` where transformers==5.23.0 and torch 2.13 (CPU) are installed.
+`python make_family_references.py [NAME ...]` where transformers==5.23.0 and torch 2.13 (CPU) are
+installed.
 """
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import torch
 import transformers
 from drawn import drawn
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 HERE = Path(__file__).parent / "families"
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
@@ -84,6 +87,29 @@ MODELS = {
     ),
     "smollm3": ("SmolLM3", {"rope_parameters": FAST, "no_rope_layers": [1, 1, 0, 1]}),
     "qwen3": ("Qwen3", {**HEADS, "rope_parameters": FAST, "tie_word_embeddings": True}),
+    "mixtral": (
+        "Mixtral",
+        {
+            **HEADS,
+            "sliding_window": 6,
+            "rope_parameters": FAST,
+            "num_local_experts": 6,
+            "num_experts_per_tok": 2,
+        },
+    ),
+    "qwen3_moe": (
+        "Qwen3Moe",
+        {
+            **HEADS,
+            "use_sliding_window": True,
+            "sliding_window": 6,
+            "rope_parameters": FAST,
+            "num_experts": 5,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 28,
+            "mlp_only_layers": [1],
+        },
+    ),
 }
 LENGTHS = (20, 13)
 
@@ -98,24 +124,17 @@ def make(name):
 
 
 def filled(model_class, config, zero_centered):
-    model = model_class._from_config(config, attn_implementation="eager").eval()
-    names = names_on_disk(model)
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            values = drawn(names[key], tuple(parameter.shape), zero_centered)
-            parameter.copy_(torch.from_numpy(values))
+    """Its tensors are drawn as they lie on disk, where T5Gemma 2 and experts have other names."""
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
+        model_class._from_config(config).save_pretrained(folder)
         config = json.loads((Path(folder) / "config.json").read_text())
-        with safe_open(Path(folder) / "model.safetensors", framework="np") as file:
+        path = Path(folder) / "model.safetensors"
+        with safe_open(path, framework="np") as file:
             shapes = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        tensors = {key: drawn(key, shape, zero_centered) for key, shape in shapes.items()}
+        save_file(tensors, path, metadata={"format": "pt"})
+        model = model_class.from_pretrained(folder, attn_implementation="eager").eval()
     return model, {"config": config, "tensors": shapes}
-
-
-def names_on_disk(model):
-    """What save_pretrained calls each parameter: T5Gemma 2's text encoder lies one deeper."""
-    names = [name for name, _ in model.named_parameters()]
-    return {name: name.replace("model.encoder.text_model.", "model.encoder.") for name in names}
 
 
 def padded(rng, lengths, words=90, start=None):
@@ -174,8 +193,10 @@ def write(name, facts, **arrays):
 
 def main():
     HERE.mkdir(exist_ok=True)
-    save_t5gemma2()
-    for name in MODELS:
+    asked = sys.argv[1:] or [*MODELS, "t5gemma2"]
+    if "t5gemma2" in asked:
+        save_t5gemma2()
+    for name in MODELS.keys() & asked:
         model, facts = make(name)
         rng = np.random.default_rng(5)
         ids, mask = padded(rng, LENGTHS, words=96)

@@ -11,10 +11,13 @@ F feed-forward width, V vocabulary, L layers.
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from keras_encdec import check
+from keras_encdec.spec.experts import MoESpec, experts_from_json
+from keras_encdec.spec.fields import check_fields as _check
+from keras_encdec.spec.fields import check_given as _check_given
+from keras_encdec.spec.fields import require as _require
 
 Shape = tuple[int, ...]
 Tensor = Any  # of the active backend: JAX, TensorFlow or PyTorch
@@ -25,25 +28,6 @@ Activation = Literal["gelu_tanh", "silu"]
 
 _EMBEDDING = "embedding/embeddings"
 _OUTPUT = "embedding/reverse_embeddings"  # as Keras names an output matrix of its own
-
-
-def _check(spec: Any, kind: Callable[..., Any], *names: str, **limits: Any) -> None:
-    """Refuses fields that are none of a kind; scalars of other libraries become Python's."""
-    for name in names:
-        value = getattr(spec, name)
-        checked = kind(f"{name} of {type(spec).__name__}", value, **limits)
-        if type(value) not in (int, float, bool):
-            object.__setattr__(spec, name, checked)
-
-
-def _check_given(spec: Any, kind: Callable[..., Any], *names: str, **limits: Any) -> None:
-    """As `_check`, of fields that are not None."""
-    _check(spec, kind, *[name for name in names if getattr(spec, name) is not None], **limits)
-
-
-def _require(condition: bool, expected: str, spec: Any) -> None:
-    if not condition:
-        raise ValueError(f"Expected {expected}. Received: {spec}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +184,7 @@ class StackSpec:
         final_logit_soft_cap: `cap * tanh(x / cap)` on the output logits; in an encoder
             likewise.
         dropout: rate on embeddings, sublayer outputs and the final norm's output.
+        experts: a mixture of them in place of the feed-forward, in some layers or in all.
     """
 
     vocabulary_size: int
@@ -215,6 +200,7 @@ class StackSpec:
     tied_output: bool = True
     final_logit_soft_cap: float | None = None
     dropout: float = 0.0
+    experts: MoESpec | None = None
 
     def __post_init__(self) -> None:
         _check(self, check.whole, "vocabulary_size", "width", "feedforward_dim")
@@ -230,6 +216,16 @@ class StackSpec:
         _require(len(self.rotaries) == self.num_layers, "as many rotary as windows", self)
         even = self.attention.head_dim % 2 == 0 or not any(self.rotaries)
         _require(even, "an even head_dim for rotary", self)
+        self._check_experts()
+
+    def _check_experts(self) -> None:
+        """Refuses experts in layers that there are none of; all layers become None."""
+        if self.experts is None or self.experts.layers is None:
+            return
+        layers, every = set(self.experts.layers), set(range(self.num_layers))
+        _require(bool(layers) and layers <= every, "experts in layers that there are", self.experts)
+        kept = None if layers == every else tuple(sorted(layers))
+        object.__setattr__(self, "experts", dataclasses.replace(self.experts, layers=kept))
 
     @property
     def num_layers(self) -> int:
@@ -261,22 +257,30 @@ class StackSpec:
         for i in range(self.num_layers):
             cross = cross_attention if cross_attention and cross_attention.is_in(i) else None
             separate = cross is not None and not cross.merged
-            block = self._block_weights(context_width if separate else None)
+            block = self._block_weights(i, context_width if separate else None)
             if cross is not None and cross.gate:
                 block["cross_attention_gate/scale"] = ()
             weights |= {f"block_{i}/{name}": shape for name, shape in block.items()}
         return {**weights, "final_norm/scale": (self.width,)}
 
-    def _block_weights(self, context_width: int | None) -> dict[str, Shape]:
+    def experts_of(self, layer: int) -> MoESpec | None:
+        """The experts of a layer; None where it has the one feed-forward."""
+        return self.experts if self.experts is not None and self.experts.is_in(layer) else None
+
+    @property
+    def idle_parameters(self) -> int:
+        """Parameters that a token does not go through: of the experts that are not its own."""
+        experts = [found for i in range(self.num_layers) if (found := self.experts_of(i))]
+        return sum(found.idle_parameters(self.width) for found in experts)
+
+    def _block_weights(self, layer: int, context_width: int | None) -> dict[str, Shape]:
         d, f = self.width, self.feedforward_dim
         sublayers = {"attention": self.attention.weights(d, d)}
         if context_width is not None:
             sublayers["cross_attention"] = self.attention.weights(d, context_width)
-        sublayers["feedforward"] = {
-            "gate/kernel": (d, f),
-            "up/kernel": (d, f),
-            "down/kernel": (f, d),
-        }
+        experts = self.experts_of(layer)
+        dense = {"gate/kernel": (d, f), "up/kernel": (d, f), "down/kernel": (f, d)}
+        sublayers["feedforward"] = dense if experts is None else experts.weights(d)
         sides = ("pre", "post") if self.post_norm else ("pre",)
         weights: dict[str, Shape] = {}
         for name, kernels in sublayers.items():
@@ -391,6 +395,7 @@ def stack_from_json(data: "StackSpec | dict[str, Any]") -> StackSpec:
         "windows": tuple(tuple(w) if isinstance(w, list) else w for w in data["windows"]),
         "rotary": tuple(map(rotary_from_json, rotary)) if every else rotary_from_json(rotary),
         "norm": NormSpec(**data["norm"]),
+        "experts": experts_from_json(data.get("experts")),
     }
     return StackSpec(**{**data, **read})
 

@@ -1,0 +1,219 @@
+"""The mixture of experts: which of them a token goes through, and what they make of it.
+
+Knows the router, how tokens come to their experts and back, on one device or with experts apart,
+and how evenly they are spread. Leaves the products to `keras_encdec.layers.ragged`.
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_encdec import layout
+from keras_encdec.layers import ragged
+from keras_encdec.layers.feedforward import ACTIVATIONS
+from keras_encdec.private import AutocastScope
+from keras_encdec.spec import Activation, InputShape, MoESpec, Tensor
+from keras_encdec.spec.experts import experts_from_json
+
+
+@keras.saving.register_keras_serializable(package="keras_encdec")
+class MixtureOfExperts(keras.layers.Layer):
+    """For each token the sum of what its experts make of it, weighted by the router.
+
+    Args:
+        spec: `MoESpec`, or its fields as a dict.
+        activation: of each expert's gate: `"gelu_tanh"` or `"silu"`.
+        **kwargs: of `keras.layers.Layer`.
+    """
+
+    def __init__(
+        self, spec: MoESpec | dict[str, Any], activation: Activation = "silu", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        found = experts_from_json(spec)
+        assert found is not None
+        self.spec, self.activation = found, activation
+        policy = {"dtype": self.dtype_policy}
+        self.router = Router(found.num_experts, name="router", **policy)
+        self.experts = Experts(found, activation, name="experts", **policy)
+
+    def build(self, input_shape: InputShape) -> None:
+        self.router.build(input_shape)
+        self.experts.build(input_shape)
+
+    def call(self, x: Tensor, is_token: Tensor) -> tuple[Tensor, Tensor]:
+        """Applies the layer.
+
+        Args:
+            x: (B, T, D).
+            is_token: (B or 1, T or 1) bool, False for padding, which goes through no expert.
+
+        Returns:
+            `((B, T, D), load)`, where the load (2, E) float32 is, for each expert, how many
+            tokens go through it and the sum of the probabilities that all tokens give it.
+        """
+        probabilities = self.router(x)
+        weights, chosen = ops.top_k(probabilities, self.spec.top_k)
+        if self.spec.renormalize:
+            weights = weights / ops.sum(weights, axis=-1, keepdims=True)
+        there = ops.logical_and(is_token, ops.ones(ops.shape(x)[:2], "bool"))[..., None]
+        chosen = ops.where(there, ops.cast(chosen, "int32"), self.spec.num_experts)
+        weights = ops.cast(ops.where(there, weights, 0), self.compute_dtype)
+        return self.experts(x, weights, chosen), self._load(probabilities, chosen, there)
+
+    def _load(self, probabilities: Tensor, chosen: Tensor, there: Tensor) -> Tensor:
+        count = _counts(chosen, self.spec.num_experts)
+        given = ops.sum(ops.where(there, probabilities, 0), axis=(0, 1))
+        return ops.stack([ops.cast(count, "float32"), given])
+
+    def compute_output_spec(self, x: Any, is_token: Any) -> tuple[Any, Any]:
+        load = keras.KerasTensor((2, self.spec.num_experts), "float32")
+        return keras.KerasTensor(x.shape, self.compute_dtype), load
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"spec": dataclasses.asdict(self.spec), "activation": self.activation}
+        return {**super().get_config(), **own}
+
+
+class Router(keras.layers.Layer):
+    """(B, T, D) states to (B, T, E) probabilities of experts, in float32 whatever the policy.
+
+    Its product is in float32 too: in bfloat16 two experts of nearly equal probability would
+    often change places.
+    """
+
+    def __init__(self, num_experts: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_experts = num_experts
+
+    def build(self, input_shape: InputShape) -> None:
+        self.kernel = _kernel(self, "kernel", (input_shape[-1], self.num_experts))
+
+    def call(self, x: Tensor) -> Tensor:
+        with AutocastScope(None):
+            kernel = ops.cast(self.kernel, "float32")
+        return ops.softmax(ops.matmul(ops.cast(x, "float32"), kernel), axis=-1)
+
+
+class Experts(keras.layers.Layer):
+    """Gated feed-forwards side by side; no biases."""
+
+    def __init__(self, spec: MoESpec, activation: Activation, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spec, self.activation = spec, activation
+        # TensorFlow's XLA knows no groups whose sizes depend on values.
+        self.supports_jit = keras.backend.backend() != "tensorflow"
+
+    def build(self, input_shape: InputShape) -> None:
+        experts, width, hidden = self.spec.num_experts, input_shape[-1], self.spec.expert_dim
+        self.gate = _kernel(self, "gate", (experts, width, hidden))
+        self.up = _kernel(self, "up", (experts, width, hidden))
+        self.down = _kernel(self, "down", (experts, hidden, width))
+
+    def call(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Applies to each token its experts.
+
+        Args:
+            x: (B, T, D).
+            weights: (B, T, k), of each of a token's experts.
+            chosen: (B, T, k) int32, their numbers; E for none.
+        """
+        kernels = [ops.convert_to_tensor(kernel) for kernel in (self.gate, self.up, self.down)]
+        axes = layout.activation_axes()
+        if axes is None:
+            return self._through(x, weights, chosen, *kernels)
+        return self._apart(axes, x, weights, chosen, *kernels)
+
+    def _through(
+        self, x: Tensor, weights: Tensor, chosen: Tensor, gate: Tensor, up: Tensor, down: Tensor
+    ) -> Tensor:
+        """As `call`, with the experts whose kernels these are, numbered from 0."""
+        each, width, count = chosen.shape[-1], x.shape[-1], gate.shape[0]
+        numbers = ops.reshape(chosen, (-1,))
+        order = ops.argsort(numbers)  # an expert's rows stand together, those of none last
+        rows = ops.take(ops.reshape(x, (-1, width)), order // each, axis=0)
+        sizes = _counts(numbers, count)
+        hidden = ACTIVATIONS[self.activation](ragged.product(rows, gate, sizes))
+        hidden = hidden * ragged.product(rows, up, sizes)
+        made = ragged.product(hidden, down, sizes)
+        made = ops.reshape(ops.take(made, ops.argsort(order), axis=0), (-1, each, width))
+        weights = ops.reshape(weights, (-1, each, 1))
+        return ops.reshape(ops.sum(made * weights, axis=1), ops.shape(x))
+
+    def _apart(
+        self, axes: layout.ActivationAxes, x: Tensor, weights: Tensor, chosen: Tensor, *kernels: Any
+    ) -> Tensor:
+        """As `call`, each device with its rows and its experts, whose outputs are added up.
+
+        Its rows lie on all devices along the axis of the experts, so nothing is sent but the sum.
+        """
+        import jax
+
+        def cuts(axis: str | None, size: int | None) -> str | None:
+            parts = axes.mesh.shape[axis] if axis else 1
+            return axis if size and parts > 1 and size % parts == 0 else None
+
+        by_rows, by_experts = cuts(axes.batch, x.shape[0]), cuts(axes.model, self.spec.num_experts)
+
+        def run(x: Tensor, weights: Tensor, chosen: Tensor, *kernels: Tensor) -> Tensor:
+            if by_experts is None:
+                return self._through(x, weights, chosen, *kernels)
+            count = kernels[0].shape[0]
+            chosen = chosen - jax.lax.axis_index(by_experts) * count
+            chosen = ops.where(ops.logical_and(chosen >= 0, chosen < count), chosen, count)
+            return jax.lax.psum(self._through(x, weights, chosen, *kernels), by_experts)
+
+        rows, experts = (jax.sharding.PartitionSpec(axis) for axis in (by_rows, by_experts))
+        specs = (rows, rows, rows, experts, experts, experts)
+        # A loop over blocks does not say along which axes its output varies.
+        return jax.shard_map(run, mesh=axes.mesh, in_specs=specs, out_specs=rows, check_vma=False)(
+            x, weights, chosen, *kernels
+        )
+
+
+def unevenness(load: Tensor, spec: MoESpec) -> Tensor:
+    """The loss of uneven experts (arXiv 2101.03961, equation 4), a mean over layers.
+
+    E times the sum over experts of the share of tokens that go through one and of the mean
+    probability that it is given; k where both are even. One layer's is
+    `load_balancing_loss_func` of transformers, which counts all layers' experts of a number as one.
+
+    Args:
+        load: (L, 2, E), of each layer as from `MixtureOfExperts`.
+        spec: of the experts.
+
+    Returns:
+        A scalar, float32.
+    """
+    counts, given = load[:, 0], load[:, 1]
+    tokens = ops.maximum(ops.sum(counts, axis=-1, keepdims=True) / spec.top_k, 1.0)
+    shares = ops.stop_gradient(counts / tokens)
+    return spec.num_experts * ops.mean(ops.sum(shares * given / tokens, axis=-1))
+
+
+def busiest(load: Tensor) -> Tensor:
+    """Tokens of the busiest expert over the mean of all, a mean over layers: 1 where all are even.
+
+    Args:
+        load: (L, 2, E), as of `unevenness`.
+
+    Returns:
+        A scalar, float32.
+    """
+    counts = load[:, 0]
+    mean = ops.maximum(ops.mean(counts, axis=-1), 1e-20)
+    return ops.mean(ops.max(counts, axis=-1) / mean)
+
+
+def _counts(chosen: Tensor, count: int) -> Tensor:
+    """(E,) int32: how often each of that many experts was chosen; E stands for none."""
+    numbers = ops.reshape(chosen, (-1,))
+    return ops.segment_sum(ops.ones_like(numbers), numbers, num_segments=count + 1)[:count]
+
+
+def _kernel(layer: keras.layers.Layer, name: str, shape: tuple[int, ...]) -> keras.Variable:
+    """(..., in, out), drawn by its inputs."""
+    initializer = keras.initializers.RandomNormal(stddev=shape[-2] ** -0.5)
+    return layer.add_weight(name=name, shape=shape, initializer=initializer)

@@ -1,0 +1,81 @@
+"""A mixture of experts: many feed-forwards, of which each token goes through a few.
+
+Knows how many there are and how a token's are chosen. Leaves which numbers that gives to
+`keras_encdec.layers.experts`. Standard library only.
+"""
+
+import dataclasses
+from typing import Any
+
+from keras_encdec import check
+from keras_encdec.spec.fields import check_fields, require
+
+
+@dataclasses.dataclass(frozen=True)
+class MoESpec:
+    """A router and its experts, in place of the feed-forward (Mixtral, arXiv 2401.04088).
+
+    The router's softmax gives each expert a probability; a token goes through those of the
+    largest, whose outputs are added, weighted by it. No expert has a capacity: no token is
+    dropped, and what stands beside a token changes none of its numbers.
+
+    Args:
+        num_experts: E.
+        top_k: experts that a token goes through.
+        expert_dim: hidden width of each expert's gated feed-forward.
+        renormalize: whether the weights of a token's experts are divided by their sum (Mixtral;
+            `norm_topk_prob` of Qwen 3 MoE).
+        balance_weight: in training this many times the loss of uneven experts is added to the
+            loss (arXiv 2101.03961, equation 4; `router_aux_loss_coef` of configs); 0 for none.
+        layers: the layers that have experts, by number; None for all. The others have the
+            feed-forward of `StackSpec.feedforward_dim`.
+    """
+
+    num_experts: int
+    top_k: int
+    expert_dim: int
+    renormalize: bool = True
+    balance_weight: float = 0.001
+    layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, check.whole, "num_experts", "top_k", "expert_dim")
+        check_fields(self, check.flag, "renormalize")
+        check_fields(self, check.real, "balance_weight", least=0)
+        for layer in self.layers or ():
+            check.whole("layers of MoESpec", layer, least=0)
+        require(self.top_k <= self.num_experts, "top_k of at most num_experts", self)
+
+    def is_in(self, layer: int) -> bool:
+        """Whether a layer has experts."""
+        return self.layers is None or layer in self.layers
+
+    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each weight; those of experts are stacked."""
+        e, d, f = self.num_experts, width, self.expert_dim
+        return {
+            "router/kernel": (d, e),
+            "experts/gate": (e, d, f),
+            "experts/up": (e, d, f),
+            "experts/down": (e, f, d),
+        }
+
+    def idle_parameters(self, width: int) -> int:
+        """Parameters of a layer's experts that a token does not go through."""
+        return 3 * (self.num_experts - self.top_k) * width * self.expert_dim
+
+
+def of_kept_layers(experts: MoESpec | None, kept: list[int]) -> MoESpec | None:
+    """The experts of a stack that has only some of the layers, or None where none has any."""
+    if experts is None:
+        return None
+    layers = tuple(new for new, old in enumerate(kept) if experts.is_in(old))
+    return dataclasses.replace(experts, layers=layers) if layers else None
+
+
+def experts_from_json(data: MoESpec | dict[str, Any] | None) -> MoESpec | None:
+    """As `keras_encdec.spec.stack_from_json`, of a `MoESpec`."""
+    if not isinstance(data, dict):
+        return data
+    layers = data["layers"]
+    return MoESpec(**{**data, "layers": None if layers is None else tuple(layers)})

@@ -1,0 +1,159 @@
+"""Experts beside arithmetic in float64, one token and one expert after another."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_encdec
+from keras_encdec.conversion.plan import make_plan
+from keras_encdec.evaluation import forward_flops
+from keras_encdec.layers import ragged
+from keras_encdec.layers.experts import MixtureOfExperts, busiest, unevenness
+from keras_encdec.models import EncDecSeq2SeqLM
+from keras_encdec.spec import MoESpec, count_parameters
+from keras_encdec.spec.experts import of_kept_layers
+from keras_encdec.testing.models import assert_close, draw, make_inputs, tiny_backbone, to_numpy
+from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
+
+SPEC = MoESpec(num_experts=5, top_k=2, expert_dim=12, balance_weight=0.5)
+IS_TOKEN = np.array([[1] * 7, [1, 1, 1, 0, 1, 0, 0]], bool)
+
+
+@pytest.fixture(scope="module")
+def states():
+    return np.random.default_rng(0).normal(size=(2, 7, 8)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def layer(states):
+    made = MixtureOfExperts(SPEC)
+    made.build(states.shape)
+    for weight in made.weights:
+        weight.assign(draw(weight.path, weight.shape) * 3)
+    return made
+
+
+@pytest.fixture(scope="module")
+def lm():
+    """Experts in two of four layers of the encoder, and in all of the decoder."""
+    encoder = tiny_encoder(experts=MoESpec(5, 2, 24, layers=(1, 3)))
+    decoder = tiny_decoder(experts=MoESpec(4, 3, 20, renormalize=False))
+    return EncDecSeq2SeqLM(tiny_backbone(tiny_pair(encoder=encoder, decoder=decoder)))
+
+
+def by_hand(layer, states, is_token, renormalize=True):
+    """Output, tokens by expert and sums of probabilities, in float64."""
+    router, gate, up, down = (np.float64(to_numpy(w)) for w in layer.weights)
+    output, load = np.zeros(states.shape), np.zeros((2, SPEC.num_experts))
+    for place in zip(*np.nonzero(is_token), strict=True):
+        x = np.float64(states[place])
+        logits = x @ router
+        given = np.exp(logits) / np.exp(logits).sum()
+        chosen = np.argsort(-given)[: SPEC.top_k]
+        weights = given[chosen] / (given[chosen].sum() if renormalize else 1)
+        for expert, weight in zip(chosen, weights, strict=True):
+            opened = x @ gate[expert]
+            hidden = opened / (1 + np.exp(-opened)) * (x @ up[expert])
+            output[place] += weight * (hidden @ down[expert])
+            load[0, expert] += 1
+        load[1] += given
+    return output, load
+
+
+def test_tokens_go_through_their_experts_and_padding_through_none(layer, states):
+    output, load = layer(states, IS_TOKEN)
+    expected = by_hand(layer, states, IS_TOKEN)
+    assert_close(to_numpy(output), expected[0], 1e-5)
+    assert_close(to_numpy(load), expected[1], 1e-5)
+    assert np.ptp(expected[1][0]) > 2  # uneven
+
+
+def test_weights_need_not_add_up_to_one(layer, states):
+    other = MixtureOfExperts({**layer.get_config()["spec"], "renormalize": False})
+    other.build(states.shape)
+    other.set_weights(layer.get_weights())
+    expected = by_hand(layer, states, IS_TOKEN, renormalize=False)[0]
+    assert_close(to_numpy(other(states, IS_TOKEN)[0]), expected, 1e-5)
+
+
+def test_the_loss_of_uneven_experts_is_that_of_the_paper(layer, states):
+    load = by_hand(layer, states, IS_TOKEN)[1]
+    tokens = IS_TOKEN.sum()
+    expected = SPEC.num_experts * (load[0] / tokens * load[1] / tokens).sum()
+    even = np.stack([np.full(5, 2.0 * tokens / 5), np.full(5, tokens / 5)])
+    loads = ops.convert_to_tensor(np.stack([load, even]).astype("float32"))
+    assert_close(to_numpy(unevenness(loads, SPEC)), (expected + SPEC.top_k) / 2)
+    assert_close(to_numpy(busiest(loads)), (load[0].max() / load[0].mean() + 1) / 2)
+    nothing = unevenness(loads * 0, SPEC)
+    assert float(nothing) == 0
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX on CPUs")
+def test_a_ragged_product_and_its_gradients_are_those_of_jax():
+    import jax
+
+    rng = np.random.default_rng(1)
+    rows, matrices = rng.normal(size=(300, 6)), rng.normal(size=(4, 6, 9))
+    rows, matrices = rows.astype("float32"), matrices.astype("float32")
+    for sizes in ([150, 0, 1, 129], [0, 300, 0, 0]):
+        sizes = np.array(sizes, "int32")
+
+        def squares(rows, matrices, product, sizes=sizes):
+            return (product(rows, matrices, sizes) ** 2).sum()
+
+        ours, theirs = (
+            jax.jit(jax.value_and_grad(squares, (0, 1)), static_argnums=2)(rows, matrices, product)
+            for product in (ragged.product, jax.lax.ragged_dot)
+        )
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            assert_close(to_numpy(a), to_numpy(b), 1e-4)
+
+
+def test_training_adds_the_loss_and_logs_the_load(lm):
+    lm.compile(keras.optimizers.SGD(0.0))
+    inputs = make_inputs()
+    labels, weight = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
+    logs = lm.train_on_batch(inputs, labels, weight, return_dict=True)
+    added = float(logs["loss"]) - np.log(float(logs["perplexity"]))
+    assert 0.001 * (2 + 3) < added < 0.001 * (5 + 4)  # k where experts are even, E where one is all
+    assert 1 < float(logs["encoder_expert_load"]) < 5 / 2
+    assert 1 < float(logs["decoder_expert_load"]) < 4 / 3
+    held = lm.test_on_batch(inputs, labels, weight, return_dict=True)
+    assert float(held["loss"]) == pytest.approx(np.log(float(held["perplexity"])))
+    assert not any("expert" in name for name in held)
+
+
+def test_what_experts_do_not_have_is_refused_by_name(lm):
+    with pytest.raises(ValueError, match="Expected a model without experts to quantise"):
+        lm.quantize("int8")
+    with pytest.raises(ValueError, match="Expected target_layer_names"):
+        lm.backbone.enable_lora(2, ["router"])
+    with pytest.raises(ValueError, match=r"cannot hold.*experts=MoESpec"):
+        lm.export_to_transformers("not_written")
+    sizes = {"batch_size": 1, "source_length": 8, "target_length": 8}
+    with pytest.raises(ValueError, match=r"Expected no experts.*5 in the encoder"):
+        keras_encdec.training.estimate(lm.backbone, **sizes)
+
+
+def test_fewer_layers_keep_their_experts():
+    experts = MoESpec(5, 2, 24, layers=(1, 3))
+    assert of_kept_layers(experts, [1, 2]).layers == (0,)
+    assert of_kept_layers(experts, [0, 2]) is None
+    assert make_plan(tiny_encoder(experts=experts), decoder_layers=[1, 3]).pair.decoder == (
+        tiny_encoder(experts=MoESpec(5, 2, 24), windows=(None, None))
+    )
+    every = tiny_encoder(experts=MoESpec(5, 2, 24, layers=(3, 2, 1, 0)))
+    assert every.experts.layers is None
+
+
+def test_what_a_token_goes_through_is_counted():
+    dense = tiny_encoder(feedforward_dim=3 * 24)
+    sparse = tiny_encoder(experts=MoESpec(5, 3, 24))
+    router = 4 * 48 * 5
+    active = count_parameters(sparse.weights()) - sparse.idle_parameters
+    assert active == count_parameters(dense.weights()) + router
+    more = forward_flops(sparse, 10, 6).linear - forward_flops(dense, 10, 6).linear
+    assert more == 2 * router * 16
+    assert f"{2 * 4 * 3 * 2 * 48 * 24:,}" not in make_plan(dense).summary()
+    assert "active for a token" in make_plan(sparse).summary()
