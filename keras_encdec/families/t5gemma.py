@@ -288,6 +288,7 @@ def _check_held(spec: StackSpec) -> None:
         ("tied_output", spec.tied_output, True),
         ("attention.bias", spec.attention.bias, False),
         ("attention.query_key_norm", spec.attention.query_key_norm, None),
+        ("experts", spec.experts, None),
     )
     sizes = set(spec.windows) - {None}
     if len(sizes) > 1 or any(isinstance(size, tuple) for size in sizes):

@@ -30,7 +30,7 @@ def product(rows: Tensor, matrices: Tensor, sizes: Tensor) -> Tensor:
     Returns:
         (R, F); rows of no group are 0.
     """
-    rows, matrices = ops.convert_to_tensor(rows), ops.convert_to_tensor(matrices)
+    rows, matrices, sizes = map(ops.convert_to_tensor, (rows, matrices, sizes))
     if keras.backend.backend() != "jax":
         return _one_by_one(rows, matrices, sizes)
     if layout.platform() == "cpu":

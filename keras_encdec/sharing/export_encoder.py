@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from keras_encdec import check, hosts
 from keras_encdec.conversion.effective import effective_weights
 from keras_encdec.conversion.execute import export
-from keras_encdec.families import encoders
+from keras_encdec.families import dialect, encoders
 from keras_encdec.families.layout import Layout
 from keras_encdec.files import atomic_folder, final_of, write_json
 from keras_encdec.integrity import check_finite
@@ -156,9 +156,12 @@ def _write(model: Any, path: str | os.PathLike, max_shard_size: float) -> None:
 def _bytes_of(model: Any, max_shard_size: float) -> tuple[int, int]:
     """Of the files of an encoder with its task, as of `bytes_of`."""
     check.real("max_shard_size", max_shard_size, above=0)
-    shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
     backbone = getattr(model, "backbone", model)
-    return bytes_of(shapes | backbone.spec.weights(), backbone.variable_dtype, max_shard_size)
+    layout = encoders.layout_of(backbone.spec, backbone.variable_dtype)
+    bound = dialect.bind(layout.rules, backbone.spec.weights())
+    others = {w.path: tuple(w.shape) for w in model.weights if w.path not in bound}
+    theirs = {name: tensor.shape for tensor in bound.values() for name in tensor.names}
+    return bytes_of(others | theirs, backbone.variable_dtype, max_shard_size)
 
 
 def _reads(preprocessor: Any) -> dict[str, Any]:

@@ -34,9 +34,12 @@ BOTH_WAYS = {
     "qwen2": ("qwen2", 5),
     "qwen3": ("qwen3", 4096),
     "smollm3": ("smollm3", 4096),
+    "mixtral": ("mixtral", 5),
+    "qwen3_moe": ("qwen3_moe", 5),
 }
 CAUSAL = BOTH_WAYS | {"gemma2": ("gemma2", 6), "gemma3": ("gemma3_text", 6)}
 CAUSAL |= {"mistral": ("mistral", 6), "qwen2": ("qwen2", 6)}
+CAUSAL |= {"mixtral": ("mixtral", 6), "qwen3_moe": ("qwen3_moe", 6)}
 ATTENTION = tiny_encoder().attention
 EVERY = [(n, a) for n in BOTH_WAYS for a in ("bidirectional", "causal")]
 
