@@ -122,7 +122,8 @@ def scan(
     members = [blocks[i : start + period * times : period] for i in numbers]
 
     def body(x: Tensor, stacked: list[list[Tensor]]) -> tuple[Tensor, tuple[list, list]]:
-        after, loads = [], []
+        after: list[Any] = []
+        loads: list[Tensor] = []
         for i, values in zip(numbers, stacked, strict=True):
             mapping = list(zip(blocks[i].variables, values, strict=True))
             with keras.StatelessScope(mapping) as scope:

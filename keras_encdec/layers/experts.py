@@ -68,10 +68,6 @@ class MixtureOfExperts(keras.layers.Layer):
         given = ops.sum(ops.where(there, probabilities, 0), axis=(0, 1))
         return ops.stack([ops.cast(count, "float32"), given])
 
-    def compute_output_spec(self, x: Any, is_token: Any) -> tuple[Any, Any]:
-        load = keras.KerasTensor((2, self.spec.num_experts), "float32")
-        return keras.KerasTensor(x.shape, self.compute_dtype), load
-
     def get_config(self) -> dict[str, Any]:
         own = {"spec": dataclasses.asdict(self.spec), "activation": self.activation}
         return {**super().get_config(), **own}

@@ -186,10 +186,11 @@ class Stack(keras.layers.Layer):
     def busiest_expert(self) -> Tensor:
         """Of the last call in training: see `keras_encdec.layers.experts.busiest`.
 
-        A scalar of the program that the call is part of, where alone it can be asked for.
+        A scalar of the program that the call is part of, where alone it can be asked for, once.
         """
-        assert self._expert_load is not None
-        return busiest(self._expert_load)
+        load, self._expert_load = self._expert_load, None
+        assert load is not None
+        return busiest(load)
 
     def _balance(self, load: Tensor) -> None:
         """Adds the loss of uneven experts, and keeps their load for `busiest_expert`."""

@@ -279,7 +279,11 @@ class StackSpec:
         if context_width is not None:
             sublayers["cross_attention"] = self.attention.weights(d, context_width)
         experts = self.experts_of(layer)
-        dense = {"gate/kernel": (d, f), "up/kernel": (d, f), "down/kernel": (f, d)}
+        dense: dict[str, Shape] = {
+            "gate/kernel": (d, f),
+            "up/kernel": (d, f),
+            "down/kernel": (f, d),
+        }
         sublayers["feedforward"] = dense if experts is None else experts.weights(d)
         sides = ("pre", "post") if self.post_norm else ("pre",)
         weights: dict[str, Shape] = {}

@@ -293,6 +293,29 @@ def test_a_tensor_that_the_index_lacks_is_named(tmp_path):
         keras_encdec.adapt(folder)
 
 
+def test_an_expert_that_is_missing_and_a_router_of_another_size_are_named(tmp_path):
+    folder = write_folder(tmp_path / "mixtral", "mixtral")
+    path, block = folder / "model.safetensors", "model.layers.2.block_sparse_moe"
+    tensors = load_file(path)
+    expert = tensors.pop(f"{block}.experts.3.w2.weight")
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=rf"{block}.experts.3.w2.weight is missing"):
+        keras_encdec.adapt(folder)
+    router = tensors[f"{block}.gate.weight"][:4]
+    save_file(
+        {**tensors, f"{block}.experts.3.w2.weight": expert, f"{block}.gate.weight": router}, path
+    )
+    with pytest.raises(
+        ValueError, match=rf"{block}.gate.weight has shape \(4, 40\), not \(6, 40\)"
+    ):
+        keras_encdec.adapt(folder)
+    (folder / "config.json").write_text(
+        json.dumps({**facts_of("mixtral")["config"], "num_local_experts": 5})
+    )
+    with pytest.raises(ValueError, match=r"experts.5.w\d.weight is not part of this model"):
+        keras_encdec.adapt(folder)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -306,6 +329,9 @@ def test_a_tensor_that_the_index_lacks_is_named(tmp_path):
         ("gemma3", {"layer_types": ["linear_attention"] * 4}, "layer_types"),
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("qwen2", {"use_mrope": True}, "use_mrope"),
+        ("mixtral", {"router_jitter_noise": 0.1}, "router_jitter_noise=0.0"),
+        ("mixtral", {"num_experts_per_tok": 9}, "top_k of at most num_experts"),
+        ("qwen3_moe", {"mlp_only_layers": [0, 1, 2, 3]}, "experts in layers that there are"),
     ],
 )
 def test_what_a_spec_cannot_express_is_named(name, change, message, tmp_path):

@@ -2,65 +2,69 @@
 
     python run_experts.py
 
-trains a tiny pair with experts for a step on one device and on meshes of eight.
+computes a layer of experts, and its gradients, on one device and on meshes of eight.
 `test_sharded_experts.py` sets the environment and says what the answers should be.
 """
 
 import json
 
-import jax
 import keras
 import numpy as np
+from keras import ops
 
 from keras_encdec.layers import ragged
-from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
+from keras_encdec.layers.experts import MixtureOfExperts, unevenness
+from keras_encdec.models import EncDecBackbone
 from keras_encdec.spec import MoESpec
-from keras_encdec.testing.models import make_inputs, tiny_backbone, to_numpy
+from keras_encdec.testing.gradients import value_and_gradients
+from keras_encdec.testing.models import draw, to_numpy
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
 
 # The model axis cuts the encoder's experts, and not the decoder's.
 PAIR = tiny_pair(
-    encoder=tiny_encoder(windows=(8, None), experts=MoESpec(8, 2, 24, balance_weight=0.1)),
-    decoder=tiny_decoder(experts=MoESpec(3, 2, 20, layers=(1,), balance_weight=0.1)),
+    encoder=tiny_encoder(experts=MoESpec(8, 2, 24)), decoder=tiny_decoder(experts=MoESpec(3, 2, 20))
 )
-INPUTS = make_inputs((20, 13, 1, 7), (16, 9, 1, 5))
-SHAPES = []  # of the matrices that a device multiplies by
+RNG = np.random.default_rng(0)
+STATES, PULL = RNG.normal(size=(2, 4, 9, 42)).astype("float32")
+IS_TOKEN = np.arange(9) < np.array([[9], [6], [1], [8]])
+KERNELS = []  # of the products of a device
 
 
 def seen(rows, matrices, sizes, product=ragged.product):
-    SHAPES.append(tuple(matrices.shape))
+    KERNELS.append(tuple(matrices.shape))
     return product(rows, matrices, sizes)
 
 
-def step(mesh):
-    """Logs of a step, the weights after it, and how many experts a device had at once."""
-    SHAPES.clear()
-    lm = EncDecSeq2SeqLM(tiny_backbone(PAIR))
-    lm.compile(keras.optimizers.SGD(0.1))
-    labels, weight = INPUTS["decoder_token_ids"], INPUTS["decoder_padding_mask"]
-    history = lm.fit(INPUTS, labels, sample_weight=weight, batch_size=4, verbose=0).history
-    logs = {name: values[0] for name, values in history.items()}
-    weights = {w.path: to_numpy(w) for w in lm.backbone.weights}
-    placed = {w.path: w.value.addressable_shards[0].data.shape for w in lm.backbone.weights}
-    return logs, weights, sorted({shape[0] for shape in SHAPES}), placed
+def computed(spec):
+    """The output's sum with weights and the loss of uneven experts, gradients, experts at once."""
+    KERNELS.clear()
+    layer = MixtureOfExperts(spec, name="feedforward")
+    layer.build(STATES.shape)
+    for weight in layer.weights:
+        weight.assign(draw(weight.path, tuple(weight.shape)))
+
+    def function():
+        output, load = layer(STATES, IS_TOKEN)
+        return ops.sum(output * PULL) + unevenness(load[None], spec)
+
+    value, gradients = value_and_gradients(function, layer.trainable_variables)
+    return [np.float32(value), *map(to_numpy, gradients)], {shape[0] for shape in KERNELS}
 
 
 def main():
-    ragged.product = seen
-    logs, weights, _, _ = step(None)
-    found = {}
-    for shape in ((2, 4), (1, 8)):
-        mesh = keras.distribution.DeviceMesh(shape, ("batch", "model"), jax.devices())
-        layout_map = EncDecBackbone.get_layout_map(mesh, PAIR)
+    ragged.product, found = seen, {}
+    mesh = keras.distribution.DeviceMesh((2, 4), ("batch", "model"))
+    layout_map = EncDecBackbone.get_layout_map(mesh, PAIR)
+    for side in ("encoder", "decoder"):
+        spec = getattr(PAIR, side).experts
+        expected, _ = computed(spec)
         with keras.distribution.ModelParallel(layout_map=layout_map).scope():
-            there, after, experts, placed = step(mesh)
-        compared = [name for name in logs if name != "tokens_per_second"]
-        found[str(list(shape))] = {
-            "logs": max(abs(there[name] - logs[name]) for name in compared),
-            "weights": max(float(np.abs(after[k] - v).max()) for k, v in weights.items()),
-            "experts": experts,
-            "gate": placed["encoder/block_0/feedforward/experts/gate"],
-        }
+            some, experts = computed(spec)
+        differences = [
+            np.abs(a - b).max() / np.abs(b).max() for a, b in zip(some, expected, strict=True)
+        ]
+        path = f"{side}/block_0/feedforward/experts/gate"
+        found[side] = [float(max(differences)), sorted(experts), layout_map[path].axes]
     print(json.dumps(found))
 
 
