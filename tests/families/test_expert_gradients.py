@@ -31,7 +31,7 @@ def test_gradients_are_those_of_transformers(name, tmp_path):
     silence_cross_attention(backbone)
     decoder, mask = backbone.decoder, np.ones(ids.shape, "int32")
     states = ops.zeros((*ids.shape, 40))
-    experts = decoder.blocks[2].feedforward
+    experts, pull = decoder.blocks[2].feedforward, ops.convert_to_tensor(pull)
     _, found = value_and_gradients(
         lambda: ops.sum(decoder.logits(decoder(ids.astype("int32"), mask, states, mask)) * pull),
         experts.trainable_variables,
