@@ -175,7 +175,7 @@ def _add_merge(commands: Any) -> None:
     parser = commands.add_parser("merge", help="make one model of several fine-tuned ones")
     parser.add_argument("presets", nargs="+", help="folders of save_to_preset, two or more")
     parser.add_argument("--output", required=True, help="folder of the result")
-    parser.add_argument("--method", default="average", help="average (default), slerp or ties")
+    parser.add_argument("--method", default="average", help="average (default), slerp, ties or sum")
     parser.add_argument("--base", help="folder of the model that training began from")
     parser.add_argument("--weights", nargs="+", type=float, help="of each preset; equal if none")
     parser.add_argument("--strength", type=float, help="from 0, the base, to 1 (default)")
