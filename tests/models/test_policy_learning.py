@@ -116,6 +116,7 @@ def test_numbers_of_a_first_step_by_score(tokenizer, batches):
     }
 
 
+@pytest.mark.slow
 def test_at_first_nothing_diverges_and_later_it_does(tokenizer):
     lm = make(tokenizer, training.RLOO(letters, num_samples=G, kl=0.0))
     assert lm.evaluate(GIVEN, verbose=0, return_dict=True)["kl"] == pytest.approx(0, abs=1e-5)
@@ -241,6 +242,7 @@ def test_what_is_handed_over(tokenizer):
         assert lm.evaluate(form, verbose=0) == first, name
 
 
+@pytest.mark.slow
 def test_weights_of_prompts_and_validation(tokenizer):
     lm = make(tokenizer, training.RLOO(starts_low, num_samples=G, kl=0, reference=None))
     each = [lm.evaluate(GIVEN, sample_weight=np.eye(5)[i], verbose=0)[0] for i in range(5)]

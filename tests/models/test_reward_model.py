@@ -56,6 +56,7 @@ def test_rewards_by_hand(model):
     assert np.ptp(expected) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("margin", [None, [1.0, 0.0, 2.0, 0.5]])
 def test_a_loss_by_hand(model, margin):
     model.compile(loss=training.BradleyTerry(center=0.1))
