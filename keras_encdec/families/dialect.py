@@ -31,6 +31,22 @@ class Rule:
     layout: str
 
 
+def renamed(rules: Iterable[Rule], names: Mapping[str, str]) -> tuple[Rule, ...]:
+    """Rules whose tensors are called otherwise.
+
+    Args:
+        rules: the rules.
+        names: parts of their names, and what stands there instead, once in a name.
+    """
+    found = []
+    for rule in rules:
+        theirs = rule.theirs
+        for part, other in names.items():
+            theirs = theirs.replace(part, other, 1)
+        found.append(dataclasses.replace(rule, theirs=theirs))
+    return tuple(found)
+
+
 @dataclasses.dataclass(frozen=True)
 class Tensor:
     """A rule applied to one weight: where it lies in their file, and in what shape."""

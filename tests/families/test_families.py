@@ -9,6 +9,7 @@ import keras_hub
 import ml_dtypes
 import numpy as np
 import pytest
+from keras_hub.src.models.gemma3.gemma3_vision_encoder import Gemma3VisionEncoder
 from reference_folder import FAMILIES as REFERENCES
 from reference_folder import facts_of, write_folder
 from safetensors.numpy import load_file, save_file
@@ -18,6 +19,7 @@ from keras_encdec.conversion.plan import make_plan
 from keras_encdec.conversion.sources import ModelSource
 from keras_encdec.families import dialect, known
 from keras_encdec.models import EncDecSeq2SeqLM
+from keras_encdec.spec import RotarySpec, count_parameters
 from keras_encdec.testing.models import (
     assert_close,
     decoded,
@@ -31,6 +33,7 @@ from keras_encdec.testing.specs import tiny_decoder
 
 # References that tests/parity/make_family_references.py made, by the name there.
 FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2", "qwen3", "smollm3"]
+FAMILIES += ["gemma3_images"]
 ARRAYS = ("token_ids", "padding_mask")
 every_family = pytest.mark.parametrize("name", FAMILIES)
 # What takes long runs with two of them, which together have most that families have.
@@ -147,9 +150,8 @@ def test_there_and_back_is_bitwise(name, dtype):
     family = known.of_model_type(facts["config"]["model_type"])
     spec = family.from_transformers(facts["config"])
     bound = dialect.bind(family.transformers, spec.weights())
-    assert {t.name: t.shape for t in bound.values()} == {
-        key: tuple(shape) for key, shape in facts["tensors"].items()
-    }
+    there = {key: tuple(shape) for key, shape in facts["tensors"].items()}
+    assert {t.name: t.shape for t in bound.values()} == without_dropped(there, family)
     check_there_and_back(bound, dtype)
 
 
@@ -161,10 +163,13 @@ def test_every_variable_of_keras_hub_has_a_weight_and_a_way_back(name):
     spec = family.from_keras_hub({**tied, **backbone.get_config()})
     bound = dialect.bind(family.keras_hub, spec.weights())
     there = {name: shape for name, (shape, _) in ModelSource(backbone).tensors().items()}
-    dropped = {n for n in there for pattern in family.dropped if fnmatch(n, pattern)}
-    expected = {name: shape for name, shape in there.items() if name not in dropped}
-    assert {t.name: t.shape for t in bound.values()} == expected
+    assert {t.name: t.shape for t in bound.values()} == without_dropped(there, family)
     check_there_and_back(bound, "float32")
+
+
+def without_dropped(there, family):
+    dropped = {n for n in there for pattern in family.dropped if fnmatch(n, pattern)}
+    return {name: shape for name, shape in there.items() if name not in dropped}
 
 
 def check_there_and_back(bound, dtype):
@@ -173,6 +178,43 @@ def check_there_and_back(bound, dtype):
         array = rng.normal(size=tensor.shape).astype(dtype)
         back = np.ascontiguousarray(tensor.to_theirs(tensor.to_ours(array)))
         assert (back.shape, back.tobytes()) == (array.shape, array.tobytes())
+
+
+def test_what_images_pass_through_is_left_unread():
+    sizes = {"image_size": 16, "patch_size": 4, "pool_size": 2, "num_heads": 2, "num_layers": 1}
+    widths = {"hidden_dim": 8, "intermediate_dim": 8, "output_dim": 40}
+    reads_images = Gemma3VisionEncoder(**sizes, **widths)
+    config = KERAS_HUB["gemma3"][1] | {"num_layers": 1}
+    text = keras_hub.models.Gemma3Backbone(**config)
+    both = keras_hub.models.Gemma3Backbone(
+        **config | {"image_size": 16, "vision_encoder": reads_images}
+    )
+    for weight in text.weights:
+        weight.assign(draw(weight.path, tuple(weight.shape)))
+    of_text = {weight.path: weight for weight in text.weights}
+    for weight in both.weights:
+        if weight.path in of_text:
+            weight.assign(of_text[weight.path])
+    found, expected = (keras_encdec.adapt(model).backbone for model in (both, text))
+    assert found.spec == expected.spec
+    for ours, theirs in zip(found.weights, expected.weights, strict=True):
+        if "cross_attention_gate" not in ours.path:
+            np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
+
+
+def test_a_text_model_inside_another_leaves_out_its_defaults():
+    """As google/gemma-3-4b-it has it; KerasHub counts the parameters of gemma3_4b_text."""
+    text = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}
+    text |= {"model_type": "gemma3_text", "sliding_window": 1024}
+    text |= {"rope_scaling": {"factor": 8.0, "rope_type": "linear"}}
+    images = {"mm_tokens_per_image": 256, "image_token_index": 262144, "vision_config": {}}
+    spec = known.spec_of({"model_type": "gemma3", "text_config": text, **images})
+    assert spec.windows == ((1024,) * 5 + (None,)) * 5 + (1024,) * 4
+    assert spec.rotaries[5] == RotarySpec(1e6, 8.0)
+    assert spec.rotaries[0] == RotarySpec(1e4)
+    assert spec.vocabulary_size == 262_208
+    as_there = dataclasses.replace(spec, vocabulary_size=262_144)
+    assert count_parameters(as_there.weights()) == 3_880_099_328
 
 
 @pytest.mark.slow
