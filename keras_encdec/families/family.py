@@ -26,7 +26,7 @@ class Family:
         model_types: what `config.json` of transformers calls them.
         keras_hub: rules for the variables of the backbones.
         transformers: rules for the tensors of a safetensors file.
-        from_keras_hub: the spec behind `get_config()` of a backbone.
+        from_keras_hub: the spec behind `get_config()` of a backbone; None without backbones.
         from_transformers: the spec behind a `config.json`.
         to_transformers: the `config.json` of an encoder, as near as the family comes to it:
             `keras_encdec.families.encoders` reads it again and refuses what is lost. None where
@@ -40,7 +40,7 @@ class Family:
     model_types: tuple[str, ...]
     keras_hub: tuple[Rule, ...]
     transformers: tuple[Rule, ...]
-    from_keras_hub: Reader
+    from_keras_hub: Reader | None
     from_transformers: Reader
     to_transformers: Writer | None
     tied: bool
@@ -52,6 +52,7 @@ class Family:
         Raises:
             ValueError: if a field has a value that a spec cannot express.
         """
+        assert self.from_keras_hub is not None  # it is found by the name of a backbone
         return self.from_keras_hub({"tie_word_embeddings": self.tied, **config})
 
     def read_transformers(self, config: Mapping[str, Any]) -> StackSpec:

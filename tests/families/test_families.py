@@ -18,6 +18,7 @@ import keras_encdec
 from keras_encdec.conversion.plan import make_plan
 from keras_encdec.conversion.sources import ModelSource
 from keras_encdec.families import dialect, known
+from keras_encdec.layers.hidden import states_to_read
 from keras_encdec.models import EncDecSeq2SeqLM
 from keras_encdec.spec import RotarySpec, count_parameters
 from keras_encdec.testing.models import (
@@ -33,7 +34,7 @@ from keras_encdec.testing.specs import tiny_decoder
 
 # References that tests/parity/make_family_references.py made, by the name there.
 FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2", "qwen3", "smollm3"]
-FAMILIES += ["gemma3_images"]
+FAMILIES += ["gemma3_images", "olmo2", "granite", "phi3", "phi4"]
 ARRAYS = ("token_ids", "padding_mask")
 every_family = pytest.mark.parametrize("name", FAMILIES)
 # What takes long runs with two of them, which together have most that families have.
@@ -76,6 +77,14 @@ SMOLLM3 = {
     "rope_theta": 100.0,
     "partial_rotary_factor": 1.0,
 }
+PHI3 = {
+    "rope_max_wavelength": 100,
+    "rope_scaling_type": "su",
+    "rope_scaling_short_factor": [1.0, 1.3, 1.6, 2.0, 3.0],
+    "rope_scaling_long_factor": [1.0, 2.0, 4.0, 8.0, 12.0],
+    "layer_norm_epsilon": 1e-2,
+    "max_sequence_length": 80,
+}
 USUAL = SIZES | HEADS
 KERAS_HUB = {
     "gemma": ("Gemma", USUAL | {"head_dim": 12, "num_key_value_heads": 1, "intermediate_dim": 144}),
@@ -86,6 +95,9 @@ KERAS_HUB = {
     "mistral": ("Mistral", USUAL | LINEAR | {"sliding_window": 6, "head_dim": 12}),
     "qwen2": ("Qwen", USUAL | LINEAR | {"tie_word_embeddings": False}),
     "smollm3": ("SmolLM3", SIZES | SMOLLM3),
+    "phi3": ("Phi3", USUAL | {"layer_norm_epsilon": 1e-2, "rope_max_wavelength": 100}),
+    "phi3_short": ("Phi3", USUAL | PHI3 | {"pretraining_sequence_length": 20}),
+    "phi3_long": ("Phi3", USUAL | PHI3 | {"pretraining_sequence_length": 12}),
     "qwen3": ("Qwen3", USUAL | LINEAR | {"head_dim": 12, "layer_norm_epsilon": 1e-5}),
 }
 every_backbone = pytest.mark.parametrize("name", KERAS_HUB)
@@ -125,7 +137,8 @@ def test_with_a_causal_mask_the_encoder_is_the_source(name, folder_of):
     ids, mask, logits = reference(name)
     options = {"encoder_attention": "causal", "expand_gqa": True}
     pair = keras_encdec.adapt(folder_of(name), **options).backbone
-    found = to_numpy(pair.decoder.logits(pair.encoder(ids, mask)))
+    states = states_to_read(pair.encoder(ids, mask), pair.spec.encoder)
+    found = to_numpy(pair.decoder.logits(states))
     assert_close(found[mask == 1], logits[mask == 1], 1e-4)
 
 
@@ -151,7 +164,7 @@ def test_there_and_back_is_bitwise(name, dtype):
     spec = family.from_transformers(facts["config"])
     bound = dialect.bind(family.transformers, spec.weights())
     there = {key: tuple(shape) for key, shape in facts["tensors"].items()}
-    assert {t.name: t.shape for t in bound.values()} == without_dropped(there, family)
+    check_names(bound, there, family)
     check_there_and_back(bound, dtype)
 
 
@@ -163,20 +176,23 @@ def test_every_variable_of_keras_hub_has_a_weight_and_a_way_back(name):
     spec = family.from_keras_hub({**tied, **backbone.get_config()})
     bound = dialect.bind(family.keras_hub, spec.weights())
     there = {name: shape for name, (shape, _) in ModelSource(backbone).tensors().items()}
-    assert {t.name: t.shape for t in bound.values()} == without_dropped(there, family)
+    check_names(bound, there, family)
     check_there_and_back(bound, "float32")
 
 
-def without_dropped(there, family):
+def check_names(bound, there, family):
+    """Each tensor that is there is of a weight or dropped, and no other is asked for."""
+    wanted = {t.name: t.shape for t in bound.values()}
     dropped = {n for n in there for pattern in family.dropped if fnmatch(n, pattern)}
-    return {name: shape for name, shape in there.items() if name not in dropped}
+    assert wanted == {n: s for n, s in there.items() if n in wanted or n not in dropped}
 
 
 def check_there_and_back(bound, dtype):
     rng = np.random.default_rng(0)
-    for tensor in bound.values():
-        array = rng.normal(size=tensor.shape).astype(dtype)
-        back = np.ascontiguousarray(tensor.to_theirs(tensor.to_ours(array)))
+    for parts in dialect.by_tensor(bound).values():
+        array = rng.normal(size=parts[0][1].shape).astype(dtype)
+        back = [tensor.to_theirs(tensor.to_ours(array)) for _, tensor in parts]
+        back = np.ascontiguousarray(np.concatenate(back))
         assert (back.shape, back.tobytes()) == (array.shape, array.tobytes())
 
 
@@ -229,8 +245,12 @@ def test_a_pair_trains_generates_and_comes_back(name, folder_of, tmp_path):
     assert history.history["loss"][1] < history.history["loss"][0]
     logits = to_numpy(lm.predict_on_batch(inputs))
     assert np.abs(logits - before).max() > 1e-3
-    written = lm.generate(inputs, max_length=24, stop_token_ids=None)["decoder_token_ids"]
-    assert written.shape == (3, 24)
+    if (longest := lm.backbone.spec.decoder.longest_written) is not None:
+        with pytest.raises(ValueError, match=f"Expected max_length of at most {longest}: .*24"):
+            lm.generate(inputs, max_length=24)
+    length = longest or 24
+    written = lm.generate(inputs, max_length=length, stop_token_ids=None)["decoder_token_ids"]
+    assert written.shape == (3, length)
     lm.save_to_preset(tmp_path / name)
     again = EncDecSeq2SeqLM.from_preset(str(tmp_path / name))
     assert again.backbone.spec == lm.backbone.spec
@@ -241,13 +261,14 @@ def test_a_pair_trains_generates_and_comes_back(name, folder_of, tmp_path):
 @two_families_and_the_others_by_hand
 def test_cached_is_full(name, folder_of):
     backbone = keras_encdec.adapt(folder_of(name), cross_attention_gate=False).backbone
-    inputs = make_inputs(target=(20, 20, 20))
+    length = backbone.spec.decoder.longest_written or 20
+    inputs = make_inputs(target=(length,) * 3)
     ids, decoder = inputs["decoder_token_ids"], backbone.decoder
     mask = inputs["encoder_padding_mask"]
     states = backbone.encoder(inputs["encoder_token_ids"], mask)
     full = to_numpy(decoder(ids, inputs["decoder_padding_mask"], states, mask))
-    context, cache = decoder.context(states, mask), decoder.empty_cache(3, 20)
-    for i in range(20):
+    context, cache = decoder.context(states, mask), decoder.empty_cache(3, length)
+    for i in range(length):
         state, cache = decoded(decoder, ids[:, i : i + 1], i, cache, context)
         assert_close(to_numpy(state)[:, 0], full[:, i], 1e-5)
 

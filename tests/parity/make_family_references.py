@@ -45,6 +45,13 @@ STRETCHED = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+BY_LENGTH = {
+    "rope_type": "longrope",
+    "rope_theta": 100.0,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.2, 1.4, 1.8, 2.0, 3.0],
+    "long_factor": [1.0, 2.0, 4.0, 6.0, 9.0, 12.0],
+}
 CAPS = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}
 # The family's class, and its config.
 MODELS = {
@@ -86,6 +93,29 @@ MODELS = {
     ),
     "smollm3": ("SmolLM3", {"rope_parameters": FAST, "no_rope_layers": [1, 1, 0, 1]}),
     "qwen3": ("Qwen3", {**HEADS, "rope_parameters": FAST, "tie_word_embeddings": True}),
+    "olmo2": ("Olmo2", {**HEADS, "rope_parameters": FAST}),
+    "granite": (
+        "Granite",
+        {
+            **HEADS,
+            "rope_parameters": FAST,
+            "embedding_multiplier": 2.5,
+            "residual_multiplier": 0.7,
+            "attention_multiplier": 0.4,
+            "logits_scaling": 0.3,
+        },
+    ),
+    "phi3": ("Phi3", {"rope_parameters": FAST, "sliding_window": 6}),
+    "phi4": (
+        "Phi3",
+        {
+            "rope_parameters": BY_LENGTH,
+            "hidden_size": 64,  # of a head's 16 then 12 turn
+            "tie_word_embeddings": True,
+            "max_position_embeddings": 64,
+            "original_max_position_embeddings": 16,
+        },
+    ),
 }
 LENGTHS = (20, 13)
 IMAGES = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
@@ -210,10 +240,17 @@ def main(names):
         model, facts = make_with_images() if with_images else make(name)
         rng = np.random.default_rng(5)
         ids, mask = padded(rng, LENGTHS, words=90 if with_images else 96)
-        with torch.no_grad():
-            inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-            logits = model(**inputs, use_cache=False).logits.numpy()
-        write(name, facts, input_ids=ids, attention_mask=mask, logits=logits)
+        write(name, facts, input_ids=ids, attention_mask=mask, logits=logits_of(model, ids, mask))
+
+
+def logits_of(model, ids, mask):
+    """Row by row, as LongRoPE there turns all rows of a batch as the longest asks for."""
+    logits = np.zeros((*ids.shape, model.config.get_text_config().vocab_size), "float32")
+    with torch.no_grad():
+        for row, length in enumerate(mask.sum(axis=1)):
+            inputs = torch.from_numpy(ids[row : row + 1, :length])
+            logits[row, :length] = model(input_ids=inputs, use_cache=False).logits[0].numpy()
+    return logits
 
 
 if __name__ == "__main__":
