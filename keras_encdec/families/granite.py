@@ -16,6 +16,7 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
     """The spec behind a `config.json` of model type `granite`."""
     with reading(config) as field:
         field.only("hidden_act", "silu")
+        field.drop("attention_dropout")  # of its training: 0.1 in 3.0, and no number depends on it
         scale = field("attention_multiplier", 1.0)
         multipliers: dict[str, Any] = {name: float(field(name, 1.0)) for name in _MULTIPLIERS}
         return transformers.stack(

@@ -79,12 +79,12 @@ def _rotary(field: Fields, longest: int | None) -> RotarySpec:
 def to_transformers(spec: EncoderSpec) -> dict[str, Any]:
     """Of an encoder, as model type `phi3`."""
     positions = transformers.first_rotary(spec.encoder)
-    config = transformers.config(
-        spec, "Phi3Model", hidden_act="silu", sliding_window=transformers.local_window(spec)
-    )
-    config["rope_parameters"]["partial_rotary_factor"] = positions.fraction
+    whole = transformers.rope_parameters(dataclasses.replace(positions, fraction=1.0))
+    window = transformers.local_window(spec)
+    config = transformers.config(spec, "Phi3Model", hidden_act="silu", sliding_window=window)
     original = positions.original_length or config["max_position_embeddings"]
-    return {**config, "original_max_position_embeddings": original}
+    own = {"rope_parameters": {**whole, "partial_rotary_factor": positions.fraction}}
+    return {**config, **own, "original_max_position_embeddings": original}
 
 
 FAMILIES = (

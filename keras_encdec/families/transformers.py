@@ -253,7 +253,9 @@ def first_rotary(stack: StackSpec) -> RotarySpec:
 
 
 def rope_parameters(rotary: RotarySpec) -> dict[str, Any]:
-    """The inverse of `rotary_of`, but for a `fraction`."""
+    """The inverse of `rotary_of`; of positions that turn in part, their base alone."""
+    if rotary.fraction != 1:
+        return {"rope_type": "default", "rope_theta": rotary.base}
     if rotary.short_factors is not None and rotary.long_factors is not None:
         return {
             "rope_type": "longrope",

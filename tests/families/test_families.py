@@ -37,11 +37,18 @@ FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2",
 FAMILIES += ["gemma3_images", "olmo2", "granite", "phi3", "phi4"]
 ARRAYS = ("token_ids", "padding_mask")
 every_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+def some_apart(names, mark):
+    """Every family, of which some cost time that the others' tests need not."""
+    apart = [pytest.param(n, marks=mark) if n in names else n for n in FAMILIES]
+    return pytest.mark.parametrize("name", apart)
+
+
+LATER = ("gemma3_images", "olmo2", "granite", "phi3", "phi4")
 # What takes long runs with two of them, which together have most that families have.
 TWO = ("gemma3", "qwen2")
-two_families_and_the_others_by_hand = pytest.mark.parametrize(
-    "name", [n if n in TWO else pytest.param(n, marks=pytest.mark.long) for n in FAMILIES]
-)
+two_families_and_the_others_by_hand = some_apart(set(FAMILIES) - set(TWO), pytest.mark.long)
 
 # KerasHub backbones: class, and what makes it another model than the one before.
 HEADS = {"num_query_heads": 4, "num_key_value_heads": 2}
@@ -100,7 +107,13 @@ KERAS_HUB = {
     "phi3_long": ("Phi3", USUAL | PHI3 | {"pretraining_sequence_length": 12}),
     "qwen3": ("Qwen3", USUAL | LINEAR | {"head_dim": 12, "layer_norm_epsilon": 1e-5}),
 }
-every_backbone = pytest.mark.parametrize("name", KERAS_HUB)
+every_backbone = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in ("phi3", "phi3_long") else n
+        for n in KERAS_HUB
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -125,14 +138,14 @@ def reference(name):
         return [arrays[key] for key in ("input_ids", "attention_mask", "logits")]
 
 
-@every_family
+@some_apart(("phi3",), pytest.mark.slow)
 def test_the_decoder_is_the_source_in_transformers(name, folder_of):
     ids, mask, logits = reference(name)
     found = logits_without_input(keras_encdec.adapt(folder_of(name)).backbone, ids, mask)
     assert_close(found[mask == 1], logits[mask == 1], 1e-4)
 
 
-@every_family
+@some_apart(LATER, pytest.mark.slow)
 def test_with_a_causal_mask_the_encoder_is_the_source(name, folder_of):
     ids, mask, logits = reference(name)
     options = {"encoder_attention": "causal", "expand_gqa": True}
@@ -233,6 +246,32 @@ def test_a_text_model_inside_another_leaves_out_its_defaults():
     assert count_parameters(as_there.weights()) == 3_880_099_328
 
 
+def test_phi_3_mini_by_the_defaults_of_its_class():
+    """Phi3Config of transformers 5.23, beside the count of KerasHub's phi3_mini_4k_instruct_en."""
+    config = {"vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192}
+    config |= {"num_hidden_layers": 32, "num_attention_heads": 32, "rms_norm_eps": 1e-5}
+    config |= {"model_type": "phi3", "max_position_embeddings": 4096, "sliding_window": 2047}
+    spec = known.spec_of(config)
+    assert count_parameters(spec.weights()) == 3_821_079_552
+    assert spec.rotary == RotarySpec(1e4)
+    assert spec.longest_written is None
+
+
+def test_long_rope_as_phi_3_5_has_it_and_as_transformers_writes_it():
+    factors = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+    config = {"model_type": "phi3", "vocab_size": 32064, "hidden_size": 3072, "rms_norm_eps": 1e-5}
+    config |= {"intermediate_size": 8192, "num_hidden_layers": 2, "num_attention_heads": 32}
+    config |= {"max_position_embeddings": 131072, "original_max_position_embeddings": 4096}
+    older = {"rope_theta": 10000.0, "rope_scaling": {"type": "longrope", **factors}}
+    newer = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+    newer |= {**factors, "original_max_position_embeddings": 4096}
+    specs = [known.spec_of(config | one) for one in (older, {"rope_parameters": newer})]
+    assert specs[0] == specs[1]
+    # sqrt(1 + ln 32 / ln 4096) = sqrt(1 + 5 / 12), as 32 = 2^5 and 4096 = 2^12.
+    assert specs[0].rotary.attention_factor == pytest.approx((17 / 12) ** 0.5, abs=1e-12)
+    assert specs[0].longest_written == 4096
+
+
 @pytest.mark.slow
 @two_families_and_the_others_by_hand
 def test_a_pair_trains_generates_and_comes_back(name, folder_of, tmp_path):
@@ -309,7 +348,7 @@ def test_a_plan_sets_each_weight_once_and_says_what_it_leaves(name):
 
 
 @pytest.mark.slow
-@every_family
+@some_apart(LATER, pytest.mark.long)
 def test_keras_manners(name, folder_of):
     inputs = make_inputs()
     plain = keras_encdec.adapt(folder_of(name), decoder_layers=[0, 3])
@@ -365,6 +404,11 @@ def test_a_tensor_that_the_index_lacks_is_named(tmp_path):
         ("gemma3", {"layer_types": ["linear_attention"] * 4}, "layer_types"),
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("qwen2", {"use_mrope": True}, "use_mrope"),
+        ("olmo2", {"sliding_window_pattern": 4}, "sliding_window_pattern=4"),
+        ("granite", {"num_local_experts": 8}, "num_local_experts=8"),
+        ("phi4", {"resid_pdrop": 0.1}, "resid_pdrop=0.0"),
+        ("phi4", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
+        ("gemma3_images", {"text_config": None}, "fields of a text model as text_config"),
     ],
 )
 def test_what_a_spec_cannot_express_is_named(name, change, message, tmp_path):

@@ -99,10 +99,10 @@ MODELS = {
         {
             **HEADS,
             "rope_parameters": FAST,
-            "embedding_multiplier": 2.5,
+            "embedding_multiplier": 1.5,
             "residual_multiplier": 0.7,
-            "attention_multiplier": 0.4,
-            "logits_scaling": 0.3,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 3.0,
         },
     ),
     "phi3": ("Phi3", {"rope_parameters": FAST, "sliding_window": 6}),
