@@ -149,9 +149,13 @@ def export(
     """Hands each weight, as `effective_weights` has it, to `write(name, array)` of a dialect."""
     bound = dialect.bind(rules, backbone.spec.weights())
     weights = effective_weights(backbone)
-    for name, tensor in track(list(bound.items()), "Exporting"):
-        array = check_finite(name, weights[name], "the model to export")
-        write(tensor.name, np.ascontiguousarray(tensor.to_theirs(array)))
+    for theirs, parts in track(list(dialect.by_tensor(bound).items()), "Exporting"):
+        arrays = [
+            tensor.to_theirs(check_finite(name, weights[name], "the model to export"))
+            for name, tensor in parts
+        ]
+        whole = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+        write(theirs, np.ascontiguousarray(whole))
 
 
 def _without_values(

@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_encdec import check
-from keras_encdec.families import gemma, gemma3, llama, mistral, qwen, smollm3
+from keras_encdec.families import (
+    gemma,
+    gemma3,
+    granite,
+    llama,
+    mistral,
+    olmo2,
+    phi3,
+    qwen,
+    smollm3,
+)
 from keras_encdec.families.family import Family
 from keras_encdec.spec import StackSpec
 
@@ -16,6 +26,9 @@ FAMILIES: tuple[Family, ...] = (
     *mistral.FAMILIES,
     *qwen.FAMILIES,
     *smollm3.FAMILIES,
+    *olmo2.FAMILIES,
+    *granite.FAMILIES,
+    *phi3.FAMILIES,
 )
 
 

@@ -3,10 +3,12 @@
 Writes families/NAME.json, the model's config.json with the shape of each tensor of its
 safetensors file, and families/NAME.npz, inputs and logits. Weights follow from names
 (drawn.py), so that a test can write the file itself. Run with
-`python make_family_references.py` where transformers==5.23.0 and torch 2.13 (CPU) are installed.
+`python make_family_references.py` where transformers==5.23.0 and torch 2.13 (CPU) are installed;
+with names behind it, those alone.
 """
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -42,6 +44,13 @@ STRETCHED = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
+}
+BY_LENGTH = {
+    "rope_type": "longrope",
+    "rope_theta": 100.0,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.2, 1.4, 1.8, 2.0, 3.0],
+    "long_factor": [1.0, 2.0, 4.0, 6.0, 9.0, 12.0],
 }
 CAPS = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}
 # The family's class, and its config.
@@ -84,8 +93,33 @@ MODELS = {
     ),
     "smollm3": ("SmolLM3", {"rope_parameters": FAST, "no_rope_layers": [1, 1, 0, 1]}),
     "qwen3": ("Qwen3", {**HEADS, "rope_parameters": FAST, "tie_word_embeddings": True}),
+    "olmo2": ("Olmo2", {**HEADS, "rope_parameters": FAST}),
+    "granite": (
+        "Granite",
+        {
+            **HEADS,
+            "rope_parameters": FAST,
+            "embedding_multiplier": 1.5,
+            "residual_multiplier": 0.7,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 3.0,
+        },
+    ),
+    "phi3": ("Phi3", {"rope_parameters": FAST, "sliding_window": 6}),
+    "phi4": (
+        "Phi3",
+        {
+            "rope_parameters": BY_LENGTH,
+            "hidden_size": 64,  # of a head's 16 then 12 turn
+            "tie_word_embeddings": True,
+            "max_position_embeddings": 64,
+            "original_max_position_embeddings": 16,
+        },
+    ),
 }
 LENGTHS = (20, 13)
+IMAGES = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+IMAGES |= {"num_attention_heads": 2, "image_size": 4, "patch_size": 2}
 
 
 def make(name):
@@ -95,6 +129,19 @@ def make(name):
     config = getattr(transformers, config_class)(**{**COMMON, **changes}, dtype="float32")
     model_class = getattr(transformers, f"{family}ForCausalLM")
     return filled(model_class, config, zero_centered="Gemma" in family)
+
+
+def make_with_images():
+    """Gemma 3 inside a model that reads images too, as small as can be."""
+    text = {**COMMON, **HEADS, **MODELS["gemma3"][1]}
+    config = transformers.Gemma3Config(
+        text_config=text,
+        vision_config=IMAGES,
+        mm_tokens_per_image=4,
+        image_token_index=91,
+        dtype="float32",
+    )
+    return filled(transformers.Gemma3ForConditionalGeneration, config, zero_centered=True)
 
 
 def filled(model_class, config, zero_centered):
@@ -112,10 +159,24 @@ def filled(model_class, config, zero_centered):
     return model, {"config": config, "tensors": shapes}
 
 
+# What save_pretrained calls parts of models that lie one deeper, or elsewhere.
+ON_DISK = {
+    "model.encoder.text_model.": "model.encoder.",
+    "model.language_model.": "language_model.model.",
+    "model.vision_tower.": "vision_tower.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+}
+
+
 def names_on_disk(model):
-    """What save_pretrained calls each parameter: T5Gemma 2's text encoder lies one deeper."""
-    names = [name for name, _ in model.named_parameters()]
-    return {name: name.replace("model.encoder.text_model.", "model.encoder.") for name in names}
+    """What save_pretrained calls each parameter."""
+
+    def named(name):
+        for part, other in ON_DISK.items():
+            name = other + name.removeprefix(part) if name.startswith(part) else name
+        return name
+
+    return {name: named(name) for name, _ in model.named_parameters()}
 
 
 def padded(rng, lengths, words=90, start=None):
@@ -137,10 +198,8 @@ def make_t5gemma2():
         "layer_types": [LOCAL, LOCAL, GLOBAL, LOCAL],
         "rope_parameters": MODELS["gemma3"][1]["rope_parameters"],
     }
-    images = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
-    images |= {"num_attention_heads": 2, "image_size": 4, "patch_size": 2}
     encoder = transformers.T5Gemma2EncoderConfig(
-        text_config=text, vision_config=images, eoi_token_index=90, image_token_index=91
+        text_config=text, vision_config=IMAGES, eoi_token_index=90, image_token_index=91
     )
     decoder = transformers.T5Gemma2DecoderConfig(**text)
     config = transformers.T5Gemma2Config(encoder=encoder, decoder=decoder, image_token_index=91)
@@ -172,18 +231,27 @@ def write(name, facts, **arrays):
     print(f"{name}: logits of spread {arrays['logits'].std():.2f}")
 
 
-def main():
+def main(names):
     HERE.mkdir(exist_ok=True)
-    save_t5gemma2()
-    for name in MODELS:
-        model, facts = make(name)
+    if not names:
+        save_t5gemma2()
+    for name in names or [*MODELS, "gemma3_images"]:
+        with_images = name == "gemma3_images"
+        model, facts = make_with_images() if with_images else make(name)
         rng = np.random.default_rng(5)
-        ids, mask = padded(rng, LENGTHS, words=96)
-        with torch.no_grad():
-            inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-            logits = model(**inputs, use_cache=False).logits.numpy()
-        write(name, facts, input_ids=ids, attention_mask=mask, logits=logits)
+        ids, mask = padded(rng, LENGTHS, words=90 if with_images else 96)
+        write(name, facts, input_ids=ids, attention_mask=mask, logits=logits_of(model, ids, mask))
+
+
+def logits_of(model, ids, mask):
+    """Row by row, as LongRoPE there turns all rows of a batch as the longest asks for."""
+    logits = np.zeros((*ids.shape, model.config.get_text_config().vocab_size), "float32")
+    with torch.no_grad():
+        for row, length in enumerate(mask.sum(axis=1)):
+            inputs = torch.from_numpy(ids[row : row + 1, :length])
+            logits[row, :length] = model(input_ids=inputs, use_cache=False).logits[0].numpy()
+    return logits
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

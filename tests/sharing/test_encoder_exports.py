@@ -34,6 +34,9 @@ BOTH_WAYS = {
     "qwen2": ("qwen2", 5),
     "qwen3": ("qwen3", 4096),
     "smollm3": ("smollm3", 4096),
+    "olmo2": ("olmo2", None),
+    "granite": ("granite", None),
+    "phi4": ("phi3", None),
 }
 CAUSAL = BOTH_WAYS | {"gemma2": ("gemma2", 6), "gemma3": ("gemma3_text", 6)}
 CAUSAL |= {"mistral": ("mistral", 6), "qwen2": ("qwen2", 6)}
