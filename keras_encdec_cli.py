@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_superglue(commands)
     _add_eval(commands)
     _add_merge(commands)
+    _add_claims(commands)
     return parser
 
 
@@ -175,11 +176,19 @@ def _add_merge(commands: Any) -> None:
     parser = commands.add_parser("merge", help="make one model of several fine-tuned ones")
     parser.add_argument("presets", nargs="+", help="folders of save_to_preset, two or more")
     parser.add_argument("--output", required=True, help="folder of the result")
-    parser.add_argument("--method", default="average", help="average (default), slerp or ties")
+    parser.add_argument("--method", default="average", help="average (default), slerp, ties or sum")
     parser.add_argument("--base", help="folder of the model that training began from")
     parser.add_argument("--weights", nargs="+", type=float, help="of each preset; equal if none")
     parser.add_argument("--strength", type=float, help="from 0, the base, to 1 (default)")
     parser.add_argument("--density", type=float, help="for ties: the share that stays (0.2)")
+
+
+def _add_claims(commands: Any) -> None:
+    parser = commands.add_parser("claims", help="try the paper's claims again, in small")
+    parser.add_argument("--output", default="./encdec-claims", help="folder for report and models")
+    parser.add_argument("--only", nargs="+", help="such as C1 C9; all of them if none")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of each arm")
+    parser.add_argument("--scale", default="embedded", help="embedded (default), or smollm2 on GPU")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ torch, with eager attention, which alone has the soft cap. Workloads:
              compilation included
     W5       1 input of 512 tokens, with room for 512 with <bos>: until the first is there
     growth   seconds per new token at 256 to 8192 input tokens; ours of one encoding
+    rollouts 1 input of 512 tokens, 8 drawn outputs of 64 tokens; tokens differ, as chance does
 
 Random weights soon say one word again and again, which drafts would take eight at a time: they
 are off but for `--drafts`.
@@ -46,6 +47,7 @@ WORKLOADS = {
     "W2": {"rows": 4, "source": 2048, "new": 64},
     "W3": {"rows": 1, "sources": [20 + 23 * i for i in range(20)], "new": 16},
     "W5": {"rows": 1, "source": 512, "new": 511},
+    "rollouts": {"rows": 1, "source": 512, "new": 64, "samples": 8},
     "growth": {"rows": 1, "growth": [256, 512, 1024, 2048, 4096, 8192], "new": 33},
 }
 
@@ -79,6 +81,12 @@ class Ours:
         found = self.lm.generate(inputs, stop_token_ids=stops, **self.options)
         return found["decoder_token_ids"]
 
+    def drawing(self, samples):
+        self.lm.compile(sampler="random")
+        return lambda inputs: self.lm.generate(
+            inputs, stop_token_ids=None, num_samples=samples, **self.options
+        )
+
     def of_one_encoding(self, inputs):
         encoding = self.lm.encode(inputs)
 
@@ -101,6 +109,10 @@ class KerasHub:
         found = self.lm.generate(inputs, stop_token_ids=stops)
         return np.asarray(found["decoder_token_ids"])
 
+    def drawing(self, samples):
+        self.lm.compile(sampler="random")
+        return lambda inputs: self({k: np.repeat(x, samples, axis=0) for k, x in inputs.items()})
+
 
 class Transformers:
     def __init__(self, folder, options):
@@ -111,7 +123,11 @@ class Transformers:
         load = T5GemmaForConditionalGeneration.from_pretrained
         self.lm, self.torch = load(folder, attn_implementation="eager").eval(), torch
 
-    def __call__(self, inputs, stops=None):
+    def drawing(self, samples):
+        chance = {"do_sample": True, "top_k": 0, "num_return_sequences": samples}
+        return lambda inputs: self(inputs, **chance)
+
+    def __call__(self, inputs, stops=None, **chance):
         given = {name: self.torch.tensor(x).long() for name, x in inputs.items()}
         new = inputs["decoder_token_ids"].shape[1] - 1
         return self.lm.generate(
@@ -121,7 +137,7 @@ class Transformers:
             max_new_tokens=new,
             min_new_tokens=None if stops else new,
             eos_token_id=list(stops) if stops else None,
-            do_sample=False,
+            **({"do_sample": False} | chance),
         ).numpy()
 
 
@@ -150,6 +166,8 @@ def run(generate, name, repeats):
         each = [per_token(generate, source, repeats) for source in work["growth"]]
         return {"seconds": each, "floors": [floor(1, s, work["new"]) for s in work["growth"]]}
     inputs = tokens(work["rows"], work["source"], work["new"])
+    if "samples" in work:
+        return {"seconds": timed(generate.drawing(work["samples"]), inputs, repeats)[0]}
     if name == "W5":
         first = int(generate(tokens(1, work["source"], 8))[0, 1])
         seconds, found = timed(generate, inputs, repeats, stops=(first,))
@@ -237,7 +255,8 @@ def report(name, results):
             part += f" [step {result['step'] * 1e3:.1f} ms, {share:.0%} of bandwidth]"
         parts.append(part)
     print(f"generate {name}: " + " | ".join(parts), flush=True)
-    print("  tokens like ours: " + agreement(results), flush=True)
+    if all("tokens" in result for result in results.values()):
+        print("  tokens like ours: " + agreement(results), flush=True)
 
 
 def agreement(results):

@@ -46,6 +46,7 @@ def main():
     parser.add_argument("--kl", type=float, default=0.1)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--dtype", default="float32", help="such as mixed_bfloat16")
     parser.add_argument("--samples", type=int, default=8)
     options = parser.parse_args()
     keras.utils.set_random_seed(options.seed)
@@ -53,7 +54,7 @@ def main():
     lines = [[d.summary_and_body[0] for d in docs if d.summary_and_body] for docs in parts]
     common = {word for word, _ in Counter(line.split()[0] for line in lines[0]).most_common(6)}
     fit, held = ([line for line in some if line.split()[0] in common] for some in lines)
-    lm = keras_encdec.from_preset("gemma2_tiny_tiny")
+    lm = keras_encdec.from_preset("gemma2_tiny_tiny", dtype=options.dtype)
     lm.preprocessor.encoder_sequence_length, lm.preprocessor.seed = 32, options.seed
     loss = RLOO(REWARDS[options.reward], num_samples=options.samples, kl=options.kl, max_length=4)
     lm.compile(options.rate, loss=loss)

@@ -13,13 +13,19 @@ Accelerator: GPU
 What Encoder-Decoder Gemma does to Gemma 2 can be done to any model of the same build.
 Sources may be
 
-- Gemma 1 to 3 (text), Llama 2 and 3, SmolLM 2 and 3, Mistral, Qwen 2, 2.5 and 3;
+- Gemma 1 to 3, Llama 2 and 3, SmolLM 2 and 3, Mistral, Qwen 2, 2.5 and 3, OLMo 2,
+  Granite 3, Phi-3, 3.5 and 4; of a Gemma 3 that reads images, its text part;
 - presets of KerasHub, its backbones and tasks in memory, or folders and `hf://` handles
   in the format of transformers (`config.json` with safetensors).
 
 Families differ in where they normalise, in biases, windows, soft caps and rotary
 positions. All of that is read from the configuration of the source. A field that would be
 ignored is an error that names it.
+
+Phi-3.5 and Phi-4-mini turn their positions otherwise in long texts (LongRoPE). Here a text's
+own length decides, whatever stands beside it in a batch, so an encoder reads long documents.
+What a decoder writes stays within the length of pretraining, 4096 tokens there: beyond it
+the tokens already written would have to turn again, and `max_length` is refused.
 
 The guide is written for one GPU of 16 GB and models of up to 0.6 billion parameters. With
 `KERAS_ENCDEC_SMALL=1` the same code runs on any CPU in about a minute, without network:

@@ -44,7 +44,7 @@ _AXES: dict[str, Axes] = {
     "experts/gate": (_MODEL, _BATCH, None),  # (E, D, F)
     "experts/up": (_MODEL, _BATCH, None),
     "experts/down": (_MODEL, None, _BATCH),  # (E, F, D)
-    "norm/scale": (None,),  # (D,) or (H,)
+    "norm/scale": (),  # (D,), (H,), (N, H) or (K, H)
     "gate/scale": (),
 }
 # What the embedding of a KerasHub teacher gives in its backbone: without it XLA follows the
@@ -111,15 +111,16 @@ def _fitted(spec: PairSpec | EncoderSpec, sizes: Mapping[str, int]) -> dict[str,
     for path, shape in spec.weights().items():
         fits = tuple(
             a and (a if n % sizes[a] == 0 else None)
-            for n, a in zip(shape, _wanted(path), strict=True)
+            for n, a in zip(shape, _wanted(path, shape), strict=True)
         )
         fitted[re.sub(r"/block_\d+/", r"/block_\\d+/", path)] = fits
     return fitted
 
 
-def _wanted(path: str) -> Axes:
-    """Axes of a weight of a pair, whatever its size."""
-    return next(axes for name, axes in _AXES.items() if path.endswith(name))
+def _wanted(path: str, shape: Shape) -> Axes:
+    """An axis or None for each dimension of a weight of a pair, whatever its size."""
+    axes = next(axes for name, axes in _AXES.items() if path.endswith(name))
+    return (*axes, *[None] * (len(shape) - len(axes)))
 
 
 def undivided(
@@ -136,7 +137,7 @@ def undivided(
     """
     sizes = axis_sizes(device_mesh)
     for path, shape in spec.weights().items():
-        for n, axis in zip(shape, _wanted(path), strict=True):
+        for n, axis in zip(shape, _wanted(path, shape), strict=True):
             if axis and n % sizes[axis]:
                 yield path, n, axis
 

@@ -45,12 +45,25 @@ PAPER = [
     ("t5gemma_l_paper", 204_571_648, 509.9),
     ("t5gemma_xl_paper", 780_339_200, 1963.4),
 ]
+
+
+def by_length(pairs):
+    return RotarySpec(original_length=8, short_factors=(1.5,) * pairs, long_factors=(3.0,) * pairs)
+
+
 BAD = [
     (lambda: AttentionSpec(4, 3, 16, 16.0), "num_kv_heads that divides"),
     (lambda: tiny_encoder(attention=AttentionSpec(4, 2, 15, 15.0)), "an even head_dim"),
     (lambda: tiny_encoder(rotary=(None, RotarySpec())), "as many rotary as windows"),
     (lambda: tiny_encoder(activation="relu"), "activation.*silu"),
-    (lambda: RotarySpec(low_frequency_factor=1.0), "all of the last three fields or none"),
+    (lambda: RotarySpec(low_frequency_factor=1.0), "both frequency factors"),
+    (lambda: RotarySpec(short_factors=(1.0,), original_length=8), "short_factors and long_factors"),
+    (lambda: RotarySpec(original_length=8), "or none of these"),
+    (lambda: RotarySpec(fraction=1.5), "fraction of RotarySpec as .* at most 1"),
+    (lambda: tiny_encoder(rotary=by_length(7)), "8 short_factors, one for each pair"),
+    (lambda: tiny_encoder(rotary=RotarySpec(fraction=0.2)), "an even head_dim for rotary"),
+    (lambda: tiny_encoder(pre_norm=False, post_norm=False), "a pre_norm or a post_norm"),
+    (lambda: AttentionSpec(4, 2, 16, 16.0, norm_across_heads=True), "a query_key_norm for"),
     (lambda: CrossAttentionSpec(merged=True, gate=True), "no gate"),
     (lambda: tiny_pair(cross_attention=CrossAttentionSpec(layers=(2,))), "layers that there are"),
     (lambda: tiny_pair(cross_attention=CrossAttentionSpec(merged=True)), "one width for merged"),
@@ -117,6 +130,9 @@ def test_weights_are_those_of_a_built_model(post_norm):
         {"rotary": None},
         {"rotary": (None, RotarySpec(100.0, 8.0, 1.0, 4.0, 64), RotarySpec(), None)},
         {"attention": AttentionSpec(4, 2, 16, 16.0, bias=True, query_key_norm=NormSpec(1e-3))},
+        {"attention": AttentionSpec(4, 2, 16, 16.0, None, False, NormSpec(1e-3), True)},
+        {"pre_norm": False, "embedding_multiplier": 2.0, "logits_scaling": 3.0},
+        {"rotary": dataclasses.replace(by_length(6), fraction=0.75, attention_factor=1.2)},
     ],
 )
 def test_a_stack_survives_json(changes):

@@ -3,6 +3,7 @@
 import argparse
 from typing import TextIO
 
+from keras_encdec.cli.claims import try_claims
 from keras_encdec.cli.demo import demo
 from keras_encdec.cli.evaluate import evaluate
 from keras_encdec.cli.merge import merge
@@ -32,6 +33,8 @@ def run(args: argparse.Namespace, errors: TextIO) -> int:
             evaluate(args)
         elif args.command == "merge":
             merge(args)
+        elif args.command == "claims":
+            try_claims(args)
         else:
             show_plan(args.encoder, args.decoder, args.dtype, args.decoder_layers)
     except (ValueError, ImportError, OSError) as error:

@@ -146,10 +146,14 @@ def export(
     """Hands each weight, as `effective_weights` has it, to `write(name, array)` of a dialect."""
     bound = dialect.bind(rules, backbone.spec.weights())
     weights = effective_weights(backbone)
-    for name, tensor in track(list(bound.items()), "Exporting"):
-        array = check_finite(name, weights[name], "the model to export")
-        for their_name, part in tensor.to_theirs(array):
-            write(their_name, np.ascontiguousarray(part))
+    for parts in track(list(dialect.by_tensor(bound).values()), "Exporting"):
+        arrays = [
+            tensor.to_theirs(check_finite(name, weights[name], "the model to export"))
+            for name, tensor in parts
+        ]
+        for their_name, *rows in zip(parts[0][1].names, *arrays, strict=True):
+            whole = np.concatenate(rows) if len(rows) > 1 else rows[0]
+            write(their_name, np.ascontiguousarray(whole))
 
 
 def _read(

@@ -30,6 +30,7 @@ from keras_encdec.spec.experts import of_kept_layers
 _OF_KEYS_AND_VALUES = tuple(
     f"attention/{name}/{kind}" for name in ("key", "value") for kind in ("kernel", "bias")
 )
+_NORM_OF_KEYS = "attention/key_norm/scale"  # (H,), or (K, H)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +213,9 @@ class _Origins:
             if "cross_attention_gate" in name or not self.copies:
                 return Step(target, shape, None)
             name = name.replace("cross_attention", "attention")
-        repeated = side == "encoder" and name.endswith(_OF_KEYS_AND_VALUES)
+        by_head = name.endswith(_OF_KEYS_AND_VALUES)
+        by_head |= name.endswith(_NORM_OF_KEYS) and len(shape) == 2
+        repeated = side == "encoder" and by_head
         if side == "decoder":
             name = re.sub(r"block_(\d+)", lambda match: f"block_{self.kept[int(match[1])]}", name)
         return Step(target, shape, (self.sides[side], name), self.repeat if repeated else 1)

@@ -1,10 +1,11 @@
-"""What a model costs and what it is worth: FLOPs, time per query, quality, SuperGLUE, and how
-scores agree.
+"""What a model costs and what it is worth: FLOPs, time per query, quality, SuperGLUE, how scores
+agree, and what the paper claims.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from keras_encdec.evaluation.claims import claims
 from keras_encdec.evaluation.correlation import correlate
 from keras_encdec.evaluation.curves import curve_of, evaluated
 from keras_encdec.evaluation.flops import forward_flops, token_flops
@@ -20,6 +21,7 @@ __all__ = [
     "LM",
     "MTEBEncoder",
     "MTEBReranker",
+    "claims",
     "correlate",
     "curve_of",
     "evaluated",

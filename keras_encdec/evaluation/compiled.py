@@ -19,6 +19,7 @@ from keras_encdec import check
 from keras_encdec.conversion.execute import without_values
 from keras_encdec.evaluation.flops import Spec
 from keras_encdec.layers.encoder import Encoder
+from keras_encdec.layers.hidden import states_to_read
 from keras_encdec.models import EncDecBackbone
 from keras_encdec.spec import PairSpec, StackSpec, Tensor
 
@@ -88,6 +89,7 @@ def _decoder_only(spec: StackSpec, source: int, target: int) -> tuple[Any, Forwa
 
     def forward(tokens: Any) -> Tensor:
         states = stack(tokens[0], np.ones((1, source + target), "int32"))
+        states = states_to_read(states, spec)
         return stack.embedding(states[:, source:], reverse=True)
 
     return stack, forward

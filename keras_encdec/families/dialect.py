@@ -7,7 +7,8 @@ layout reversed, exports (ours -> theirs). Knows no file format and no model.
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 
 import einops
@@ -19,6 +20,8 @@ from keras_encdec.spec import Shape
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """One row: a weight of ours, a tensor of theirs, and how the axes move.
+
+    Rules that name one tensor of theirs have its rows, one after another.
 
     Args:
         ours: our weight name; `{i}` stands for the layer.
@@ -32,6 +35,22 @@ class Rule:
     layout: str
 
 
+def renamed(rules: Iterable[Rule], names: Mapping[str, str]) -> tuple[Rule, ...]:
+    """Rules whose tensors are called otherwise.
+
+    Args:
+        rules: the rules.
+        names: parts of their names, and what stands there instead, once in a name.
+    """
+    found = []
+    for rule in rules:
+        theirs = rule.theirs
+        for part, other in names.items():
+            theirs = theirs.replace(part, other, 1)
+        found.append(dataclasses.replace(rule, theirs=theirs))
+    return tuple(found)
+
+
 @dataclasses.dataclass(frozen=True)
 class Tensor:
     """A rule applied to one weight: where it lies in their file, and in what shape.
@@ -42,13 +61,17 @@ class Tensor:
         our_shape: of the weight.
         layout: of the rule.
         is_cut: whether each holds one index of the first axis of `layout`.
+        first: row of their tensor that is the weight's first.
+        rows: how many rows are the weight's.
     """
 
     names: tuple[str, ...]
     shape: Shape
     our_shape: Shape
     layout: str
-    is_cut: bool = False
+    is_cut: bool
+    first: int
+    rows: int
 
     @property
     def name(self) -> str:
@@ -58,13 +81,15 @@ class Tensor:
     def to_ours(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
         """The weight, of what `read` gives for each name."""
         array = np.stack(list(map(read, self.names))) if self.is_cut else read(self.name)
+        if self.rows != len(array):
+            array = array[self.first : self.first + self.rows]
         return einops.rearrange(array, self.layout, **_sizes(self.layout, self.our_shape))
 
-    def to_theirs(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Name and array of each of their tensors, of the weight."""
+    def to_theirs(self, array: np.ndarray) -> Sequence[np.ndarray]:
+        """The weight's rows of each of their tensors."""
         left, right = self.layout.split("->")
         array = einops.rearrange(array, f"{right} -> {left}")
-        yield from zip(self.names, array if self.is_cut else [array], strict=True)
+        return list(array) if self.is_cut else [array]
 
 
 def bind(rules: Iterable[Rule], weights: Mapping[str, Shape]) -> dict[str, Tensor]:
@@ -78,22 +103,46 @@ def bind(rules: Iterable[Rule], weights: Mapping[str, Shape]) -> dict[str, Tenso
         KeyError: if a weight has no rule, or more than one.
     """
     compiled = [(_pattern(rule.ours), rule) for rule in rules]
-    bound = {}
+    parts: dict[str, list[tuple[int, str, Rule, Shape]]] = defaultdict(list)
     for name, shape in weights.items():
-        found = [(match, rule) for pattern, rule in compiled if (match := pattern.fullmatch(name))]
+        found = [
+            (match, place)
+            for place, (pattern, _) in enumerate(compiled)
+            if (match := pattern.fullmatch(name))
+        ]
         if len(found) != 1:
             raise KeyError(f"Expected one rule for weight {name!r}. Received: {len(found)}.")
-        match, rule = found[0]
-        bound[name] = _applied(rule, match.groupdict().get("i"), tuple(shape))
-    return bound
+        match, place = found[0]
+        rule = compiled[place][1]
+        theirs = rule.theirs.format(i=match.groupdict().get("i"), e="{e}")
+        parts[theirs].append((place, name, rule, tuple(shape)))
+    bound: dict[str, Tensor] = {}
+    for theirs, members in parts.items():
+        bound |= _shared(theirs, [member[1:] for member in sorted(members)])
+    return {name: bound[name] for name in weights}
 
 
-def _applied(rule: Rule, layer: str | None, shape: Shape) -> Tensor:
-    theirs = _their_shape(rule.layout, shape)
-    if "{e}" not in rule.theirs:
-        return Tensor((rule.theirs.format(i=layer),), theirs, shape, rule.layout)
-    names = tuple(rule.theirs.format(i=layer, e=e) for e in range(theirs[0]))
-    return Tensor(names, theirs[1:], shape, rule.layout, is_cut=True)
+def _shared(theirs: str, members: Sequence[tuple[str, Rule, Shape]]) -> dict[str, Tensor]:
+    """Weights, usually one, by their names, in the order of their rows of one tensor."""
+    shapes = [_their_shape(rule.layout, shape) for _, rule, shape in members]
+    rows = [shape[0] for shape in shapes]
+    whole, is_cut = (sum(rows), *shapes[0][1:]), "{e}" in theirs
+    names = [theirs.format(e=e) for e in range(whole[0])] if is_cut else [theirs]
+    whole = whole[1:] if is_cut else whole
+    return {
+        name: Tensor(tuple(names), whole, shape, rule.layout, is_cut, sum(rows[:i]), rows[i])
+        for i, (name, rule, shape) in enumerate(members)
+    }
+
+
+def by_tensor(bound: Mapping[str, Tensor]) -> dict[str, list[tuple[str, Tensor]]]:
+    """The weights of each tensor of theirs, in the order of their rows there."""
+    found: dict[str, list[tuple[str, Tensor]]] = defaultdict(list)
+    for name, tensor in bound.items():
+        found[tensor.name].append((name, tensor))
+    return {
+        theirs: sorted(parts, key=lambda part: part[1].first) for theirs, parts in found.items()
+    }
 
 
 def check(

@@ -127,5 +127,6 @@ def _writers(dtype: str) -> Iterator[tuple[str, Callable[[EncoderSpec], dict[str
     """The model types and what writes their configs."""
     yield T5GEMMA, lambda spec: t5gemma.encoder_to_transformers(spec, dtype)
     for family in known.FAMILIES:
-        for model_type in family.model_types:
-            yield model_type, family.to_transformers
+        if family.to_transformers is not None:
+            for model_type in family.model_types:
+                yield model_type, family.to_transformers

@@ -13,6 +13,9 @@ LLAMA: dict[str, Any] = {"activation": "silu", "post_norm": False, "scale_embedd
 Reader = Callable[[Mapping[str, Any]], StackSpec]
 Writer = Callable[[EncoderSpec], dict[str, Any]]
 
+# A tie that was stored as a copy, and rotary frequencies.
+DROPPED = ("lm_head.weight", "*.inv_freq")
+
 
 @dataclasses.dataclass(frozen=True)
 class Family:
@@ -23,10 +26,11 @@ class Family:
         model_types: what `config.json` of transformers calls them.
         keras_hub: rules for the variables of the backbones.
         transformers: rules for the tensors of a safetensors file.
-        from_keras_hub: the spec behind `get_config()` of a backbone; None without `backbones`.
+        from_keras_hub: the spec behind `get_config()` of a backbone; None without backbones.
         from_transformers: the spec behind a `config.json`.
         to_transformers: the `config.json` of an encoder, as near as the family comes to it:
-            `keras_encdec.families.encoders` reads it again and refuses what is lost.
+            `keras_encdec.families.encoders` reads it again and refuses what is lost. None where
+            encoders are written as another family.
         tied: whether the embedding writes the logits, where a config does not say; each
             of the two readers finds `tie_word_embeddings` in its config.
         dropped: patterns of tensors that may be there and are no weights of the model.
@@ -38,10 +42,9 @@ class Family:
     transformers: tuple[Rule, ...]
     from_keras_hub: Reader | None
     from_transformers: Reader
-    to_transformers: Writer
+    to_transformers: Writer | None
     tied: bool
-    # A tie that was stored as a copy, and rotary frequencies.
-    dropped: tuple[str, ...] = ("lm_head.weight", "*.inv_freq")
+    dropped: tuple[str, ...] = DROPPED
 
     def read_keras_hub(self, config: Mapping[str, Any]) -> StackSpec:
         """The spec behind `get_config()` of a backbone.
@@ -49,7 +52,7 @@ class Family:
         Raises:
             ValueError: if a field has a value that a spec cannot express.
         """
-        assert self.from_keras_hub is not None  # as there is a backbone
+        assert self.from_keras_hub is not None  # it is found by the name of a backbone
         return self.from_keras_hub({"tie_word_embeddings": self.tied, **config})
 
     def read_transformers(self, config: Mapping[str, Any]) -> StackSpec:

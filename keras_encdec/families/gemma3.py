@@ -1,15 +1,33 @@
-"""Gemma 3, the text model (arXiv 2503.19786)."""
+"""Gemma 3 (arXiv 2503.19786): the text model, alone or inside one that reads images too.
+
+Of the latter, what images pass through is left unread.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from keras_encdec.families import keras_hub, transformers
-from keras_encdec.families.family import Family
+from keras_encdec.families.dialect import renamed
+from keras_encdec.families.family import DROPPED, Family
 from keras_encdec.families.fields import reading
 from keras_encdec.spec import EncoderSpec, RotarySpec, StackSpec
 
 # Section 2.1: a base of its own for layers that see everything.
 _LOCAL_BASE, _GLOBAL_BASE = 10_000.0, 1_000_000.0
+
+# What a model that reads images too says of them.
+IMAGES = (
+    *("boi_token_index", "eoi_token_index", "image_token_index", "image_token_id"),
+    *("mm_tokens_per_image", "vision_config"),
+)
+# A text model's config inside another leaves out what is the default of Gemma3TextConfig
+# (transformers 5.23, configuration_gemma3.py), as that of google/gemma-3-4b-it does.
+_INSIDE = {
+    **{"vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216},
+    **{"num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4},
+    **{"head_dim": 256, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256},
+    "sliding_window": 4096,
+}
 
 
 def from_keras_hub(config: Mapping[str, Any]) -> StackSpec:
@@ -19,7 +37,7 @@ def from_keras_hub(config: Mapping[str, Any]) -> StackSpec:
     Five layers with a window, then one without (gemma3_backbone.py).
     """
     with reading(config) as field:
-        field("image_size")  # text only: any of the other fields that images need is refused
+        field.drop("image_size", "vision_encoder")
         near = RotarySpec(_LOCAL_BASE, field("local_rope_scaling_factor"))
         everywhere = RotarySpec(_GLOBAL_BASE, field("global_rope_scaling_factor"))
         return keras_hub.gemma_stack(
@@ -60,6 +78,17 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
         )
 
 
+def from_transformers_with_images(config: Mapping[str, Any]) -> StackSpec:
+    """The spec behind the text part of a `config.json` of model type `gemma3`."""
+    with reading(config) as field:
+        field.only("tie_word_embeddings", True)
+        field.drop(*IMAGES)
+        text = field("text_config")
+    if not isinstance(text, Mapping):
+        raise ValueError(f"Expected the fields of a text model as text_config. Received: {text!r}.")
+    return from_transformers({"tie_word_embeddings": True, **_INSIDE, **text})
+
+
 def to_transformers(spec: EncoderSpec) -> dict[str, Any]:
     """Of an encoder, as model type `gemma3_text`."""
     stack = spec.encoder
@@ -89,5 +118,17 @@ FAMILIES = (
         from_transformers,
         to_transformers,
         tied=True,
+        dropped=("image_encoder/*", "vision_output_encoder/*", *DROPPED),
+    ),
+    Family(
+        (),  # Gemma3Backbone serves both
+        ("gemma3",),
+        keras_hub.gemma_rules(),
+        renamed(transformers.rules(post_norm=True), {"model.": "language_model.model."}),
+        from_keras_hub,
+        from_transformers_with_images,
+        None,  # as gemma3_text, which an encoder of texts is
+        tied=True,
+        dropped=("vision_tower.*", "multi_modal_projector.*", "language_model.lm_head.weight"),
     ),
 )

@@ -4,7 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_encdec import check
-from keras_encdec.families import gemma, gemma3, llama, mistral, mixtral, qwen, qwen3_moe, smollm3
+from keras_encdec.families import (
+    gemma,
+    gemma3,
+    granite,
+    llama,
+    mistral,
+    mixtral,
+    olmo2,
+    phi3,
+    qwen,
+    qwen3_moe,
+    smollm3,
+)
 from keras_encdec.families.family import Family
 from keras_encdec.spec import StackSpec
 
@@ -18,6 +30,9 @@ FAMILIES: tuple[Family, ...] = (
     *qwen.FAMILIES,
     *qwen3_moe.FAMILIES,
     *smollm3.FAMILIES,
+    *olmo2.FAMILIES,
+    *granite.FAMILIES,
+    *phi3.FAMILIES,
 )
 
 

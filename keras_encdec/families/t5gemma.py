@@ -277,15 +277,19 @@ def _module(spec: StackSpec, dtype: str) -> dict[str, Any]:
     }
 
 
+_FIXED = {
+    **{"pre_norm": True, "post_norm": True, "scale_embeddings": True, "tied_output": True},
+    **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling"), 1.0),
+}
+
+
 def _check_held(spec: StackSpec) -> None:
     """Raises ValueError naming the first field that a T5Gemma module has no place for."""
     _only(
         ("rotary", spec.rotary, RotarySpec(transformers.first_rotary(spec).base)),
         ("activation", spec.activation, "gelu_tanh"),
         ("norm", spec.norm, NormSpec(spec.norm.epsilon)),
-        ("post_norm", spec.post_norm, True),
-        ("scale_embeddings", spec.scale_embeddings, True),
-        ("tied_output", spec.tied_output, True),
+        *((name, getattr(spec, name), held) for name, held in _FIXED.items()),
         ("attention.bias", spec.attention.bias, False),
         ("attention.query_key_norm", spec.attention.query_key_norm, None),
         ("experts", spec.experts, None),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_encdec.families import gemma3, transformers
-from keras_encdec.families.dialect import Rule
+from keras_encdec.families.dialect import renamed
 from keras_encdec.families.fields import Fields, reading
 from keras_encdec.families.t5gemma import SHARED
 from keras_encdec.spec import (
@@ -31,17 +31,10 @@ _NORMS = {
 }
 
 
-def _renamed(name: str, prefix: str) -> str:
-    name = name.replace("model.", prefix, 1)
-    for theirs, here in _NORMS.items():
-        name = name.replace(theirs, here)
-    return name
-
-
 TRANSFORMERS = tuple(
-    Rule(f"{side}/{rule.ours}", _renamed(rule.theirs, prefix), rule.layout)
+    dataclasses.replace(rule, ours=f"{side}/{rule.ours}")
     for side, prefix in _SIDES.items()
-    for rule in transformers.rules(post_norm=True)
+    for rule in renamed(transformers.rules(post_norm=True), {"model.": prefix, **_NORMS})
 )
 
 # Images, with the one token that ends them; and ties that were stored as copies.
@@ -55,10 +48,7 @@ TRANSFORMERS_DROPPED = (
 
 
 # What is said of images, of classification, and of both sides at once.
-_BESIDE = (
-    *("boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image"),
-    *("vision_config", "classifier_dropout_rate", "dropout_rate", "vocab_size"),
-)
+_BESIDE = (*gemma3.IMAGES, "classifier_dropout_rate", "dropout_rate", "vocab_size")
 
 
 def from_transformers(config: Mapping[str, Any]) -> PairSpec:

@@ -8,6 +8,7 @@ Source: transformers 5.23, configuration_*.py and modeling_*.py of the families,
 the same things alike. A rule for a weight that a family lacks is never used.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -183,21 +184,44 @@ def rotary_of(parameters: Mapping[str, Any]) -> RotarySpec:
     given = Fields(parameters)
     kind = given("rope_type", None) or given("type", "default")
     given("type", None)
-    if kind not in ("default", "linear", "llama3"):
+    if kind not in ("default", "linear", "llama3", *_BY_LENGTH):
         raise ValueError(
-            f"Expected rope_type 'default', 'linear' or 'llama3'. Received: {kind!r}, which "
-            "keras_encdec has no field for."
+            "Expected rope_type 'default', 'linear', 'llama3' or 'longrope'. "
+            f"Received: {kind!r}, which keras_encdec has no field for."
         )
     given.only("partial_rotary_factor", 1.0)
     spec: dict[str, Any] = {"base": float(given("rope_theta"))}
-    if kind != "default":
+    if kind in ("linear", "llama3"):
         spec["factor"] = float(given("factor"))
+    if kind in _BY_LENGTH:
+        spec |= _by_length(given)
     if kind == "llama3":
         spec["low_frequency_factor"] = given("low_freq_factor")
         spec["high_frequency_factor"] = given("high_freq_factor")
         spec["original_length"] = given("original_max_position_embeddings")
     given.check_empty()
     return RotarySpec(**spec)
+
+
+_BY_LENGTH = "longrope", "su"  # as it was called at first
+
+
+def _by_length(given: Fields) -> dict[str, Any]:
+    """Of LongRoPE (`_compute_longrope_parameters` in modeling_rope_utils.py)."""
+    original, said = given("original_max_position_embeddings"), given("attention_factor", None)
+    factor = given("factor", 1.0 if said is not None else None)
+    if factor is None:
+        raise ValueError(
+            "Expected attention_factor or factor beside long_factor. Received: neither, so "
+            "that nobody can tell how far texts were extended."
+        )
+    usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return {
+        "short_factors": tuple(given("short_factor")),
+        "long_factors": tuple(given("long_factor")),
+        "original_length": original,
+        "attention_factor": float(usual if said is None else said),
+    }
 
 
 def config(spec: EncoderSpec, architecture: str, **own: Any) -> dict[str, Any]:
@@ -263,7 +287,18 @@ def first_rotary(stack: StackSpec) -> RotarySpec:
 
 
 def rope_parameters(rotary: RotarySpec) -> dict[str, Any]:
-    """The inverse of `rotary_of`."""
+    """The inverse of `rotary_of`; of positions that turn in part, their base alone."""
+    if rotary.fraction != 1:
+        return {"rope_type": "default", "rope_theta": rotary.base}
+    if rotary.short_factors is not None and rotary.long_factors is not None:
+        return {
+            "rope_type": "longrope",
+            "rope_theta": rotary.base,
+            "short_factor": list(rotary.short_factors),
+            "long_factor": list(rotary.long_factors),
+            "original_max_position_embeddings": rotary.original_length,
+            "attention_factor": rotary.attention_factor,
+        }
     if rotary.original_length is not None:
         return {
             "rope_type": "llama3",

@@ -103,9 +103,18 @@ class Engine:
             rows: inputs of one batch.
             samples: n, outputs for each.
             length: tokens of each.
+
+        Raises:
+            ValueError: if the decoder writes no texts of this length.
         """
         copies = getattr(self.sampler, "num_beams", samples)
         spec, dtype = self.backbone.spec.decoder, self.backbone.compute_dtype
+        if spec.longest_written is not None and length > spec.longest_written:
+            raise ValueError(
+                f"Expected max_length of at most {spec.longest_written}: in a longer text this "
+                "decoder's rotary positions (LongRoPE) change for the tokens already written. "
+                f"Received: {length}."
+            )
         room = session_type(self.sampler).room(length)
         require_room(spec, _rows(rows) * copies, room, dtype)
 

@@ -19,7 +19,7 @@ from keras_encdec.layers import choice, fused, masks
 from keras_encdec.layers.cache import KeysValues
 from keras_encdec.layers.masks import KeyRange, Limits, Visible
 from keras_encdec.layers.norm import RMSNorm
-from keras_encdec.layers.rotary import rotate
+from keras_encdec.layers.rotary import Positions, rotate
 from keras_encdec.layers.rows import project
 from keras_encdec.layers.softmax import softmax
 from keras_encdec.spec import (
@@ -175,7 +175,8 @@ class Attention(keras.layers.Layer):
         self.query = self._dense("btd,dnh->btnh", heads, "query", query_shape, biases[0])
         self.key = self._dense("bsd,dkh->bskh", kv_heads, "key", context_shape, biases[1])
         self.value = self._dense("bsd,dkh->bskh", kv_heads, "value", context_shape, biases[1])
-        self.query_norm, self.key_norm = self._norm("query_norm"), self._norm("key_norm")
+        self.query_norm = self._norm("query_norm", heads)
+        self.key_norm = self._norm("key_norm", kv_heads)
         # Contracted axes in alphabetical order: JAX sorts them, and would permute the kernel.
         self.output_dense = self._dense(
             "btgh,ghd->btd", (None, width), "attention_output", (None, None, *heads[1:])
@@ -202,15 +203,16 @@ class Attention(keras.layers.Layer):
         dense.build(input_shape)
         return dense
 
-    def _norm(self, name: str) -> Callable[[Tensor], Tensor]:
-        """Of each head, or nothing."""
+    def _norm(self, name: str, heads: InputShape) -> Callable[[Tensor], Tensor]:
+        """Of each head or of all together, or nothing."""
         if self.spec.query_key_norm is None:
             return lambda x: x
-        norm = RMSNorm(self.spec.query_key_norm, dtype=self.dtype_policy, name=name)
-        norm.build((None, None, None, self.spec.head_dim))
+        axes = 2 if self.spec.norm_across_heads else 1
+        norm = RMSNorm(self.spec.query_key_norm, axes, dtype=self.dtype_policy, name=name)
+        norm.build((None, *heads))
         return norm
 
-    def keys_and_values(self, context: Tensor, positions: Tensor | None = None) -> KeysValues:
+    def keys_and_values(self, context: Tensor, positions: Positions | None = None) -> KeysValues:
         """Keys and values of `context` (B, S, D'), each (B, S, K, H)."""
         key = self.key_norm(project(self.key, context))
         return self._rotate(key, positions), project(self.value, context)
@@ -219,7 +221,7 @@ class Attention(keras.layers.Layer):
         self,
         x: Tensor,
         visible: KeyRange,
-        positions: Tensor | None = None,
+        positions: Positions | None = None,
         context: Tensor | KeysValues | None = None,
         also: Sequence[Part] = (),
         cache: Part | None = None,
@@ -231,7 +233,7 @@ class Attention(keras.layers.Layer):
         Args:
             x: (B, T, D).
             visible: the keys that each token of `x` may see.
-            positions: (B, T) int of `x`; unused without rotary positions.
+            positions: (B, T) int of `x`, or `rotary.InTexts`; unused without rotary positions.
             context: what is attended to, by default `x`: (B, S, D') states, or their
                 `(keys, values)` in a cache's order, each (B, K, S, H); of one row for every n
                 of `x`, where every token of these sees the same.
@@ -272,7 +274,7 @@ class Attention(keras.layers.Layer):
             output = ops.reshape(output, shape)
         return project(self.output_dense, output), keys_values
 
-    def _rotate(self, x: Tensor, positions: Tensor | None) -> Tensor:
+    def _rotate(self, x: Tensor, positions: Positions | None) -> Tensor:
         return x if self.rotary is None or positions is None else rotate(x, positions, self.rotary)
 
     def get_config(self) -> dict[str, Any]:

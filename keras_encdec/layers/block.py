@@ -17,6 +17,7 @@ from keras_encdec.layers.experts import MixtureOfExperts
 from keras_encdec.layers.feedforward import GatedFeedForward
 from keras_encdec.layers.masks import KeyRange, Limits
 from keras_encdec.layers.norm import RMSNorm
+from keras_encdec.layers.rotary import Positions
 from keras_encdec.spec import (
     CrossAttentionSpec,
     InputShape,
@@ -30,9 +31,9 @@ from keras_encdec.spec import (
 class Block(keras.layers.Layer):
     """Self-attention, cross-attention where there is a context, feed-forward or experts.
 
-    Each sublayer adds `post_norm(f(pre_norm(x)))` to its input, or `f(pre_norm(x))`
-    in a family without post norms. The context comes in normalised and is not
-    normalised again (gemma/research/t5gemma/modules.py).
+    Each sublayer adds `post_norm(f(pre_norm(x)))` to its input, times the spec's
+    `residual_multiplier`; a family may lack one of the norms. The context comes in
+    normalised and is not normalised again (gemma/research/t5gemma/modules.py).
 
     Args:
         spec: `StackSpec` of the stack.
@@ -80,7 +81,7 @@ class Block(keras.layers.Layer):
     def _build_sublayer(
         self, sublayer: keras.layers.Layer, input_shape: InputShape, *context_shape: Any
     ) -> None:
-        for side in ("pre", "post") if self.spec.post_norm else ("pre",):
+        for side in self.spec.norm_sides:
             name = f"{side}_{sublayer.name}_norm"
             norm = RMSNorm(self.spec.norm, dtype=self.dtype_policy, name=name)
             norm.build(input_shape)
@@ -91,7 +92,7 @@ class Block(keras.layers.Layer):
         self,
         x: Tensor,
         visible: KeyRange,
-        positions: Tensor,
+        positions: Positions,
         context: Tensor | tuple[Tensor, ...] | None = None,
         context_visible: KeyRange | None = None,
         cache: Part | None = None,
@@ -104,7 +105,7 @@ class Block(keras.layers.Layer):
         Args:
             x: (B, T, D).
             visible: of the self-attention.
-            positions: (B, T) int.
+            positions: (B, T) int, or `rotary.InTexts`.
             context: what the cross-attention reads: (B, S', D') states, or what `read`
                 makes of them, of one row for every n of `x`.
             context_visible: of the cross-attention.
@@ -153,7 +154,7 @@ class Block(keras.layers.Layer):
         return keys, values, visible
 
     def _pre(self, name: str, x: Tensor) -> Tensor:
-        return self.norms[f"pre_{name}_norm"](x)
+        return self.norms[f"pre_{name}_norm"](x) if self.spec.pre_norm else x
 
     def _add(
         self, name: str, x: Tensor, y: Tensor, training: bool | None, gate: "Gate | None" = None
@@ -161,6 +162,7 @@ class Block(keras.layers.Layer):
         if self.spec.post_norm:
             y = self.norms[f"post_{name}_norm"](y)
         y = y if gate is None else gate(y)
+        y = y if self.spec.residual_multiplier == 1 else y * self.spec.residual_multiplier
         return x + self.dropout(y, training=training)
 
 

@@ -149,7 +149,8 @@ class Decoder(Stack):
         layers: list[Any] = []
         states = self._run(
             token_ids,
-            *self._places(every_key),
+            masks.positions(every_key),
+            self._places(every_key)[1],
             *context,
             each=lambda _, keys_values: layers.append(keys_values),
         )

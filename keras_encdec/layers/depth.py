@@ -13,7 +13,7 @@ from keras_encdec import layout
 from keras_encdec.check import flag as check_flag
 from keras_encdec.layers.block import Block
 from keras_encdec.private import AutocastScope
-from keras_encdec.spec import Tensor
+from keras_encdec.spec import Tensor, Window
 
 
 def check(value: Any) -> None:
@@ -58,6 +58,15 @@ def stretches(kinds: Sequence[Hashable]) -> list[Stretch]:
         found.append(Stretch(start, period, times))
         start += period * times
     return found
+
+
+def stretches_of(
+    blocks: Sequence[Block], windows: Sequence[Window], scanned: bool
+) -> list[Stretch]:
+    """Blocks with their windows, one by one or, scanned, those that are alike together."""
+    if not scanned:
+        return [Stretch(i, 1, 1) for i in range(len(blocks))]
+    return stretches([(kind(block), w) for block, w in zip(blocks, windows, strict=True)])
 
 
 def _times(kinds: Sequence[Hashable], period: int) -> int:

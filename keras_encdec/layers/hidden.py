@@ -1,11 +1,16 @@
-"""Which states predict hidden tokens."""
+"""Which states predict hidden tokens, and what logits are written from."""
 
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_encdec.spec import Tensor
+from keras_encdec.spec import StackSpec, Tensor
+
+
+def states_to_read(states: Tensor, spec: StackSpec) -> Tensor:
+    """Normalised states as logits are written from them, in whatever way that is done."""
+    return states if spec.logits_scaling == 1 else states / spec.logits_scaling
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")

@@ -69,16 +69,27 @@ def positions(padding_mask: Tensor) -> Tensor:
         (B, S) int32: the number of tokens before each one in its segment.
         Source: `build_positions_from_mask` in gemma/research/t5gemma/t5gemma.py.
     """
+    segment, token, sizes = _segments(padding_mask)
+    before = ops.cumsum(sizes, axis=-1) - sizes
+    count = ops.cumsum(token, axis=-1) - ops.take_along_axis(before, segment, axis=-1)
+    return ops.maximum(count - 1, 0)
+
+
+def text_lengths(padding_mask: Tensor) -> Tensor:
+    """How many tokens the segment of each one has, (B, S) int32; as of `positions`."""
+    segment, _, sizes = _segments(padding_mask)
+    return ops.take_along_axis(sizes, segment, axis=-1)
+
+
+def _segments(padding_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each place its segment and 1 for a token (B, S), and tokens by segment (B, S + 1)."""
     segment = ops.cast(padding_mask, "int32")
     batch, length = ops.shape(segment)
     token = ops.cast(ops.not_equal(segment, 0), "int32")
     bins = length + 1  # segments are not empty: their numbers go up to `length`
     flat = ops.reshape(segment + bins * ops.arange(batch, dtype="int32")[:, None], (-1,))
     sizes = ops.segment_sum(ops.reshape(token, (-1,)), flat, num_segments=batch * bins)
-    sizes = ops.reshape(sizes, (batch, bins))
-    before = ops.cumsum(sizes, axis=-1) - sizes
-    count = ops.cumsum(token, axis=-1) - ops.take_along_axis(before, segment, axis=-1)
-    return ops.maximum(count - 1, 0)
+    return segment, token, ops.reshape(sizes, (batch, bins))
 
 
 def self_attention(padding_mask: Tensor, *, causal: bool, window: Window = None) -> KeyRange:

@@ -19,8 +19,10 @@ from keras_encdec.layers.block import Block
 from keras_encdec.layers.cache import KeysValues
 from keras_encdec.layers.choice import check_path
 from keras_encdec.layers.experts import busiest, unevenness
+from keras_encdec.layers.hidden import states_to_read
 from keras_encdec.layers.masks import KeyRange, Limits
 from keras_encdec.layers.norm import RMSNorm
+from keras_encdec.layers.rotary import InTexts, Positions
 from keras_encdec.spec import (
     CrossAttentionSpec,
     InputShape,
@@ -57,7 +59,7 @@ class Stack(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.causal = causal
+        self.causal, self._writes = causal, cross_attention is not None
         self.spec = spec = stack_from_json(spec)
         self._attention, self._remat, self._scan = "auto", False, False
         policy = {"dtype": self.dtype_policy}
@@ -130,14 +132,14 @@ class Stack(keras.layers.Layer):
     def embed(self, token_ids: Tensor, training: bool | None = None) -> Tensor:
         """(B, T) token ids to (B, T, D)."""
         x = layout.rows_apart(self.embedding(token_ids))
-        if self.spec.scale_embeddings:
-            x = x * ops.cast(self.spec.width**0.5, x.dtype)
+        if self.spec.embedding_scale != 1:
+            x = x * ops.cast(self.spec.embedding_scale, x.dtype)
         return self.dropout(x, training=training)
 
     def _run(
         self,
         token_ids: Tensor,
-        positions: Tensor,
+        positions: Positions,
         visible: Mapping[Window, KeyRange],
         context: Sequence[Any] | None = None,
         context_visible: KeyRange | None = None,
@@ -149,7 +151,7 @@ class Stack(keras.layers.Layer):
 
         Args:
             token_ids: (B, T) int.
-            positions: (B, T) int.
+            positions: (B, T) int, or `rotary.InTexts`.
             visible: of the self-attention, by window.
             context: for each block, what its cross-attention reads; None in an encoder.
             context_visible: of the cross-attention.
@@ -169,7 +171,8 @@ class Stack(keras.layers.Layer):
             return self._run_block(self.blocks[i], tensors, limits, training, **kept)
 
         loads: list[Tensor] = []
-        for stretch in self._stretches(x, each is None):
+        scanned = self.scan and each is None and depth.is_traced(x)
+        for stretch in depth.stretches_of(self.blocks, self.spec.windows, scanned):
             if stretch.times > 1:
                 x, some = depth.scan(run, x, self.blocks, stretch)
                 loads += some
@@ -181,7 +184,8 @@ class Stack(keras.layers.Layer):
             x = y
         if training and loads:
             self._balance(ops.concatenate(loads))
-        return self.dropout(self.final_norm(x), training=training)
+        states = self.dropout(self.final_norm(x), training=training)
+        return states_to_read(states, self.spec) if self._writes else states
 
     def busiest_expert(self) -> Tensor:
         """Of the last call in training: see `keras_encdec.layers.experts.busiest`.
@@ -200,13 +204,6 @@ class Stack(keras.layers.Layer):
             uneven = unevenness(load, self.spec.experts)
             self.add_loss(self.spec.experts.balance_weight * uneven)
 
-    def _stretches(self, x: Tensor, can_scan: bool) -> list[depth.Stretch]:
-        """The blocks, one by one or, where they are scanned, those that are alike together."""
-        if not (self.scan and can_scan and depth.is_traced(x)):
-            return [depth.Stretch(i, 1, 1) for i in range(len(self.blocks))]
-        kinds = [depth.kind(block) for block in self.blocks]
-        return depth.stretches(list(zip(kinds, self.spec.windows, strict=True)))
-
     def _run_block(
         self,
         block: Block,
@@ -223,13 +220,16 @@ class Stack(keras.layers.Layer):
             return x, None, load
         return block(**tensors, **kept, **static)
 
-    def _places(self, padding_mask: Tensor) -> tuple[Tensor, dict[Window, KeyRange]]:
+    def _places(self, padding_mask: Tensor) -> tuple[Positions, dict[Window, KeyRange]]:
         """Positions of whole rows of tokens, and which of them each sees, by window."""
         visible = {
             window: masks.self_attention(padding_mask, causal=self.causal, window=window)
             for window in set(self.spec.windows)
         }
-        return masks.positions(padding_mask), visible
+        positions = masks.positions(padding_mask)
+        if self.spec.longest_written is not None:
+            positions = InTexts(positions, masks.text_lengths(padding_mask))
+        return positions, visible
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "spec": dataclasses.asdict(self.spec)}

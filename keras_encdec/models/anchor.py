@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_encdec.models.reference import answers_scored, check_reference
 from keras_encdec.spec import Tensor
+from keras_encdec.training.averaging import nearer
 
 
 class _Kept:
@@ -22,7 +23,7 @@ class _Kept:
     path = ""
 
     def __init__(self, variable: Any, dtype: str | None = None):
-        self._of, self.shape = variable, variable.shape
+        self.of, self.shape = variable, variable.shape
         self.dtype = dtype or variable.dtype
         self.assign(variable.value)
 
@@ -30,14 +31,10 @@ class _Kept:
         value = ops.cast(ops.convert_to_tensor(value), self.dtype)
         self.value: Tensor = ops.copy(ops.stop_gradient(value))
 
-    def follow(self, rate: float) -> None:
-        new = ops.cast(ops.stop_gradient(self._of.value), self.dtype)
-        self.value = self.value + rate * (new - self.value)
-
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """On JAX without a copy: there an array never changes."""
-        variable = self._of
+        variable = self.of
         if keras.backend.backend() == "jax":
             own, variable._value = variable._value, ops.cast(self.value, variable.dtype)
             try:
@@ -73,8 +70,10 @@ class Anchor:
 
     def follow(self, rate: float) -> None:
         """Takes a share of the model's weights: a + rate (w - a)."""
-        for kept in self.variables:
-            kept.follow(rate)
+        weights = [kept.of.value for kept in self.variables]
+        values = nearer([kept.value for kept in self.variables], weights, rate)
+        for kept, value in zip(self.variables, values, strict=True):
+            kept.value = value
 
     @contextlib.contextmanager
     def _in_place(self) -> Iterator[None]:

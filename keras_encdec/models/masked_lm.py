@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_encdec.data.kinds import Documents, Source, Stream, Tokens, kind_of
 from keras_encdec.data.recognize import as_source
-from keras_encdec.layers.hidden import OutputMatrix, StatesBefore
+from keras_encdec.layers.hidden import OutputMatrix, StatesBefore, states_to_read
 from keras_encdec.models.encoder import EncoderBackbone
 from keras_encdec.models.encoder_task import OnEncoder
 from keras_encdec.models.masked_lm_preprocessor import OPTIONS, EncDecMaskedLMPreprocessor
@@ -74,7 +74,8 @@ class EncDecMaskedLM(OnEncoder, TextLearner, MaskedTrainer, keras_hub.models.Mas
     def states_before(self, inputs: Mapping[str, Tensor], training: bool | None = None) -> Tensor:
         """Model inputs to the states (B, T, D) that predict what is hidden."""
         own = {name: inputs[name] for name in ("token_ids", "padding_mask")}
-        return self.before(self.backbone(own, training=training), inputs["mask_positions"])
+        states = states_to_read(self.backbone(own, training=training), self.backbone.spec.encoder)
+        return self.before(states, inputs["mask_positions"])
 
     def take_output(self, matrix: np.ndarray | None) -> None:
         if self.backbone.spec.encoder.tied_output:

@@ -6,6 +6,7 @@ Knows which batches such a loss reads, and what stays the same while it trains. 
 
 from typing import Any
 
+from keras_encdec import check, progress
 from keras_encdec.data.batching import Batching, BatchSource
 from keras_encdec.data.kinds import INPUTS
 from keras_encdec.data.prompted import Prompted, as_prompted
@@ -16,6 +17,8 @@ from keras_encdec.models.on_policy import OnPolicy
 from keras_encdec.models.preferred_learner import PreferredLearner
 from keras_encdec.models.rollouts import Rollouts
 from keras_encdec.training.policy import EMA, INITIAL
+
+_EVALUATE = "batch_size", "verbose", "sample_weight", "steps", "callbacks", "return_dict"
 
 
 class PolicyLearner(PreferredLearner):
@@ -81,9 +84,19 @@ class PolicyLearner(PreferredLearner):
         assert self._held_out is not None
         return self._held_out.means()
 
-    def _evaluate_batches(self, batches: BatchSource, return_dict: bool, **options: Any) -> Any:
+    def _evaluate_batches(
+        self, batches: BatchSource, return_dict: bool, verbose: Any = "auto", **options: Any
+    ) -> Any:
         if self._policy is None:
-            return super()._evaluate_batches(batches, return_dict, **options)
+            return super()._evaluate_batches(batches, return_dict, verbose=verbose, **options)
+        if found := listed(options.pop("callbacks", None)):
+            raise ValueError(
+                "Expected no callbacks where drawn answers are evaluated, of which Keras sees no "
+                f"batch. Received: {type(found[0]).__name__}. Give it to fit."
+            )
+        check.keywords("an argument of evaluate()", options, _EVALUATE)
         assert self._held_out is not None
         means = self._held_out.means()
+        if verbose:
+            progress.say(", ".join(f"{name} {value:.4g}" for name, value in means.items()))
         return means if return_dict else list(means.values())

@@ -21,7 +21,7 @@ from keras_encdec.progress import track
 from keras_encdec.provenance import Provenance
 from keras_encdec.sharing import mergeable
 from keras_encdec.sharing.mergeable import Mergeable
-from keras_encdec.sharing.mixing import DENSITY, METHODS, Mixing
+from keras_encdec.sharing.mixing import DENSITY, METHODS, OF_BASE, Mixing
 from keras_encdec.sharing.tensors import tensors_of
 from keras_encdec.sharing.whole import sizes_of
 
@@ -52,10 +52,13 @@ def merge(
             `"slerp"` goes along the arc between two; with `base`, of what each has learned since
             (WARP, arXiv 2406.16768). `"ties"` keeps the largest changes since `base`, lets them
             vote on a sign, and averages those that have it (arXiv 2306.01708); shares are taken
-            of each tensor. `keras_encdec.sharing.mixing` has the formulas.
+            of each tensor. `"sum"` adds to `base` what each has that it has not (task vectors,
+            arXiv 2212.04089): of an adapted pair, and of an instruction-tuned source converted
+            like `base`. `keras_encdec.sharing.mixing` has the formulas.
         base: the preset that training began from.
         weights: of each preset, such as `[3, 1]`; they are divided by their sum, and equal if None.
-            For `"slerp"` the second's share is the place on the arc.
+            For `"slerp"` the second's share is the place on the arc. For `"sum"` they stay as they
+            are, 1 if None, and may be negative: what a model learned is taken away.
         strength: from 0, `base` itself, to 1, what the method makes; between them the result lies
             on the line (WARP's eta). 1 if None.
         density: for `"ties"`, the share of changes in a tensor that stays; 0.2 if None.
@@ -68,6 +71,12 @@ def merge(
 
     Example:
         >>> keras_encdec.merge(["./run_1", "./run_2"], "./merged", "slerp", base="./start")
+
+        >>> for name in ("gemma2_2b", "gemma2_instruct_2b"):
+        ...     keras_encdec.adapt(name).save_to_preset(f"./{name}")
+        >>> keras_encdec.merge(
+        ...     ["./adapted", "./gemma2_instruct_2b"], "./instructed", "sum", base="./gemma2_2b"
+        ... )
     """
     mixing = _mixing(presets, method, base is not None, weights, strength, density)
     models = [mergeable.found(preset) for preset in presets]
@@ -75,7 +84,7 @@ def merge(
     every = [*models, *([start] if start else [])]
     mergeable.check_alike(every)
     if start:
-        mergeable.check_ancestor(start, models)
+        mergeable.check_ancestor(start, models, of_others=method == "sum")
     _check_out(Path(out), every)
     first, record = models[0].folder, _record(models, start, mixing)
     sizes = {n: s for n, s in sizes_of(first).items() if is_own(n) and n not in _NEW}
@@ -102,9 +111,9 @@ def _mixing(
             f"Received: {presets!r}. One model is brought nearer to another by "
             'merge([one, other], out, "average", weights=[1 - s, s]).'
         )
-    if method == "ties" and not has_base:
+    if method in OF_BASE and not has_base:
         raise ValueError(
-            "Expected base, the preset that training began from, for 'ties'. Received: None."
+            f"Expected base, the preset that training began from, for {method!r}. Received: None."
         )
     if strength is not None and not has_base:
         raise ValueError(f"Expected base beside strength. Received: strength={strength!r} alone.")
@@ -112,7 +121,7 @@ def _mixing(
         raise ValueError(f"Expected density for 'ties' alone. Received: {density!r}, {method!r}.")
     return Mixing(
         method,
-        _shares(weights, count),
+        _given(weights, count) if method == "sum" else _shares(weights, count),
         1.0 if strength is None else check.real("strength", strength, least=0, most=1),
         DENSITY if density is None else check.real("density", density, above=0, most=1),
     )
@@ -120,13 +129,19 @@ def _mixing(
 
 def _shares(weights: Any, count: int) -> tuple[float, ...]:
     """Weights that sum to 1."""
-    given = [1.0] * count if weights is None else list(weights)
-    real = [check.real("weights", weight, least=0) for weight in given]
-    if len(real) != count or not sum(real):
-        raise ValueError(
-            f"Expected weights of {count} presets, one of them above 0. Received: {given}."
-        )
+    real = _given(weights, count, least=0)
+    if not sum(real):
+        raise ValueError(f"Expected weights, one of them above 0. Received: {list(real)}.")
     return tuple(weight / sum(real) for weight in real)
+
+
+def _given(weights: Any, count: int, **limits: float) -> tuple[float, ...]:
+    """Weights as they are."""
+    given = [1.0] * count if weights is None else list(weights)
+    real = tuple(check.real("weights", weight, **limits) for weight in given)
+    if len(real) != count:
+        raise ValueError(f"Expected weights of {count} presets. Received: {given}.")
+    return real
 
 
 def _check_out(out: Path, every: Sequence[Mergeable]) -> None:

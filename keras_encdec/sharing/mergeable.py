@@ -146,8 +146,13 @@ def check_alike(presets: Sequence[Mergeable]) -> None:
                 )
 
 
-def check_ancestor(base: Mergeable, presets: Sequence[Mergeable]) -> None:
+def check_ancestor(base: Mergeable, presets: Sequence[Mergeable], of_others: bool = False) -> None:
     """Refuses presets that were not trained from `base`, as far as their records tell.
+
+    Args:
+        base: what training began from.
+        presets: what it led to.
+        of_others: whether they may be of other sources, converted in the same way.
 
     Raises:
         ValueError: naming what `base` and the other one are of.
@@ -157,7 +162,9 @@ def check_ancestor(base: Mergeable, presets: Sequence[Mergeable]) -> None:
             continue
         ours, theirs = base.record, preset.record
         behind = shared_past([ours, theirs])
-        if ours.sources != theirs.sources or behind < len(ours.history):
+        is_of_others = of_others and not any(entry.get("fresh") for entry in theirs.history)
+        sources = ours.sources == theirs.sources or is_of_others
+        if not sources or behind < len(ours.history):
             raise ValueError(
                 "Expected presets that were trained from base, to see what each has learned. "
                 f"Received: {preset.name!r}, of {_told(theirs, behind)}, and base {base.name!r}, "

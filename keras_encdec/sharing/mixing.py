@@ -15,7 +15,8 @@ import numpy as np
 
 from keras_encdec.spec import Shape
 
-METHODS = "average", "slerp", "ties"
+METHODS = "average", "slerp", "ties", "sum"
+OF_BASE = "ties", "sum"  # which have no meaning without it
 DENSITY = 0.2  # arXiv 2306.01708, section 4.1: the top 20%
 _STRETCH = 2**20  # numbers
 _PARALLEL = 1e-6  # a sine below which an arc is a line
@@ -42,11 +43,13 @@ class Mixing:
     - `"ties"`: of each x_i - b the largest share stays; each number takes the sign that weighs
       more, and what has it is averaged by w_i and added to b (arXiv 2306.01708, section 3).
 
+    - `"sum"`: b + sum w_i (x_i - b), what all have learned (arXiv 2212.04089, section 2).
+
     The result then stands at `strength` of the way from b: b + s (m - b).
 
     Args:
         method: one of `METHODS`.
-        weights: w_i, which sum to 1.
+        weights: w_i, which sum to 1, but for `"sum"`.
         strength: s, from 0 to 1; 1 without b.
         density: the share that stays, for `"ties"`.
     """
@@ -85,6 +88,8 @@ class Mixing:
         self, models: Sequence[Stored], base: Stored | None
     ) -> tuple[float, tuple[float, ...]]:
         """Those of b and of the models, before strength."""
+        if self.method == "sum":
+            return 1 - sum(self.weights), self.weights
         if self.method == "average" or not all(self.weights):
             return 0.0, self.weights
         angle = _angle(models, base)

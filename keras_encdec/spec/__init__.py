@@ -1,7 +1,8 @@
-"""What a model is: frozen dataclasses for an attention, a stack, a pair and an encoder.
+"""What a model is: frozen dataclasses for a stack, a pair and an encoder.
 
 Knows every number that shapes a model, and from them the name and shape of each
-weight. Leaves what is computed to `keras_encdec.layers`, and what other projects
+weight. Leaves attentions, norms and positions to `keras_encdec.spec.sublayers`, whose names are
+here too, what is computed to `keras_encdec.layers`, and what other projects
 call these fields to `keras_encdec.families`. Standard library only.
 
 Axes, everywhere in this package: B batch, S source length, T target length,
@@ -15,11 +16,18 @@ from typing import Any, Literal, get_args
 
 from keras_encdec import check
 from keras_encdec.spec.experts import MoESpec, experts_from_json
-from keras_encdec.spec.fields import check_fields as _check
-from keras_encdec.spec.fields import check_given as _check_given
-from keras_encdec.spec.fields import require as _require
+from keras_encdec.spec.fields import check_fields, check_given, require
+from keras_encdec.spec.sublayers import (
+    AttentionSpec,
+    CrossAttentionSpec,
+    NormSpec,
+    RotarySpec,
+    Shape,
+    attention_from_json,
+    cross_attention_from_json,
+    rotary_from_json,
+)
 
-Shape = tuple[int, ...]
 Tensor = Any  # of the active backend: JAX, TensorFlow or PyTorch
 InputShape = tuple[Any, ...]  # of a layer's input, None where a length is open
 EncoderAttention = Literal["bidirectional", "causal"]
@@ -28,136 +36,6 @@ Activation = Literal["gelu_tanh", "silu"]
 
 _EMBEDDING = "embedding/embeddings"
 _OUTPUT = "embedding/reverse_embeddings"  # as Keras names an output matrix of its own
-
-
-@dataclasses.dataclass(frozen=True)
-class RotarySpec:
-    """Rotary positions: pair j of a head turns by position / base^(2j / H), or slower.
-
-    Args:
-        base: wavelength base.
-        factor: how many times longer a text may be than in pretraining: each pair turns
-            that many times slower, or, with the three numbers below, the slow ones do.
-        low_frequency_factor: pairs that turn fewer times than this in
-            `original_length` are slow (Llama 3.1; transformers, modeling_rope_utils.py).
-        high_frequency_factor: pairs that turn more times than this stay as they are;
-            between the two it changes evenly.
-        original_length: tokens of a text in pretraining.
-    """
-
-    base: float = 10_000.0
-    factor: float = 1.0
-    low_frequency_factor: float | None = None
-    high_frequency_factor: float | None = None
-    original_length: int | None = None
-
-    def __post_init__(self) -> None:
-        _check(self, check.real, "base", "factor", above=0)
-        _check_given(self, check.real, "low_frequency_factor", "high_frequency_factor", above=0)
-        _check_given(self, check.whole, "original_length")
-        some = self.low_frequency_factor, self.high_frequency_factor, self.original_length
-        given = [value is not None for value in some]
-        _require(all(given) or not any(given), "all of the last three fields or none", self)
-
-
-@dataclasses.dataclass(frozen=True)
-class NormSpec:
-    """RMS normalisation.
-
-    Args:
-        epsilon: added to the mean square.
-        zero_centered: whether the stored scale is what is added to 1, as in Gemma.
-    """
-
-    epsilon: float = 1e-6
-    zero_centered: bool = True
-
-    def __post_init__(self) -> None:
-        _check(self, check.real, "epsilon", above=0)
-        _check(self, check.flag, "zero_centered")
-
-
-@dataclasses.dataclass(frozen=True)
-class AttentionSpec:
-    """One attention sublayer.
-
-    Args:
-        num_heads: query heads, N.
-        num_kv_heads: key/value heads, K; divides N.
-        head_dim: width of a head, H; even where rotary positions are used.
-        query_pre_attn_scalar: queries are multiplied by its inverse square root.
-            The head width in most models, but D / N = 144 in Gemma 2 27B
-            (arXiv 2408.00118; gemma/gm/nn/_gemma.py).
-        logit_soft_cap: `cap * tanh(x / cap)` on the logits, before the mask.
-        bias: whether queries, keys and values add a bias (Qwen 2).
-        query_key_norm: of each head's queries and keys, before they are rotated
-            (Gemma 3, Qwen 3); None for no such norm.
-    """
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    query_pre_attn_scalar: float
-    logit_soft_cap: float | None = None
-    bias: bool = False
-    query_key_norm: NormSpec | None = None
-
-    def __post_init__(self) -> None:
-        _check(self, check.whole, "num_heads", "num_kv_heads", "head_dim")
-        _check(self, check.real, "query_pre_attn_scalar", above=0)
-        _check_given(self, check.real, "logit_soft_cap", above=0)
-        _check(self, check.flag, "bias")
-        _require(
-            self.num_heads % self.num_kv_heads == 0, "num_kv_heads that divides num_heads", self
-        )
-
-    @property
-    def query_scale(self) -> float:
-        return self.query_pre_attn_scalar**-0.5
-
-    def weights(self, width: int, context_width: int) -> dict[str, Shape]:
-        """Kernels for queries from `width` and keys/values from `context_width`."""
-        n, k, h = self.num_heads, self.num_kv_heads, self.head_dim
-        weights: dict[str, Shape] = {
-            "query/kernel": (width, n, h),
-            "key/kernel": (context_width, k, h),
-            "value/kernel": (context_width, k, h),
-            "attention_output/kernel": (n, h, width),
-        }
-        if self.bias:
-            weights |= {"query/bias": (n, h), "key/bias": (k, h), "value/bias": (k, h)}
-        if self.query_key_norm is not None:
-            weights |= {"query_norm/scale": (h,), "key_norm/scale": (h,)}
-        return weights
-
-
-@dataclasses.dataclass(frozen=True)
-class CrossAttentionSpec:
-    """How a decoder looks at its encoder; its heads, scale, cap and norms are the decoder's.
-
-    It sees every encoder position and knows no positions (gemma/research/t5gemma/modules.py).
-
-    Args:
-        merged: instead of a sublayer of its own, self-attention also sees the encoder's
-            states, by its own kernels (arXiv 2512.14856, section 2).
-        gate: multiply what the sublayer adds by the tanh of a number that starts at 0, so
-            that a pair starts as its decoder's source (arXiv 2204.14198, section 3.1).
-        layers: the layers that have it, by number; None for all.
-    """
-
-    merged: bool = False
-    gate: bool = False
-    layers: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        _check(self, check.flag, "merged", "gate")
-        for layer in self.layers or ():
-            check.whole("layers of CrossAttentionSpec", layer, least=0)
-        _require(not (self.merged and self.gate), "no gate where attention is merged", self)
-
-    def is_in(self, layer: int) -> bool:
-        """Whether a layer sees the encoder."""
-        return self.layers is None or layer in self.layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +55,13 @@ class StackSpec:
             with one or None for each layer. Kept as the one where all are alike.
         activation: of the gate: `"gelu_tanh"`, the tanh approximation, or `"silu"`.
         norm: every norm in the stack.
+        pre_norm: normalise the input of each sublayer, as all but OLMo 2 do.
         post_norm: normalise the output of each sublayer too (Gemma 2).
         scale_embeddings: multiply embedded tokens by the square root of D (Gemma).
+        embedding_multiplier: of embedded tokens, beside that (Granite).
+        residual_multiplier: of what each sublayer adds (Granite).
+        logits_scaling: what logits are divided by, before their cap (Granite). A decoder's
+            states are, which is the same; an encoder's are not, unless logits are asked of it.
         tied_output: the embedding also writes the logits; else a matrix of its own
             does. An encoder keeps its source's, which nothing computes with.
         final_logit_soft_cap: `cap * tanh(x / cap)` on the output logits; in an encoder
@@ -200,22 +83,29 @@ class StackSpec:
     tied_output: bool = True
     final_logit_soft_cap: float | None = None
     dropout: float = 0.0
+    pre_norm: bool = True
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    logits_scaling: float = 1.0
     experts: MoESpec | None = None
 
     def __post_init__(self) -> None:
-        _check(self, check.whole, "vocabulary_size", "width", "feedforward_dim")
-        _check(self, check.flag, "post_norm", "scale_embeddings", "tied_output")
-        _check_given(self, check.real, "final_logit_soft_cap", above=0)
-        _check(self, check.real, "dropout", least=0, below=1)
+        check_fields(self, check.whole, "vocabulary_size", "width", "feedforward_dim")
+        check_fields(self, check.flag, "pre_norm", "post_norm", "scale_embeddings", "tied_output")
+        multipliers = "embedding_multiplier", "residual_multiplier", "logits_scaling"
+        check_fields(self, check.real, *multipliers, above=0)
+        require(self.pre_norm or self.post_norm, "a pre_norm or a post_norm", self)
+        check_given(self, check.real, "final_logit_soft_cap", above=0)
+        check_fields(self, check.real, "dropout", least=0, below=1)
         check.one_of("activation of StackSpec", self.activation, get_args(Activation))
-        _require(len(self.windows) > 0, "at least one layer in windows", self)
+        require(len(self.windows) > 0, "at least one layer in windows", self)
         for length in [n for w in self.windows if w is not None for n in window_lengths(w)]:
             check.whole("windows of StackSpec", length)
         if isinstance(self.rotary, tuple) and len(set(self.rotary)) == 1:
             object.__setattr__(self, "rotary", self.rotary[0])
-        _require(len(self.rotaries) == self.num_layers, "as many rotary as windows", self)
-        even = self.attention.head_dim % 2 == 0 or not any(self.rotaries)
-        _require(even, "an even head_dim for rotary", self)
+        require(len(self.rotaries) == self.num_layers, "as many rotary as windows", self)
+        for rotary in filter(None, self.rotaries):
+            rotary.check_fits(self.attention.head_dim)
         self._check_experts()
 
     def _check_experts(self) -> None:
@@ -223,7 +113,7 @@ class StackSpec:
         if self.experts is None or self.experts.layers is None:
             return
         layers, every = set(self.experts.layers), set(range(self.num_layers))
-        _require(bool(layers) and layers <= every, "experts in layers that there are", self.experts)
+        require(bool(layers) and layers <= every, "experts in layers that there are", self.experts)
         kept = None if layers == every else tuple(sorted(layers))
         object.__setattr__(self, "experts", dataclasses.replace(self.experts, layers=kept))
 
@@ -237,6 +127,25 @@ class StackSpec:
         if isinstance(self.rotary, tuple):
             return self.rotary
         return (self.rotary,) * self.num_layers
+
+    @property
+    def norm_sides(self) -> tuple[str, ...]:
+        """Where a sublayer has norms: `"pre"`, `"post"` or both."""
+        return ("pre",) * self.pre_norm + ("post",) * self.post_norm
+
+    @property
+    def embedding_scale(self) -> float:
+        """What embedded tokens are multiplied by."""
+        return (self.width**0.5 if self.scale_embeddings else 1.0) * self.embedding_multiplier
+
+    @property
+    def longest_written(self) -> int | None:
+        """Tokens of a text that is written one by one, None for any number.
+
+        All tokens of a longer one turn otherwise (LongRoPE), those before too.
+        """
+        lengths = [r.original_length for r in self.rotaries if r and r.long_factors]
+        return min(filter(None, lengths), default=None)
 
     def weights(
         self,
@@ -285,10 +194,9 @@ class StackSpec:
             "down/kernel": (f, d),
         }
         sublayers["feedforward"] = dense if experts is None else experts.weights(d)
-        sides = ("pre", "post") if self.post_norm else ("pre",)
         weights: dict[str, Shape] = {}
         for name, kernels in sublayers.items():
-            weights |= {f"{side}_{name}_norm/scale": (d,) for side in sides}
+            weights |= {f"{side}_{name}_norm/scale": (d,) for side in self.norm_sides}
             weights |= {f"{name}/{key}": shape for key, shape in kernels.items()}
         return weights
 
@@ -317,20 +225,20 @@ class PairSpec:
         encoder, decoder, cross = self.encoder, self.decoder, self.cross_attention
         allowed = get_args(EncoderAttention)
         check.one_of("encoder_attention of PairSpec", self.encoder_attention, allowed)
-        _check(self, check.flag, "tied_embeddings")
+        check_fields(self, check.flag, "tied_embeddings")
         one_sided = not any(isinstance(window, tuple) for window in decoder.windows)
-        _require(one_sided, "a decoder whose windows are numbers", decoder.windows)
+        require(one_sided, "a decoder whose windows are numbers", decoder.windows)
         layers = cross.layers is None or set(cross.layers) <= set(range(decoder.num_layers))
-        _require(layers and cross.layers != (), "cross_attention in layers that there are", cross)
+        require(layers and cross.layers != (), "cross_attention in layers that there are", cross)
         same_width = encoder.width == decoder.width
         widths = encoder.width, decoder.width
-        _require(same_width or not cross.merged, "one width for merged attention", widths)
+        require(same_width or not cross.merged, "one width for merged attention", widths)
         fits = same_width and encoder.vocabulary_size == decoder.vocabulary_size
         fits = fits and decoder.tied_output
         expected = "one width, one vocabulary and a tied output for tied_embeddings"
         sizes = encoder.vocabulary_size, decoder.vocabulary_size
         received = f"widths {widths}, vocabularies {sizes}, tied_output {decoder.tied_output}"
-        _require(fits or not self.tied_embeddings, expected, received)
+        require(fits or not self.tied_embeddings, expected, received)
 
     def weights(self) -> dict[str, Shape]:
         """Name and shape of each weight of the pair; names are variable paths."""
@@ -419,26 +327,3 @@ def pair_from_json(
         cross_attention_from_json(cross_attention),
         tied_embeddings,
     )
-
-
-def attention_from_json(data: AttentionSpec | dict[str, Any]) -> AttentionSpec:
-    """As `stack_from_json`, of an `AttentionSpec`."""
-    if isinstance(data, AttentionSpec):
-        return data
-    norm = data.get("query_key_norm")
-    return AttentionSpec(**{**data, "query_key_norm": norm and NormSpec(**norm)})
-
-
-def rotary_from_json(data: RotarySpec | dict[str, Any] | None) -> RotarySpec | None:
-    """As `stack_from_json`, of a `RotarySpec`."""
-    return RotarySpec(**data) if isinstance(data, dict) else data
-
-
-def cross_attention_from_json(
-    data: CrossAttentionSpec | dict[str, Any] | None,
-) -> CrossAttentionSpec:
-    """As `stack_from_json` of a `CrossAttentionSpec`; None for the usual one."""
-    if data is None or isinstance(data, CrossAttentionSpec):
-        return data or CrossAttentionSpec()
-    layers = data["layers"]
-    return CrossAttentionSpec(**{**data, "layers": None if layers is None else tuple(layers)})

@@ -70,6 +70,31 @@ def other(spec: StackSpec) -> StackSpec:
     )
 
 
+def later(spec: StackSpec, original_length: int) -> StackSpec:
+    """With what OLMo 2, Granite 3 and Phi-4 have; texts beyond `original_length` are long."""
+    pairs = spec.attention.head_dim // 4  # half of a head turns
+    by_length = RotarySpec(
+        100.0,
+        original_length=original_length,
+        fraction=0.5,
+        short_factors=(1.0, *[1.5] * (pairs - 1)),
+        long_factors=(1.0, *[4.0] * (pairs - 1)),
+        attention_factor=1.2,
+    )
+    return dataclasses.replace(
+        spec,
+        attention=dataclasses.replace(
+            spec.attention, query_key_norm=NormSpec(1e-2, False), norm_across_heads=True
+        ),
+        rotary=by_length,
+        norm=NormSpec(1e-2, zero_centered=False),
+        pre_norm=False,
+        embedding_multiplier=2.0,
+        residual_multiplier=0.7,
+        logits_scaling=0.5,
+    )
+
+
 def other_pair(**changes: Any) -> PairSpec:
     """`tiny_pair` of another kind: `other` sides, uneven windows, a gate in some layers."""
     encoder = other(tiny_encoder(windows=((3, 8), None)))

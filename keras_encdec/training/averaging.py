@@ -96,7 +96,7 @@ class WeightAverage(keras.callbacks.Callback):
         if step == self._step:
             return
         share = 1.0 if step <= self.start else 1 - self.decay
-        self.values = _program()(self.values, [v.value for v in self._variables], share)
+        self.values = nearer(self.values, [v.value for v in self._variables], share)
         self._step = step
 
     def put(self) -> None:
@@ -215,6 +215,11 @@ def mean_of_checkpoints(
     return chosen
 
 
+def nearer(values: list[Tensor], weights: list[Tensor], share: float) -> list[Tensor]:
+    """Means in float32, by a share nearer to weights: a + s (w - a)."""
+    return _program()(values, weights, share)
+
+
 @functools.cache
 def _program() -> Callable[[list[Tensor], list[Tensor], float], list[Tensor]]:
     """`_nearer`, on JAX as one program instead of some for each weight."""
@@ -226,7 +231,6 @@ def _program() -> Callable[[list[Tensor], list[Tensor], float], list[Tensor]]:
 
 
 def _nearer(values: list[Tensor], weights: list[Tensor], share: float) -> list[Tensor]:
-    """Means, by a share nearer to weights."""
     pairs = zip(values, weights, strict=True)
     return [value + share * (_copy(weight, "float32") - value) for value, weight in pairs]
 

@@ -124,7 +124,7 @@ class Working:
     def _kept(self, block: _Block) -> int:
         """Bytes that the backward pass needs of a block."""
         spec, length, (n, k, f) = block.spec, block.length, self._sizes(block)
-        norms = (2 if spec.post_norm else 1) * (len(block.keys) + 1)
+        norms = len(spec.norm_sides) * (len(block.keys) + 1)
         row = length * (4 * _PER_NORM * norms * spec.width + self._width * _PER_FEEDFORWARD * f)
         row += self._width * length * spec.width * (1 + block.gated)
         heads = sum(_PER_QUERY * n * length + _PER_KEY * k * keys for keys in block.keys)

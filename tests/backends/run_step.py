@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
 from keras_encdec.spec import CrossAttentionSpec
-from keras_encdec.testing.specs import other_pair, tiny_encoder, tiny_pair
+from keras_encdec.testing.specs import later, other_pair, tiny_decoder, tiny_encoder, tiny_pair
 
 PAIRS = {
     "usual": tiny_pair(),
@@ -24,6 +24,7 @@ PAIRS = {
         cross_attention=CrossAttentionSpec(merged=True),
         tied_embeddings=True,
     ),
+    "later": tiny_pair(encoder=later(tiny_encoder(), 20), decoder=later(tiny_decoder(), 18)),
 }
 
 

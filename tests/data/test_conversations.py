@@ -180,7 +180,7 @@ def test_what_cannot_be(converter, tmp_path):
         rows_of(data.read(path, field="messages"), converter)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_is_that_of_framed_pairs():
     """And conversations of one turn are what the preprocessor's `chat` makes of pairs."""
 

@@ -9,6 +9,7 @@ import keras_hub
 import ml_dtypes
 import numpy as np
 import pytest
+from keras_hub.src.models.gemma3.gemma3_vision_encoder import Gemma3VisionEncoder
 from reference_folder import FAMILIES as REFERENCES
 from reference_folder import facts_of, write_folder
 from safetensors.numpy import load_file, save_file
@@ -17,7 +18,9 @@ import keras_encdec
 from keras_encdec.conversion.plan import make_plan
 from keras_encdec.conversion.sources import ModelSource
 from keras_encdec.families import dialect, known
+from keras_encdec.layers.hidden import states_to_read
 from keras_encdec.models import EncDecSeq2SeqLM
+from keras_encdec.spec import RotarySpec, count_parameters
 from keras_encdec.testing.models import (
     assert_close,
     decoded,
@@ -32,13 +35,21 @@ from keras_encdec.testing.specs import tiny_decoder
 # References that tests/parity/make_family_references.py made, by the name there.
 FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2", "qwen3", "smollm3"]
 FAMILIES += ["mixtral", "qwen3_moe"]
+FAMILIES += ["gemma3_images", "olmo2", "granite", "phi3", "phi4"]
 ARRAYS = ("token_ids", "padding_mask")
 every_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+def some_apart(names, mark):
+    """Every family, of which some cost time that the others' tests need not."""
+    apart = [pytest.param(n, marks=mark) if n in names else n for n in FAMILIES]
+    return pytest.mark.parametrize("name", apart)
+
+
+LATER = ("gemma3_images", "olmo2", "granite", "phi3", "phi4")
 # What takes long runs with two of them, which together have most that families have.
 TWO = ("gemma3", "qwen2")
-two_families_and_the_others_by_hand = pytest.mark.parametrize(
-    "name", [n if n in TWO else pytest.param(n, marks=pytest.mark.long) for n in FAMILIES]
-)
+two_families_and_the_others_by_hand = some_apart(set(FAMILIES) - set(TWO), pytest.mark.long)
 
 # KerasHub backbones: class, and what makes it another model than the one before.
 HEADS = {"num_query_heads": 4, "num_key_value_heads": 2}
@@ -74,6 +85,14 @@ SMOLLM3 = {
     "rope_theta": 100.0,
     "partial_rotary_factor": 1.0,
 }
+PHI3 = {
+    "rope_max_wavelength": 100,
+    "rope_scaling_type": "su",
+    "rope_scaling_short_factor": [1.0, 1.3, 1.6, 2.0, 3.0],
+    "rope_scaling_long_factor": [1.0, 2.0, 4.0, 8.0, 12.0],
+    "layer_norm_epsilon": 1e-2,
+    "max_sequence_length": 80,
+}
 USUAL = SIZES | HEADS
 KERAS_HUB = {
     "gemma": ("Gemma", USUAL | {"head_dim": 12, "num_key_value_heads": 1, "intermediate_dim": 144}),
@@ -84,9 +103,18 @@ KERAS_HUB = {
     "mistral": ("Mistral", USUAL | LINEAR | {"sliding_window": 6, "head_dim": 12}),
     "qwen2": ("Qwen", USUAL | LINEAR | {"tie_word_embeddings": False}),
     "smollm3": ("SmolLM3", SIZES | SMOLLM3),
+    "phi3": ("Phi3", USUAL | {"layer_norm_epsilon": 1e-2, "rope_max_wavelength": 100}),
+    "phi3_short": ("Phi3", USUAL | PHI3 | {"pretraining_sequence_length": 20}),
+    "phi3_long": ("Phi3", USUAL | PHI3 | {"pretraining_sequence_length": 12}),
     "qwen3": ("Qwen3", USUAL | LINEAR | {"head_dim": 12, "layer_norm_epsilon": 1e-5}),
 }
-every_backbone = pytest.mark.parametrize("name", KERAS_HUB)
+every_backbone = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in ("phi3", "phi3_long") else n
+        for n in KERAS_HUB
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -111,19 +139,20 @@ def reference(name):
         return [arrays[key] for key in ("input_ids", "attention_mask", "logits")]
 
 
-@every_family
+@some_apart(("phi3",), pytest.mark.slow)
 def test_the_decoder_is_the_source_in_transformers(name, folder_of):
     ids, mask, logits = reference(name)
     found = logits_without_input(keras_encdec.adapt(folder_of(name)).backbone, ids, mask)
     assert_close(found[mask == 1], logits[mask == 1], 1e-4)
 
 
-@every_family
+@some_apart(LATER, pytest.mark.slow)
 def test_with_a_causal_mask_the_encoder_is_the_source(name, folder_of):
     ids, mask, logits = reference(name)
     options = {"encoder_attention": "causal", "expand_gqa": True}
     pair = keras_encdec.adapt(folder_of(name), **options).backbone
-    found = to_numpy(pair.decoder.logits(pair.encoder(ids, mask)))
+    states = states_to_read(pair.encoder(ids, mask), pair.spec.encoder)
+    found = to_numpy(pair.decoder.logits(states))
     assert_close(found[mask == 1], logits[mask == 1], 1e-4)
 
 
@@ -148,9 +177,8 @@ def test_there_and_back_is_bitwise(name, dtype):
     family = known.of_model_type(facts["config"]["model_type"])
     spec = family.from_transformers(facts["config"])
     bound = dialect.bind(family.transformers, spec.weights())
-    assert {n: t.shape for t in bound.values() for n in t.names} == {
-        key: tuple(shape) for key, shape in facts["tensors"].items()
-    }
+    there = {key: tuple(shape) for key, shape in facts["tensors"].items()}
+    check_names(bound, there, family)
     check_there_and_back(bound, dtype)
 
 
@@ -162,21 +190,89 @@ def test_every_variable_of_keras_hub_has_a_weight_and_a_way_back(name):
     spec = family.from_keras_hub({**tied, **backbone.get_config()})
     bound = dialect.bind(family.keras_hub, spec.weights())
     there = {name: shape for name, (shape, _) in ModelSource(backbone).tensors().items()}
-    dropped = {n for n in there for pattern in family.dropped if fnmatch(n, pattern)}
-    expected = {name: shape for name, shape in there.items() if name not in dropped}
-    assert {n: t.shape for t in bound.values() for n in t.names} == expected
+    check_names(bound, there, family)
     check_there_and_back(bound, "float32")
+
+
+def check_names(bound, there, family):
+    """Each tensor that is there is of a weight or dropped, and no other is asked for."""
+    wanted = {n: t.shape for t in bound.values() for n in t.names}
+    dropped = {n for n in there for pattern in family.dropped if fnmatch(n, pattern)}
+    assert wanted == {n: s for n, s in there.items() if n in wanted or n not in dropped}
 
 
 def check_there_and_back(bound, dtype):
     rng = np.random.default_rng(0)
-    for tensor in bound.values():
-        theirs = {name: rng.normal(size=tensor.shape).astype(dtype) for name in tensor.names}
-        back = dict(tensor.to_theirs(tensor.to_ours(theirs.__getitem__)))
-        assert back.keys() == theirs.keys()
-        for name, array in theirs.items():
-            again = np.ascontiguousarray(back[name])
+    for parts in dialect.by_tensor(bound).values():
+        names, shape = parts[0][1].names, parts[0][1].shape
+        theirs = {name: rng.normal(size=shape).astype(dtype) for name in names}
+        back = [tensor.to_theirs(tensor.to_ours(theirs.__getitem__)) for _, tensor in parts]
+        for array, *rows in zip(theirs.values(), *back, strict=True):
+            again = np.ascontiguousarray(np.concatenate(rows))
             assert (again.shape, again.tobytes()) == (array.shape, array.tobytes())
+
+
+def test_what_images_pass_through_is_left_unread():
+    sizes = {"image_size": 16, "patch_size": 4, "pool_size": 2, "num_heads": 2, "num_layers": 1}
+    widths = {"hidden_dim": 8, "intermediate_dim": 8, "output_dim": 40}
+    reads_images = Gemma3VisionEncoder(**sizes, **widths)
+    config = KERAS_HUB["gemma3"][1] | {"num_layers": 1}
+    text = keras_hub.models.Gemma3Backbone(**config)
+    both = keras_hub.models.Gemma3Backbone(
+        **config | {"image_size": 16, "vision_encoder": reads_images}
+    )
+    for weight in text.weights:
+        weight.assign(draw(weight.path, tuple(weight.shape)))
+    of_text = {weight.path: weight for weight in text.weights}
+    for weight in both.weights:
+        if weight.path in of_text:
+            weight.assign(of_text[weight.path])
+    found, expected = (keras_encdec.adapt(model).backbone for model in (both, text))
+    assert found.spec == expected.spec
+    for ours, theirs in zip(found.weights, expected.weights, strict=True):
+        if "cross_attention_gate" not in ours.path:
+            np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
+
+
+def test_a_text_model_inside_another_leaves_out_its_defaults():
+    """As google/gemma-3-4b-it has it; KerasHub counts the parameters of gemma3_4b_text."""
+    text = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}
+    text |= {"model_type": "gemma3_text", "sliding_window": 1024}
+    text |= {"rope_scaling": {"factor": 8.0, "rope_type": "linear"}}
+    images = {"mm_tokens_per_image": 256, "image_token_index": 262144, "vision_config": {}}
+    spec = known.spec_of({"model_type": "gemma3", "text_config": text, **images})
+    assert spec.windows == ((1024,) * 5 + (None,)) * 5 + (1024,) * 4
+    assert spec.rotaries[5] == RotarySpec(1e6, 8.0)
+    assert spec.rotaries[0] == RotarySpec(1e4)
+    assert spec.vocabulary_size == 262_208
+    as_there = dataclasses.replace(spec, vocabulary_size=262_144)
+    assert count_parameters(as_there.weights()) == 3_880_099_328
+
+
+def test_phi_3_mini_by_the_defaults_of_its_class():
+    """Phi3Config of transformers 5.23, beside the count of KerasHub's phi3_mini_4k_instruct_en."""
+    config = {"vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192}
+    config |= {"num_hidden_layers": 32, "num_attention_heads": 32, "rms_norm_eps": 1e-5}
+    config |= {"model_type": "phi3", "max_position_embeddings": 4096, "sliding_window": 2047}
+    spec = known.spec_of(config)
+    assert count_parameters(spec.weights()) == 3_821_079_552
+    assert spec.rotary == RotarySpec(1e4)
+    assert spec.longest_written is None
+
+
+def test_long_rope_as_phi_3_5_has_it_and_as_transformers_writes_it():
+    factors = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+    config = {"model_type": "phi3", "vocab_size": 32064, "hidden_size": 3072, "rms_norm_eps": 1e-5}
+    config |= {"intermediate_size": 8192, "num_hidden_layers": 2, "num_attention_heads": 32}
+    config |= {"max_position_embeddings": 131072, "original_max_position_embeddings": 4096}
+    older = {"rope_theta": 10000.0, "rope_scaling": {"type": "longrope", **factors}}
+    newer = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+    newer |= {**factors, "original_max_position_embeddings": 4096}
+    specs = [known.spec_of(config | one) for one in (older, {"rope_parameters": newer})]
+    assert specs[0] == specs[1]
+    # sqrt(1 + ln 32 / ln 4096) = sqrt(1 + 5 / 12), as 32 = 2^5 and 4096 = 2^12.
+    assert specs[0].rotary.attention_factor == pytest.approx((17 / 12) ** 0.5, abs=1e-12)
+    assert specs[0].longest_written == 4096
 
 
 @pytest.mark.slow
@@ -191,8 +287,12 @@ def test_a_pair_trains_generates_and_comes_back(name, folder_of, tmp_path):
     assert history.history["loss"][1] < history.history["loss"][0]
     logits = to_numpy(lm.predict_on_batch(inputs))
     assert np.abs(logits - before).max() > 1e-3
-    written = lm.generate(inputs, max_length=24, stop_token_ids=None)["decoder_token_ids"]
-    assert written.shape == (3, 24)
+    if (longest := lm.backbone.spec.decoder.longest_written) is not None:
+        with pytest.raises(ValueError, match=f"Expected max_length of at most {longest}: .*24"):
+            lm.generate(inputs, max_length=24)
+    length = longest or 24
+    written = lm.generate(inputs, max_length=length, stop_token_ids=None)["decoder_token_ids"]
+    assert written.shape == (3, length)
     lm.save_to_preset(tmp_path / name)
     again = EncDecSeq2SeqLM.from_preset(str(tmp_path / name))
     assert again.backbone.spec == lm.backbone.spec
@@ -203,13 +303,14 @@ def test_a_pair_trains_generates_and_comes_back(name, folder_of, tmp_path):
 @two_families_and_the_others_by_hand
 def test_cached_is_full(name, folder_of):
     backbone = keras_encdec.adapt(folder_of(name), cross_attention_gate=False).backbone
-    inputs = make_inputs(target=(20, 20, 20))
+    length = backbone.spec.decoder.longest_written or 20
+    inputs = make_inputs(target=(length,) * 3)
     ids, decoder = inputs["decoder_token_ids"], backbone.decoder
     mask = inputs["encoder_padding_mask"]
     states = backbone.encoder(inputs["encoder_token_ids"], mask)
     full = to_numpy(decoder(ids, inputs["decoder_padding_mask"], states, mask))
-    context, cache = decoder.context(states, mask), decoder.empty_cache(3, 20)
-    for i in range(20):
+    context, cache = decoder.context(states, mask), decoder.empty_cache(3, length)
+    for i in range(length):
         state, cache = decoded(decoder, ids[:, i : i + 1], i, cache, context)
         assert_close(to_numpy(state)[:, 0], full[:, i], 1e-5)
 
@@ -250,7 +351,7 @@ def test_a_plan_sets_each_weight_once_and_says_what_it_leaves(name):
 
 
 @pytest.mark.slow
-@every_family
+@some_apart(LATER, pytest.mark.long)
 def test_keras_manners(name, folder_of):
     inputs = make_inputs()
     plain = keras_encdec.adapt(folder_of(name), decoder_layers=[0, 3])
@@ -332,6 +433,11 @@ def test_an_expert_that_is_missing_and_a_router_of_another_size_are_named(tmp_pa
         ("mixtral", {"router_jitter_noise": 0.1}, "router_jitter_noise=0.0"),
         ("mixtral", {"num_experts_per_tok": 9}, "top_k of at most num_experts"),
         ("qwen3_moe", {"mlp_only_layers": [0, 1, 2, 3]}, "experts in layers that there are"),
+        ("olmo2", {"sliding_window_pattern": 4}, "sliding_window_pattern=4"),
+        ("granite", {"num_local_experts": 8}, "num_local_experts=8"),
+        ("phi4", {"resid_pdrop": 0.1}, "resid_pdrop=0.0"),
+        ("phi4", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
+        ("gemma3_images", {"text_config": None}, "fields of a text model as text_config"),
     ],
 )
 def test_what_a_spec_cannot_express_is_named(name, change, message, tmp_path):

@@ -28,6 +28,7 @@ CHANGES = {
         "logit_soft_cap": [lambda old: 2 * old, lambda old: None],
         "bias": [lambda old: True],
         "query_key_norm": [lambda old: NormSpec()],
+        "norm_across_heads": [lambda old: True],
     },
     RotarySpec: {
         "base": [lambda old: 30.0],
@@ -35,6 +36,10 @@ CHANGES = {
         "low_frequency_factor": [lambda old: 0.3],
         "high_frequency_factor": [lambda old: 8.0],
         "original_length": [lambda old: 32],
+        "fraction": [lambda old: 0.5],
+        "attention_factor": [lambda old: 1.5],
+        "short_factors": [lambda old: tuple(2 * x for x in old)],
+        "long_factors": [lambda old: tuple(2 * x for x in old)],
     },
     NormSpec: {"epsilon": [lambda old: 0.1], "zero_centered": [lambda old: False]},
     StackSpec: {
@@ -49,6 +54,10 @@ CHANGES = {
         "tied_output": [lambda old: not old],
         "final_logit_soft_cap": [lambda old: 2 * old, lambda old: None],
         "dropout": [lambda old: 0.5],
+        "pre_norm": [lambda old: not old],
+        "embedding_multiplier": [lambda old: 2.0],
+        "residual_multiplier": [lambda old: 0.5],
+        "logits_scaling": [lambda old: 2.0],
         "experts": [lambda old: EXPERTS],
     },
     MoESpec: {
@@ -73,6 +82,7 @@ EXEMPT = {
     (PairSpec, "decoder"): "its own fields are changed one by one",
     (PairSpec, "cross_attention"): "its own fields are changed one by one",
     ("encoder", "final_logit_soft_cap"): "an encoder writes no logits; kept for its source model",
+    ("encoder", "logits_scaling"): "an encoder writes no logits; kept for its source model",
     ("encoder", "tied_output"): "an encoder writes no logits; kept for its source model",
 }
 EXPERTS = MoESpec(num_experts=4, top_k=3, expert_dim=24)
@@ -82,11 +92,32 @@ STRETCHED = RotarySpec(100.0, 8.0, 1.0, 4.0, 64)
 ONE_SIDE = {PairSpec: ("pair",), CrossAttentionSpec: ("pair",), MoESpec: ("decoder",)}
 
 
-def start(spec_class):
-    """The pair whose fields are changed."""
-    if spec_class is RotarySpec:
+def by_length(stack):
+    """Positions of which rows of 20 and 16 tokens are long texts, those of 13 and 9 short ones."""
+    factors = (1.5,) * (stack.attention.head_dim // 2)
+    return RotarySpec(100.0, original_length=14, short_factors=factors, long_factors=factors)
+
+
+def normed(stack):
+    return dataclasses.replace(stack.attention, query_key_norm=NormSpec())
+
+
+# Fields that say something only beside others: what a stack then starts with.
+BESIDE = {
+    "short_factors": lambda stack: {"rotary": by_length(stack)},
+    "long_factors": lambda stack: {"rotary": by_length(stack)},
+    "norm_across_heads": lambda stack: {"attention": normed(stack)},
+}
+
+
+def start(spec_class, field):
+    """The pair whose field is changed."""
+    beside = BESIDE.get(field)
+    if beside is None and spec_class is RotarySpec:
+        beside = lambda stack: {"rotary": STRETCHED}  # noqa: E731
+    if beside is not None:
         sides = {side: getattr(tiny_pair(), side) for side in SIDES}
-        return tiny_pair(**{k: dataclasses.replace(v, rotary=STRETCHED) for k, v in sides.items()})
+        return tiny_pair(**{k: dataclasses.replace(v, **beside(v)) for k, v in sides.items()})
     if spec_class is MoESpec:
         return tiny_pair(decoder=tiny_decoder(experts=EXPERTS))
     if spec_class in (CrossAttentionSpec, PairSpec):
@@ -145,8 +176,8 @@ def logits(model):
 
 
 @functools.cache
-def baseline(spec_class):
-    model = tiny_backbone(start(spec_class))
+def baseline(pair):
+    model = tiny_backbone(pair)
     return shapes(model), logits(model)
 
 
@@ -161,10 +192,11 @@ def test_every_field_is_changed_or_exempt(spec_class):
 @pytest.mark.slow
 @pytest.mark.parametrize(("side", "spec_class", "field", "change"), list(cases()))
 def test_knob_is_live(side, spec_class, field, change):
-    pair = changed(start(spec_class), side, spec_class, field, change)
+    begun = start(spec_class, field)
+    pair = changed(begun, side, spec_class, field, change)
     model = tiny_backbone(pair)
     assert shapes(model) == pair.weights()
-    before = baseline(spec_class)
+    before = baseline(begun)
     if shapes(model) == before[0]:
         assert np.abs(logits(model) - before[1]).max() > 1e-2
 

@@ -174,7 +174,7 @@ def test_a_run_goes_on_bit_for_bit(tokenizer, teacher, tmp_path):
     assert_same(*ends)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="parts of a step")
 def test_parts_of_a_step_are_the_step(tokenizer, teacher):
     ends = []

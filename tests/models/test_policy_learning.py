@@ -11,6 +11,7 @@ from seen import Seen, log_softmax, pair_of_texts
 
 from keras_encdec import training
 from keras_encdec.data.prompted import as_prompted
+from keras_encdec.models import EncDecSeq2SeqLM, EncDecSeq2SeqLMPreprocessor
 from keras_encdec.models.rollouts import Rollouts
 from keras_encdec.private import read_ahead
 from keras_encdec.sharing import catalog
@@ -115,6 +116,7 @@ def test_numbers_of_a_first_step_by_score(tokenizer, batches):
     }
 
 
+@pytest.mark.slow
 def test_at_first_nothing_diverges_and_later_it_does(tokenizer):
     lm = make(tokenizer, training.RLOO(letters, num_samples=G, kl=0.0))
     assert lm.evaluate(GIVEN, verbose=0, return_dict=True)["kl"] == pytest.approx(0, abs=1e-5)
@@ -240,6 +242,7 @@ def test_what_is_handed_over(tokenizer):
         assert lm.evaluate(form, verbose=0) == first, name
 
 
+@pytest.mark.slow
 def test_weights_of_prompts_and_validation(tokenizer):
     lm = make(tokenizer, training.RLOO(starts_low, num_samples=G, kl=0, reference=None))
     each = [lm.evaluate(GIVEN, sample_weight=np.eye(5)[i], verbose=0)[0] for i in range(5)]
@@ -248,6 +251,39 @@ def test_weights_of_prompts_and_validation(tokenizer):
     assert found == pytest.approx(np.average(each, weights=weights))
     logs = lm.fit(GIVEN, validation_data={"prompt": PROMPTS[:3]}, epochs=2, verbose=0).history
     assert {"val_reward", "val_length", "val_truncated"} <= set(logs)
+
+
+def test_evaluate_uses_or_refuses_each_argument(tokenizer, capsys):
+    keras.config.enable_interactive_logging()
+    lm = make(tokenizer, training.RLOO(starts_low, num_samples=G, kl=0, reference=None))
+    found = lm.evaluate(PROMPTS, return_dict=True)
+    assert f"reward {found['reward']:.4g}, length {found['length']:.4g}" in capsys.readouterr().out
+    assert lm.evaluate(PROMPTS, verbose=0, return_dict=True) == found
+    assert not capsys.readouterr().out
+    first = lm.evaluate(PROMPTS[:2], verbose=0)
+    assert lm.evaluate(PROMPTS, batch_size=2, steps=1, verbose=0) == first
+    with pytest.raises(ValueError, match=r"Received: Seen\. Give it to fit"):
+        lm.evaluate(PROMPTS, callbacks=[Seen()])
+    with pytest.raises(TypeError, match="an argument of evaluate"):
+        lm.evaluate(PROMPTS, stepz=1)
+
+
+@pytest.mark.slow
+def test_in_mixed_bfloat16(tokenizer):
+    """A policy is its reference at first, though answers are scored in other shapes."""
+    one = {"vocabulary_size": 4096, "windows": (8,)}
+    pair = PairSpec(tiny_encoder(**one), tiny_decoder(**one))
+    backbone = tiny_backbone(pair, dtype="mixed_bfloat16")
+    lm = EncDecSeq2SeqLM(backbone, EncDecSeq2SeqLMPreprocessor(tokenizer, 16, LENGTH))
+    loss = training.RLOO(starts_low, num_samples=8, kl=0.01)
+    lm.compile(3e-3, loss=loss)
+    before = lm.evaluate(PROMPTS, verbose=0, return_dict=True)
+    assert before["kl"] == pytest.approx(0, abs=0.05)
+    logs = lm.fit(PROMPTS, epochs=5, verbose=0).history
+    assert np.isfinite(logs["loss"]).all()
+    assert logs["kl"][0] == pytest.approx(0, abs=0.05)
+    assert logs["kl"][-1] > 0.1
+    assert {str(v.dtype) for v in lm.trainable_variables} == {"float32"}
 
 
 def raises(prompts, texts, records):

@@ -88,6 +88,7 @@ def test_kto_reads_answers_to_other_inputs(start):
     assert found["wanted_reward"] == pytest.approx(0.1 * own[side > 0].mean(), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="parts of a step")
 def test_parts_of_a_step_are_the_step():
     losses = {}
@@ -105,6 +106,7 @@ def test_kto_is_refused_in_parts():
         make(training.KTO(), gradient_accumulation_steps=2)
 
 
+@pytest.mark.slow
 def test_another_task_is_a_reference(start):
     """It stays as it is, and a model that moved is compared with it."""
     reference, lm = make(), make(training.ORPO())
@@ -115,6 +117,7 @@ def test_another_task_is_a_reference(start):
     assert found["loss"] == pytest.approx(-log_sigmoid(margin).mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_initial_model_cannot_be_asked_later():
     lm = make()
     lm.fit(COLUMNS, validation_data=OTHERS, epochs=1, verbose=0)

@@ -15,7 +15,7 @@ from keras_encdec.testing.models import (
     tiny_backbone,
     to_numpy,
 )
-from keras_encdec.testing.specs import tiny_encoder, tiny_pair
+from keras_encdec.testing.specs import later, tiny_encoder, tiny_pair
 
 SOURCE = "gemma2_tiny_docs"
 SWITCHES = {
@@ -24,6 +24,12 @@ SWITCHES = {
     "some layers": {"cross_attention": CrossAttentionSpec(layers=(1, 3))},
     "merged in some layers": {"cross_attention": CrossAttentionSpec(merged=True, layers=(0,))},
     "tied": {"tied_embeddings": True},
+    # Texts of 20 tokens are long, those of 13 are not.
+    "merged in later families": {
+        "encoder": later(tiny_encoder(), 14),
+        "decoder": later(tiny_encoder(), 16),
+        "cross_attention": CrossAttentionSpec(merged=True),
+    },
 }
 every_switch = pytest.mark.parametrize(
     "changes",
@@ -32,7 +38,7 @@ every_switch = pytest.mark.parametrize(
 
 
 def pair(changes):
-    return tiny_pair(decoder=tiny_encoder(), **changes)
+    return tiny_pair(**{"decoder": tiny_encoder(), **changes})
 
 
 def generated(backbone, inputs):

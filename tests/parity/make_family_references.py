@@ -46,6 +46,13 @@ STRETCHED = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+BY_LENGTH = {
+    "rope_type": "longrope",
+    "rope_theta": 100.0,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.2, 1.4, 1.8, 2.0, 3.0],
+    "long_factor": [1.0, 2.0, 4.0, 6.0, 9.0, 12.0],
+}
 CAPS = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}
 # The family's class, and its config.
 MODELS = {
@@ -110,8 +117,33 @@ MODELS = {
             "mlp_only_layers": [1],
         },
     ),
+    "olmo2": ("Olmo2", {**HEADS, "rope_parameters": FAST}),
+    "granite": (
+        "Granite",
+        {
+            **HEADS,
+            "rope_parameters": FAST,
+            "embedding_multiplier": 1.5,
+            "residual_multiplier": 0.7,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 3.0,
+        },
+    ),
+    "phi3": ("Phi3", {"rope_parameters": FAST, "sliding_window": 6}),
+    "phi4": (
+        "Phi3",
+        {
+            "rope_parameters": BY_LENGTH,
+            "hidden_size": 64,  # of a head's 16 then 12 turn
+            "tie_word_embeddings": True,
+            "max_position_embeddings": 64,
+            "original_max_position_embeddings": 16,
+        },
+    ),
 }
 LENGTHS = (20, 13)
+IMAGES = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+IMAGES |= {"num_attention_heads": 2, "image_size": 4, "patch_size": 2}
 
 
 def make(name):
@@ -121,6 +153,19 @@ def make(name):
     config = getattr(transformers, config_class)(**{**COMMON, **changes}, dtype="float32")
     model_class = getattr(transformers, f"{family}ForCausalLM")
     return filled(model_class, config, zero_centered="Gemma" in family)
+
+
+def make_with_images():
+    """Gemma 3 inside a model that reads images too, as small as can be."""
+    text = {**COMMON, **HEADS, **MODELS["gemma3"][1]}
+    config = transformers.Gemma3Config(
+        text_config=text,
+        vision_config=IMAGES,
+        mm_tokens_per_image=4,
+        image_token_index=91,
+        dtype="float32",
+    )
+    return filled(transformers.Gemma3ForConditionalGeneration, config, zero_centered=True)
 
 
 def filled(model_class, config, zero_centered):
@@ -156,10 +201,8 @@ def make_t5gemma2():
         "layer_types": [LOCAL, LOCAL, GLOBAL, LOCAL],
         "rope_parameters": MODELS["gemma3"][1]["rope_parameters"],
     }
-    images = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
-    images |= {"num_attention_heads": 2, "image_size": 4, "patch_size": 2}
     encoder = transformers.T5Gemma2EncoderConfig(
-        text_config=text, vision_config=images, eoi_token_index=90, image_token_index=91
+        text_config=text, vision_config=IMAGES, eoi_token_index=90, image_token_index=91
     )
     decoder = transformers.T5Gemma2DecoderConfig(**text)
     config = transformers.T5Gemma2Config(encoder=encoder, decoder=decoder, image_token_index=91)
@@ -191,20 +234,28 @@ def write(name, facts, **arrays):
     print(f"{name}: logits of spread {arrays['logits'].std():.2f}")
 
 
-def main():
+def main(names):
     HERE.mkdir(exist_ok=True)
-    asked = sys.argv[1:] or [*MODELS, "t5gemma2"]
+    asked = names or [*MODELS, "gemma3_images", "t5gemma2"]
     if "t5gemma2" in asked:
         save_t5gemma2()
-    for name in MODELS.keys() & asked:
-        model, facts = make(name)
+    for name in (name for name in asked if name != "t5gemma2"):
+        with_images = name == "gemma3_images"
+        model, facts = make_with_images() if with_images else make(name)
         rng = np.random.default_rng(5)
-        ids, mask = padded(rng, LENGTHS, words=96)
-        with torch.no_grad():
-            inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-            logits = model(**inputs, use_cache=False).logits.numpy()
-        write(name, facts, input_ids=ids, attention_mask=mask, logits=logits)
+        ids, mask = padded(rng, LENGTHS, words=90 if with_images else 96)
+        write(name, facts, input_ids=ids, attention_mask=mask, logits=logits_of(model, ids, mask))
+
+
+def logits_of(model, ids, mask):
+    """Row by row, as LongRoPE there turns all rows of a batch as the longest asks for."""
+    logits = np.zeros((*ids.shape, model.config.get_text_config().vocab_size), "float32")
+    with torch.no_grad():
+        for row, length in enumerate(mask.sum(axis=1)):
+            inputs = torch.from_numpy(ids[row : row + 1, :length])
+            logits[row, :length] = model(input_ids=inputs, use_cache=False).logits[0].numpy()
+    return logits
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -36,6 +36,9 @@ BOTH_WAYS = {
     "smollm3": ("smollm3", 4096),
     "mixtral": ("mixtral", 5),
     "qwen3_moe": ("qwen3_moe", 5),
+    "olmo2": ("olmo2", None),
+    "granite": ("granite", None),
+    "phi4": ("phi3", None),
 }
 CAUSAL = BOTH_WAYS | {"gemma2": ("gemma2", 6), "gemma3": ("gemma3_text", 6)}
 CAUSAL |= {"mistral": ("mistral", 6), "qwen2": ("qwen2", 6)}

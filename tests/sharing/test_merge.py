@@ -175,6 +175,18 @@ def test_ties(presets, merge, options, density):
     assert_close(merge(names, "ties", "base", **options), expected)
 
 
+@pytest.mark.parametrize("weights", [None, [1, -0.5]])
+def test_sum(presets, merge, weights):
+    """A pair that was adapted, and what tuning on instructions added to its source."""
+    one, two = weights or (1, 1)
+    expected = by_name(
+        lambda base, adapted, instructed: base + one * (adapted - base) + two * (instructed - base),
+        *(exact(presets / name) for name in ("base", "one", "two")),
+    )
+    assert_close(merge(["one", "two"], "sum", "base", weights=weights), expected)
+    assert_same(merge(["one", "base"], "sum", "base"), tensors(presets / "one"))
+
+
 @pytest.mark.parametrize("method", mixing.METHODS)
 def test_strength_is_a_line_between_its_ends(presets, merge, method):
     base = tensors(presets / "base")
@@ -324,6 +336,8 @@ ARGUMENTS = [
     (["one", "two", "three"], {"method": "slerp"}, "two presets for 'slerp'"),
     (PAIR, {"method": "slurp"}, "Received: 'slurp'. Did you mean 'slerp'"),
     (PAIR, {"method": "ties"}, "Expected base, .* for 'ties'"),
+    (PAIR, {"method": "sum"}, "Expected base, .* for 'sum'"),
+    (PAIR, {**BASE, "method": "sum", "weights": [1]}, "weights of 2 presets"),
     (PAIR, {"strength": 0.5}, "Expected base beside strength"),
     (PAIR, {**BASE, "strength": 1.5}, "Expected strength .*Received: 1.5"),
     (PAIR, {**BASE, "strength": -0.1}, "Expected strength"),
@@ -524,6 +538,15 @@ def test_a_conversion_without_chance_is_the_same_on_any_day(history):
     history(of("a", fresh=0), of("a", "1", fresh=0, **again), of("a", "2", fresh=0))
     with pytest.raises(ValueError, match=r"\(converted later\), and base .*\(converted d\)"):
         history(of("a", fresh=3), of("a", "1", fresh=3, **again), of("a", "2", fresh=3))
+
+
+def test_a_sum_takes_what_another_source_learned(history):
+    """As long as chance had no part in the conversions: they map equal weights to equal ones."""
+    history(of("a", fresh=0), of("a", "1", fresh=0), of("b", fresh=0), method="sum")
+    with pytest.raises(ValueError, match=r"'m2', of b, and base 'm0', of a"):
+        history(of("a", fresh=3), of("a", "1", fresh=3), of("b", fresh=3), method="sum")
+    with pytest.raises(ValueError, match=r"'m2', of b, and base 'm0', of a"):
+        history(of("a", fresh=0), of("a", "1", fresh=0), of("b", fresh=0))
 
 
 def test_presets_that_tell_nothing_are_taken(history, presets, tmp_path):

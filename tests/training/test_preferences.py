@@ -165,6 +165,7 @@ def test_likelihoods_of_tokens_and_any_gradient(cap, trains, temperature):
         np.testing.assert_allclose(*map(ops.convert_to_numpy, (a, b)), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merged", [False, True])
 def test_answers_that_share_an_input_are_those_of_repeated_inputs(merged):
     encoder = tiny_encoder(width=tiny_decoder().width)  # as merged attention needs it

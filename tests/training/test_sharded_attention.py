@@ -20,7 +20,7 @@ def answer(command, *meshes):
     return json.loads(found.stdout.splitlines()[-1])[command]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_cut_gives_the_numbers_of_one_device():
     found = answer("attend", "data", [2, 4], [1, 8])
     for case, (difference, _) in found.items():

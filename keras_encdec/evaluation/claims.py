@@ -1,0 +1,290 @@
+"""The paper's claims, tried again in small by one command.
+
+Knows which arms a choice of claims needs, and what the report says. Leaves training to
+`keras_encdec.evaluation.claims_runs`, claims to `keras_encdec.evaluation.claims_verdicts`, tasks of
+encoders to `keras_encdec.evaluation.superglue`.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from keras_encdec import check, disk
+from keras_encdec.evaluation import picture
+from keras_encdec.evaluation.claims_arms import ARMS, SCALES, Scale
+from keras_encdec.evaluation.claims_runs import Bench
+from keras_encdec.evaluation.claims_verdicts import (
+    CLAIMS,
+    MEASURES,
+    Claim,
+    Scores,
+    verdict,
+)
+from keras_encdec.evaluation.correlation import Correlation, Scored, correlate
+from keras_encdec.evaluation.intervals import Difference
+from keras_encdec.evaluation.stand_in import write_stand_in
+from keras_encdec.evaluation.superglue import superglue
+from keras_encdec.files import atomic_file
+from keras_encdec.progress import say
+
+_CORRELATED = ("loss", "tuned"), ("loss", "encoder")  # figure 6
+_TASK_TOKENS = 96
+
+
+@dataclasses.dataclass(frozen=True)
+class Claims:
+    """What was found; prints as tables.
+
+    Args:
+        scale: what it was found with.
+        seeds: of each arm.
+        scores: by arm and measure, one for each seed.
+        differences: by claim, one for each comparison.
+        correlations: of measures over arms, more being better for each (claim C14).
+    """
+
+    scale: Scale
+    seeds: tuple[int, ...]
+    scores: Scores
+    differences: dict[str, list[Difference]]
+    correlations: list[Correlation]
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """`"agrees"`, `"disagrees"` or `"undecided"` by claim."""
+        return {name: verdict(found) for name, found in self.differences.items()}
+
+    def tables(self) -> list[Table]:
+        """Claims, then arms."""
+        claims = Table("claim", "comparison", "by (95% interval)", "verdict", show_lines=True)
+        for name, found in self.differences.items():
+            lines = zip(CLAIMS[name].comparisons, found, strict=True)
+            texts = [(str(one), f"{_read(by)}: {by.verdict}") for one, by in lines]
+            columns = ("\n".join(column) for column in zip(*texts, strict=True))
+            claims.add_row(f"{name} {CLAIMS[name].text}", *columns, self.verdicts[name])
+        arms = Table("arm", *MEASURES)
+        for arm, measures in self.scores.items():
+            arms.add_row(arm, *(_mean(measures.get(name, ())) for name in MEASURES))
+        return [claims, arms]
+
+    def show(self, console: Console) -> None:
+        """Prints the tables."""
+        for table in self.tables():
+            console.print(table)
+        for found in self.correlations:
+            console.print(_said(found))
+
+    def markdown(self) -> str:
+        """The report to read."""
+        lines = ["# Claims of arXiv 2504.06225, tried in small", ""]
+        lines += [f"Seeds {list(self.seeds)}; {dataclasses.asdict(self.scale)}", ""]
+        for name, found in self.differences.items():
+            lines += [f"## {name}: {self.verdicts[name]}", "", CLAIMS[name].text, ""]
+            for one, by in zip(CLAIMS[name].comparisons, found, strict=True):
+                lines.append(f"- {one}: {_read(by)}, {by.verdict}")
+            lines.append("")
+        lines += ["## C14: how measures agree over arms", ""]
+        lines += [f"- {_said(found)}" for found in self.correlations]
+        lines += ["", "## Arms, mean over seeds", "", f"| arm | {' | '.join(MEASURES)} |"]
+        lines.append("|---" * (1 + len(MEASURES)) + "|")
+        for arm, measures in self.scores.items():
+            cells = (_mean(measures.get(name, ())) for name in MEASURES)
+            lines.append(f"| {arm} | {' | '.join(cells)} |")
+        lines += ["", *(f"- {name}: {text}" for name, (text, _) in MEASURES.items())]
+        return "\n".join(lines) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types; infinite ends of intervals are null."""
+        return {
+            "scale": dataclasses.asdict(self.scale),
+            "seeds": list(self.seeds),
+            "scores": self.scores,
+            "claims": {
+                name: {
+                    "text": CLAIMS[name].text,
+                    "verdict": self.verdicts[name],
+                    "comparisons": [
+                        {**dataclasses.asdict(one), **_json(by)}
+                        for one, by in zip(CLAIMS[name].comparisons, found, strict=True)
+                    ],
+                }
+                for name, found in self.differences.items()
+            },
+            "correlations": [dataclasses.asdict(found) for found in self.correlations],
+        }
+
+    def draw(self) -> Any:
+        """A matplotlib figure: each comparison with its interval, right of 0 where it holds."""
+        rows = [
+            (f"{name}  {one}", by)
+            for name, found in self.differences.items()
+            for one, by in zip(CLAIMS[name].comparisons, found, strict=True)
+        ]
+        drawn = picture.figure(12, 1.5 + 0.28 * len(rows))
+        axes = drawn.subplots()
+        colours = {"agrees": "#2ca02c", "disagrees": "#d62728", "undecided": "#7f7f7f"}
+        for at, (_, by) in enumerate(rows):
+            width = 0.0 if math.isinf(by.low) else by.high - by.mean
+            colour = colours[by.verdict]
+            axes.errorbar(by.mean, -at, xerr=width, fmt="o", ms=4, color=colour, capsize=2)
+        axes.axvline(0, color="black", lw=0.8)
+        axes.set_yticks([-at for at in range(len(rows))], [text for text, _ in rows], fontsize=7)
+        axes.set_xlabel("better by, in nats or score, with 95% intervals over seeds")
+        return drawn
+
+    def write(self, folder: Path) -> None:
+        """Writes `claims.md`, `claims.json` and `claims.png`."""
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
+        for name, written in {"claims.md": self.markdown(), "claims.json": text + "\n"}.items():
+            with atomic_file(folder / name) as part:
+                part.write_text(written)
+        with atomic_file(folder / "claims.png") as part:
+            picture.save(self.draw(), part)
+
+
+def claims(
+    output: str | os.PathLike,
+    only: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    scale: str | Scale = "embedded",
+) -> Claims:
+    """Trains what the paper's claims are about, and says which of them hold here.
+
+    Every arm has the best of a small grid of learning rates, chosen with the first seed on files
+    that nothing is reported of. A verdict needs an interval over seeds that leaves out 0. What
+    was found with small models on docstrings says nothing of Gemma.
+
+    Args:
+        output: folder for `claims.md`, `claims.json`, `claims.png`, runs and models. After a kill
+            the same call goes on, and ends with the same report.
+        only: names of claims, such as `["C1", "C9"]`; all of them if None.
+        seeds: of each arm; with one of them all is undecided.
+        scale: one of `SCALES`, or a `Scale`.
+
+    Returns:
+        `Claims`, which prints as tables.
+
+    Raises:
+        ValueError: before anything is trained, if there is no such claim or scale.
+        BlockingIOError: if another call works in `output`.
+        ImportError: without matplotlib.
+
+    Example:
+        >>> keras_encdec.evaluation.claims("./claims", only=["C1", "C9"]).verdicts
+    """
+    chosen = [check.one_of("a claim", name, tuple(CLAIMS)) for name in (only or CLAIMS)]
+    numbers = tuple(check.whole("seeds", seed, least=0) for seed in seeds)
+    if not numbers:
+        raise ValueError("Expected seeds, such as [0, 1, 2]. Received: none.")
+    if not isinstance(scale, Scale):
+        scale = SCALES[check.one_of("scale", scale, tuple(SCALES))]
+    picture.figure()  # hours later it would be a pity
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with disk.owned(folder):
+        bench = Bench(scale, folder, numbers[0])
+        some = {name: CLAIMS[name] for name in chosen}
+        scores = _scores(bench, some, numbers, folder)
+        differences = {
+            name: [one.of(scores) for one in claim.comparisons] for name, claim in some.items()
+        }
+        found = Claims(scale, numbers, scores, differences, _correlations(scores))
+        found.write(folder)
+    return found
+
+
+def _scores(
+    bench: Bench, some: dict[str, Claim], seeds: Sequence[int], folder: Path
+) -> dict[str, dict[str, list[float]]]:
+    """Every measure of every arm that some claims need."""
+    needed = {name for claim in some.values() for name in claim.arms}
+    needed |= {part for name in needed for part in ARMS[name].of}
+    scores: dict[str, dict[str, list[float]]] = {}
+    arms = [name for name in ARMS if name in needed]
+    for number, name in enumerate(arms, 1):
+        say(f"Arm {number} of {len(arms)}: {name}.")
+        found = [bench.measured(name, seed) for seed in seeds]
+        scores[name] = {
+            "begin": [one.losses[0] for one in found],
+            "quarter": [one.losses[min(1, len(one.losses) - 1)] for one in found],
+            "loss": [one.losses[-1] for one in found],
+            "tuned": [one.tuned for one in found],
+        }
+    encoders = [
+        name for name in arms if any(name in claim.of_encoders() for claim in some.values())
+    ]
+    for name, values in _of_encoders(bench, encoders, seeds, folder).items():
+        scores[name]["encoder"] = values
+    return scores
+
+
+def _of_encoders(
+    bench: Bench, arms: Sequence[str], seeds: Sequence[int], folder: Path
+) -> dict[str, list[float]]:
+    """The mean over stand-in tasks by arm, one for each seed of arm and head."""
+    if not arms:
+        return {}
+    data, scale = folder / "tasks", bench.scale
+    if not data.exists():
+        write_stand_in(data, scale.task_size)
+    grid = {"learning_rate": list(scale.task_rates), "batch_size": [16], "dropout": [0.1]}
+    found: dict[str, list[float]] = {name: [] for name in arms}
+    for seed in seeds:
+        models: dict[str, Any] = {}
+        for name in arms:
+            causal = ARMS[name].kind == "source"
+            options = {"dtype": scale.dtype, **({"encoder_attention": "causal"} if causal else {})}
+            models[name] = str(bench.model(name, seed)), options
+        results = superglue(
+            models,
+            data,
+            grid=grid,
+            seeds=(seed,),
+            epochs=scale.task_epochs,
+            output=folder / f"encoders-{seed}",
+            sequence_length=_TASK_TOKENS,
+        )
+        for name in arms:
+            found[name] += results.means(name, results.plan.metric)
+    return found
+
+
+def _correlations(scores: Scores) -> list[Correlation]:
+    """Over arms, of each mean over seeds, with the sign that makes more better."""
+    table = []
+    for name, measures in scores.items():
+        size = "large" if any(ARMS[name].is_large) else "small"
+        means = {
+            measure: (1 if MEASURES[measure][1] else -1) * sum(values) / len(values)
+            for measure, values in measures.items()
+        }
+        table.append(Scored(name, size, means))
+    known = {measure for one in table for measure in one.scores}
+    return [correlate(table, *pair) for pair in _CORRELATED if known.issuperset(pair)]
+
+
+def _read(by: Difference) -> str:
+    if math.isinf(by.low):
+        return f"{by.mean:+.4f} (one seed)"
+    return f"{by.mean:+.4f} ({by.low:+.4f} to {by.high:+.4f})"
+
+
+def _json(by: Difference) -> dict[str, Any]:
+    ends = {n: None if math.isinf(x) else x for n, x in (("low", by.low), ("high", by.high))}
+    return {"by": by.mean, **ends, "verdict": by.verdict}
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.4f}" if values else ""
+
+
+def _said(found: Correlation) -> str:
+    overall = "unknown" if found.overall is None else f"{found.overall:.2f}"
+    return f"Spearman of {' and '.join(found.names)} over {found.models} arms: {overall}"

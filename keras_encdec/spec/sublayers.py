@@ -1,0 +1,213 @@
+"""What the sublayers of a block are: frozen dataclasses of an attention, its positions and norms.
+
+Knows their numbers, and from them the name and shape of each weight. Leaves the stacks that are
+made of them, and what axes are called, to `keras_encdec.spec`. Standard library only.
+"""
+
+import dataclasses
+from typing import Any
+
+from keras_encdec import check
+from keras_encdec.spec.fields import check_fields, check_given, require
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RotarySpec:
+    """Rotary positions: pair j of a head turns by position / base^(2j / H), or slower.
+
+    At most one of two ways tells pairs apart: those that are slow in Llama 3.1, or a factor
+    for each in LongRoPE (arXiv 2402.13753). Both know `original_length`.
+
+    Args:
+        base: wavelength base.
+        factor: how many times longer a text may be than in pretraining: each pair turns
+            that many times slower, or, with the two frequency factors, the slow ones do.
+        low_frequency_factor: pairs that turn fewer times than this in
+            `original_length` are slow (Llama 3.1; transformers, modeling_rope_utils.py).
+        high_frequency_factor: pairs that turn more times than this stay as they are;
+            between the two it changes evenly.
+        original_length: tokens of a text in pretraining.
+        fraction: of a head's width that turns, its first part; H above is this part
+            (Phi-4-mini).
+        short_factors: how many times slower each pair turns in texts of up to
+            `original_length` tokens (LongRoPE).
+        long_factors: likewise in longer texts.
+        attention_factor: what turns is multiplied by it, in queries and in keys (LongRoPE).
+    """
+
+    base: float = 10_000.0
+    factor: float = 1.0
+    low_frequency_factor: float | None = None
+    high_frequency_factor: float | None = None
+    original_length: int | None = None
+    fraction: float = 1.0
+    short_factors: tuple[float, ...] | None = None
+    long_factors: tuple[float, ...] | None = None
+    attention_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, check.real, "base", "factor", "attention_factor", above=0)
+        check_fields(self, check.real, "fraction", above=0, most=1)
+        check_given(self, check.real, "low_frequency_factor", "high_frequency_factor", above=0)
+        check_given(self, check.whole, "original_length")
+        for name in ("short_factors", "long_factors"):
+            if (factors := getattr(self, name)) is not None:
+                read = tuple(check.real(f"{name} of RotarySpec", x, above=0) for x in factors)
+                object.__setattr__(self, name, read)
+        low_high = self.low_frequency_factor, self.high_frequency_factor
+        ways = [[value is not None for value in way] for way in (low_high, self._by_length)]
+        alike = all(all(way) or not any(way) for way in ways)
+        one = sum(map(any, ways)) == (self.original_length is not None)
+        expected = "both frequency factors, or short_factors and long_factors, with original_length"
+        require(alike and one, f"{expected}; or none of these", self)
+        lengths = {len(factors) for factors in self._by_length if factors is not None}
+        require(len(lengths) <= 1, "as many short_factors as long_factors", self)
+
+    @property
+    def _by_length(self) -> tuple[tuple[float, ...] | None, ...]:
+        return self.short_factors, self.long_factors
+
+    def turned(self, head_dim: int) -> int:
+        """How much of a head of this width turns."""
+        return int(head_dim * self.fraction)
+
+    def check_fits(self, head_dim: int) -> None:
+        """Raises ValueError if heads of this width cannot turn so."""
+        pairs, odd = divmod(self.turned(head_dim), 2)
+        require(
+            pairs > 0 and not odd, "an even head_dim for rotary, of which a fraction turns", self
+        )
+        fits = self.short_factors is None or len(self.short_factors) == pairs
+        require(fits, f"{pairs} short_factors, one for each pair that turns", self)
+
+
+@dataclasses.dataclass(frozen=True)
+class NormSpec:
+    """RMS normalisation.
+
+    Args:
+        epsilon: added to the mean square.
+        zero_centered: whether the stored scale is what is added to 1, as in Gemma.
+    """
+
+    epsilon: float = 1e-6
+    zero_centered: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self, check.real, "epsilon", above=0)
+        check_fields(self, check.flag, "zero_centered")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionSpec:
+    """One attention sublayer.
+
+    Args:
+        num_heads: query heads, N.
+        num_kv_heads: key/value heads, K; divides N.
+        head_dim: width of a head, H; even where rotary positions are used.
+        query_pre_attn_scalar: queries are multiplied by its inverse square root.
+            The head width in most models, but D / N = 144 in Gemma 2 27B
+            (arXiv 2408.00118; gemma/gm/nn/_gemma.py).
+        logit_soft_cap: `cap * tanh(x / cap)` on the logits, before the mask.
+        bias: whether queries, keys and values add a bias (Qwen 2).
+        query_key_norm: of each head's queries and keys, before they are rotated
+            (Gemma 3, Qwen 3); None for no such norm.
+        norm_across_heads: whether that norm is of all heads of a token together, each
+            with a scale of its own (OLMo 2).
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    query_pre_attn_scalar: float
+    logit_soft_cap: float | None = None
+    bias: bool = False
+    query_key_norm: NormSpec | None = None
+    norm_across_heads: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self, check.whole, "num_heads", "num_kv_heads", "head_dim")
+        check_fields(self, check.real, "query_pre_attn_scalar", above=0)
+        check_given(self, check.real, "logit_soft_cap", above=0)
+        check_fields(self, check.flag, "bias", "norm_across_heads")
+        normed = self.query_key_norm is not None or not self.norm_across_heads
+        require(normed, "a query_key_norm for norm_across_heads", self)
+        require(
+            self.num_heads % self.num_kv_heads == 0, "num_kv_heads that divides num_heads", self
+        )
+
+    @property
+    def query_scale(self) -> float:
+        return self.query_pre_attn_scalar**-0.5
+
+    def weights(self, width: int, context_width: int) -> dict[str, Shape]:
+        """Kernels for queries from `width` and keys/values from `context_width`."""
+        n, k, h = self.num_heads, self.num_kv_heads, self.head_dim
+        weights: dict[str, Shape] = {
+            "query/kernel": (width, n, h),
+            "key/kernel": (context_width, k, h),
+            "value/kernel": (context_width, k, h),
+            "attention_output/kernel": (n, h, width),
+        }
+        if self.bias:
+            weights |= {"query/bias": (n, h), "key/bias": (k, h), "value/bias": (k, h)}
+        if self.query_key_norm is not None:
+            across = self.norm_across_heads
+            weights["query_norm/scale"] = (n, h) if across else (h,)
+            weights["key_norm/scale"] = (k, h) if across else (h,)
+        return weights
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossAttentionSpec:
+    """How a decoder looks at its encoder; its heads, scale, cap and norms are the decoder's.
+
+    It sees every encoder position and knows no positions (gemma/research/t5gemma/modules.py).
+
+    Args:
+        merged: instead of a sublayer of its own, self-attention also sees the encoder's
+            states, by its own kernels (arXiv 2512.14856, section 2).
+        gate: multiply what the sublayer adds by the tanh of a number that starts at 0, so
+            that a pair starts as its decoder's source (arXiv 2204.14198, section 3.1).
+        layers: the layers that have it, by number; None for all.
+    """
+
+    merged: bool = False
+    gate: bool = False
+    layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, check.flag, "merged", "gate")
+        for layer in self.layers or ():
+            check.whole("layers of CrossAttentionSpec", layer, least=0)
+        require(not (self.merged and self.gate), "no gate where attention is merged", self)
+
+    def is_in(self, layer: int) -> bool:
+        """Whether a layer sees the encoder."""
+        return self.layers is None or layer in self.layers
+
+
+def attention_from_json(data: AttentionSpec | dict[str, Any]) -> AttentionSpec:
+    """As `stack_from_json`, of an `AttentionSpec`."""
+    if isinstance(data, AttentionSpec):
+        return data
+    norm = data.get("query_key_norm")
+    return AttentionSpec(**{**data, "query_key_norm": norm and NormSpec(**norm)})
+
+
+def rotary_from_json(data: RotarySpec | dict[str, Any] | None) -> RotarySpec | None:
+    """As `stack_from_json`, of a `RotarySpec`."""
+    return RotarySpec(**data) if isinstance(data, dict) else data
+
+
+def cross_attention_from_json(
+    data: CrossAttentionSpec | dict[str, Any] | None,
+) -> CrossAttentionSpec:
+    """As `stack_from_json` of a `CrossAttentionSpec`; None for the usual one."""
+    if data is None or isinstance(data, CrossAttentionSpec):
+        return data or CrossAttentionSpec()
+    layers = data["layers"]
+    return CrossAttentionSpec(**{**data, "layers": None if layers is None else tuple(layers)})
