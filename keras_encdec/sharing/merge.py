@@ -52,13 +52,12 @@ def merge(
             `"slerp"` goes along the arc between two; with `base`, of what each has learned since
             (WARP, arXiv 2406.16768). `"ties"` keeps the largest changes since `base`, lets them
             vote on a sign, and averages those that have it (arXiv 2306.01708); shares are taken
-            of each tensor. `"sum"` adds to `base` what each has that it has not (task vectors,
-            arXiv 2212.04089): of an adapted pair, and of an instruction-tuned source converted
-            like `base`. `keras_encdec.sharing.mixing` has the formulas.
+            of each tensor. `"sum"` adds to `base` what each has learned (arXiv 2212.04089), such as
+            an adapted pair, and its source's instruction-tuned model converted like `base`.
         base: the preset that training began from.
         weights: of each preset, such as `[3, 1]`; they are divided by their sum, and equal if None.
-            For `"slerp"` the second's share is the place on the arc. For `"sum"` they stay as they
-            are, 1 if None, and may be negative: what a model learned is taken away.
+            For `"slerp"` the second's share is the place on the arc. For `"sum"` they are factors,
+            1 if None, which may be negative.
         strength: from 0, `base` itself, to 1, what the method makes; between them the result lies
             on the line (WARP's eta). 1 if None.
         density: for `"ties"`, the share of changes in a tensor that stays; 0.2 if None.
@@ -71,12 +70,6 @@ def merge(
 
     Example:
         >>> keras_encdec.merge(["./run_1", "./run_2"], "./merged", "slerp", base="./start")
-
-        >>> for name in ("gemma2_2b", "gemma2_instruct_2b"):
-        ...     keras_encdec.adapt(name).save_to_preset(f"./{name}")
-        >>> keras_encdec.merge(
-        ...     ["./adapted", "./gemma2_instruct_2b"], "./instructed", "sum", base="./gemma2_2b"
-        ... )
     """
     mixing = _mixing(presets, method, base is not None, weights, strength, density)
     models = [mergeable.found(preset) for preset in presets]
