@@ -41,8 +41,7 @@ def merge(
     """Makes one preset of several that were trained from the same weights.
 
     Tensors are combined in float64, a stretch at a time, and rounded once: of whole models only
-    the result is in memory, once, when it is checked. It has dtype and preprocessor of the first
-    preset, and its record and card say what it was made of.
+    the result is in memory, to be checked. Dtype and preprocessor are the first preset's.
 
     Args:
         presets: two or more folders of `save_to_preset`, or handles of them: pairs, encoders or
