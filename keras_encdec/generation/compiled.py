@@ -21,6 +21,7 @@ class Compiled:
         variables: the `keras.Variable`s that it reads.
         donate: give the last argument's memory to JAX, which writes results there.
         eager: leave it as it is, for a debugger.
+        xla: whether TensorFlow compiles its graph, which it cannot with experts.
 
     Attributes:
         eager: as given.
@@ -33,9 +34,10 @@ class Compiled:
         variables: Sequence[Any],
         donate: bool = False,
         eager: bool = False,
+        xla: bool = True,
     ):
         self.function, self.variables, self.count = function, variables, 0
-        self.eager = eager
+        self.eager, self._xla = eager, xla
         self._lock = threading.Lock()
         make = {"jax": self._jax, "tensorflow": self._tensorflow, "torch": self._torch}
         backend = keras.config.backend()
@@ -69,7 +71,7 @@ class Compiled:
     def _tensorflow(self, donate: bool) -> Callable:
         import tensorflow as tf
 
-        return tf.function(self._counted, jit_compile=True)
+        return tf.function(self._counted, jit_compile=self._xla)
 
     def _torch(self, donate: bool) -> Callable:
         import torch

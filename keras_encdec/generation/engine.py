@@ -57,9 +57,11 @@ class Engine:
         self.backbone, self.sampler = backbone, sampler
         self.variables = backbone.variables
         self._screening = Screening(backbone.decoder)
+        stacks = backbone.spec.encoder, backbone.spec.decoder
+        xla = all(stack.experts is None for stack in stacks)
 
         def compiled(function: Callable, *others: Any, **kwargs: Any) -> Compiled:
-            return Compiled(function, [*self.variables, *others], eager=eager, **kwargs)
+            return Compiled(function, [*self.variables, *others], eager=eager, xla=xla, **kwargs)
 
         self._encode = compiled(self._run_encoder)
         self._states = compiled(self._run_states)
