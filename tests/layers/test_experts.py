@@ -64,7 +64,8 @@ def by_hand(layer, states, is_token, renormalize=True):
 def test_tokens_go_through_their_experts_and_padding_through_none(layer, states):
     output, load = layer(states, IS_TOKEN)
     expected = by_hand(layer, states, IS_TOKEN)
-    assert_close(to_numpy(output), expected[0], 1e-5)
+    scale = np.abs(expected[0]).max()  # sums of large numbers, some of which are near 0
+    assert_close(to_numpy(output) / scale, expected[0] / scale, 1e-5)
     assert_close(to_numpy(load), expected[1], 1e-5)
     assert np.ptp(expected[1][0]) > 2  # uneven
 
@@ -74,7 +75,8 @@ def test_weights_need_not_add_up_to_one(layer, states):
     other.build(states.shape)
     other.set_weights(layer.get_weights())
     expected = by_hand(layer, states, IS_TOKEN, renormalize=False)[0]
-    assert_close(to_numpy(other(states, IS_TOKEN)[0]), expected, 1e-5)
+    scale = np.abs(expected).max()
+    assert_close(to_numpy(other(states, IS_TOKEN)[0]) / scale, expected / scale, 1e-5)
 
 
 def test_the_loss_of_uneven_experts_is_that_of_the_paper(layer, states):
