@@ -118,8 +118,8 @@ def start(spec_class, field):
     if beside is not None:
         sides = {side: getattr(tiny_pair(), side) for side in SIDES}
         return tiny_pair(**{k: dataclasses.replace(v, **beside(v)) for k, v in sides.items()})
-    if spec_class is MoESpec:
-        return tiny_pair(decoder=tiny_decoder(experts=EXPERTS))
+    if spec_class is MoESpec:  # a norm behind experts would undo how much all of them weigh
+        return tiny_pair(decoder=tiny_decoder(experts=EXPERTS, post_norm=False))
     if spec_class in (CrossAttentionSpec, PairSpec):
         return tiny_pair(decoder=tiny_encoder(windows=(8, None)))
     return tiny_pair()
