@@ -152,7 +152,7 @@ def test_a_planted_preference_is_learned():
     )
     model = EncDecRewardModel.from_preset("gemma2_tiny_tiny")
     model.preprocessor.encoder_sequence_length = 32
-    model.preprocessor.decoder_sequence_length = 128
+    model.preprocessor.decoder_sequence_length = 64
     model.compile(1e-3)
     before = model.evaluate(held_out, verbose=0, return_dict=True)["accuracy"]
     model.fit(train, batch_size=16, steps_per_epoch=100, verbose=0)
