@@ -130,33 +130,3 @@ def test_a_number_is_a_learning_rate():
         for wrong in (0, -1e-4, float("nan")):
             with pytest.raises(ValueError, match="Expected optimizer as a learning rate"):
                 task.compile(wrong)
-
-
-@pytest.mark.long
-def test_a_planted_preference_is_learned():
-    """Of two bodies of docstrings, the one that names an array; files held out from training."""
-    from keras_encdec.data import docstrings
-
-    def pairs(docs, count):
-        summaries, bodies = zip(
-            *[d.summary_and_body for d in docs if d.summary_and_body], strict=True
-        )
-        named = [body for body in bodies if "array" in body]
-        others = [body for body in bodies if "array" not in body]
-        parts = summaries[:count], named[:count], others[:count]
-        assert {len(part) for part in parts} == {count}
-        return dict(zip(("prompt", "chosen", "rejected"), parts, strict=True))
-
-    train, held_out = (
-        pairs(docs, count) for docs, count in zip(docstrings.load(), (800, 100), strict=True)
-    )
-    model = EncDecRewardModel.from_preset("gemma2_tiny_tiny")
-    model.preprocessor.encoder_sequence_length = 32
-    model.preprocessor.decoder_sequence_length = 64
-    model.compile(1e-3)
-    before = model.evaluate(held_out, verbose=0, return_dict=True)["accuracy"]
-    model.fit(train, batch_size=16, steps_per_epoch=100, verbose=0)
-    after = model.evaluate(held_out, verbose=0, return_dict=True)["accuracy"]
-    print(f"accuracy on a planted preference: {before:.3f} -> {after:.3f}")
-    assert before < 0.8
-    assert after >= 0.95
