@@ -6,6 +6,7 @@ library only.
 
 import contextlib
 import fnmatch
+import hashlib
 import itertools
 import json
 import os
@@ -137,6 +138,11 @@ def _check_replaceable(final: Path, also: Sequence[str], mark: str | None) -> No
             f"Expected a new folder, an empty one or {kind} to replace. Received: {final}, "
             f"which holds something else: {names}. Choose another name, or move these files."
         )
+
+
+def digest_of(about: Any) -> str:
+    """16 digits that change with what JSON types say, whatever the order of keys."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_json(path: Path, data: Any) -> None:

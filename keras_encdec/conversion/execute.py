@@ -160,11 +160,12 @@ def _read(
     tensor: dialect.Tensor, weights: ModelSource | SafetensorsSource, whose: str
 ) -> np.ndarray:
     """A weight of ours, of finite numbers."""
-    return tensor.to_ours(lambda name: check_finite(name, weights.read(name), whose))
+    return tensor.to_ours(lambda name: check_finite(name, weights.read(name, tensor.part), whose))
 
 
 def _release(tensor: dialect.Tensor, weights: ModelSource | SafetensorsSource) -> None:
-    for name in tensor.names:
+    """Of what other weights have a part of, nothing is let go."""
+    for name in tensor.names if tensor.part is None else ():
         weights.release(name)
 
 

@@ -66,7 +66,7 @@ class Claims:
         claims = Table("claim", "comparison", "by (95% interval)", "verdict", show_lines=True)
         for name, found in self.differences.items():
             lines = zip(CLAIMS[name].comparisons, found, strict=True)
-            texts = [(str(one), f"{_read(by)}: {by.verdict}") for one, by in lines]
+            texts = [(str(one), by.text(4)) for one, by in lines]
             columns = ("\n".join(column) for column in zip(*texts, strict=True))
             claims.add_row(f"{name} {CLAIMS[name].text}", *columns, self.verdicts[name])
         arms = Table("arm", *MEASURES)
@@ -88,7 +88,7 @@ class Claims:
         for name, found in self.differences.items():
             lines += [f"## {name}: {self.verdicts[name]}", "", CLAIMS[name].text, ""]
             for one, by in zip(CLAIMS[name].comparisons, found, strict=True):
-                lines.append(f"- {one}: {_read(by)}, {by.verdict}")
+                lines.append(f"- {one}: {by.text(4)}")
             lines.append("")
         lines += ["## C14: how measures agree over arms", ""]
         lines += [f"- {_said(found)}" for found in self.correlations]
@@ -111,7 +111,7 @@ class Claims:
                     "text": CLAIMS[name].text,
                     "verdict": self.verdicts[name],
                     "comparisons": [
-                        {**dataclasses.asdict(one), **_json(by)}
+                        {**dataclasses.asdict(one), **by.to_json()}
                         for one, by in zip(CLAIMS[name].comparisons, found, strict=True)
                     ],
                 }
@@ -268,17 +268,6 @@ def _correlations(scores: Scores) -> list[Correlation]:
         table.append(Scored(name, size, means))
     known = {measure for one in table for measure in one.scores}
     return [correlate(table, *pair) for pair in _CORRELATED if known.issuperset(pair)]
-
-
-def _read(by: Difference) -> str:
-    if math.isinf(by.low):
-        return f"{by.mean:+.4f} (one seed)"
-    return f"{by.mean:+.4f} ({by.low:+.4f} to {by.high:+.4f})"
-
-
-def _json(by: Difference) -> dict[str, Any]:
-    ends = {n: None if math.isinf(x) else x for n, x in (("low", by.low), ("high", by.high))}
-    return {"by": by.mean, **ends, "verdict": by.verdict}
 
 
 def _mean(values: Sequence[float]) -> str:

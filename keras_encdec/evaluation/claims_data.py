@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_encdec.data import docstrings
 from keras_encdec.evaluation.claims_arms import Scale
+from keras_encdec.objectives.rows import padded
 from keras_encdec.progress import track
 
 _ANSWER = 48  # tokens of a summary at most, its end included
@@ -45,13 +46,13 @@ class Rows:
             written: tokens of the decoder's.
         """
         given = [[start, *ids[:-1]] for ids in self.written]
-        sides = {"encoder": _padded(self.read, read), "decoder": _padded(given, written)}
+        sides = {"encoder": padded(self.read, read), "decoder": padded(given, written)}
         x = {
             f"{side}_{name}": array
             for side, arrays in sides.items()
             for name, array in zip(("token_ids", "padding_mask"), arrays, strict=True)
         }
-        labels, there = _padded(self.written, written)
+        labels, there = padded(self.written, written)
         return x, np.where(there > 0, labels, -100)
 
     def of_source(
@@ -64,8 +65,8 @@ class Rows:
             length: tokens of its arrays.
         """
         both = [[*r, *w] for r, w in zip(self.read, self.written, strict=True)]
-        ids, mask = _padded([[start, *ids[:-1]] for ids in both], length)
-        labels, there = _padded(both, length)
+        ids, mask = padded([[start, *ids[:-1]] for ids in both], length)
+        labels, there = padded(both, length)
         asked = np.arange(length) >= np.array([len(ids) for ids in self.read])[:, None]
         x = {"token_ids": ids, "padding_mask": mask}
         return x, labels, (asked & (there > 0)).astype("float32")
@@ -164,11 +165,3 @@ def _some(items: Iterator[Any], count: int) -> list[Any]:
 
 def _rows(pairs: Sequence[tuple[list[int], list[int]]]) -> Rows:
     return Rows(*(list(side) for side in zip(*pairs, strict=True)))
-
-
-def _padded(each: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, length) int32 ids, and 1 where there is one."""
-    ids, mask = (np.zeros((len(each), length), "int32") for _ in range(2))
-    for row, found in enumerate(each):
-        ids[row, : len(found)], mask[row, : len(found)] = found, 1
-    return ids, mask

@@ -7,7 +7,6 @@ models to `keras_encdec.evaluation.claims_models`, data to `keras_encdec.evaluat
 import dataclasses
 import functools
 import gc
-import hashlib
 import itertools
 import json
 import shutil
@@ -22,7 +21,7 @@ from keras_encdec import formats
 from keras_encdec.evaluation import claims_data
 from keras_encdec.evaluation.claims_arms import ARMS, Scale
 from keras_encdec.evaluation.claims_models import loaded, made
-from keras_encdec.files import atomic_file, read_json
+from keras_encdec.files import atomic_file, digest_of, read_json
 from keras_encdec.progress import say
 from keras_encdec.sharing.load import adapt
 from keras_encdec.sharing.merge import merge
@@ -146,7 +145,7 @@ class Bench:
     ) -> dict[str, Any]:
         """What a run finds, or found: its file's name changes with all that decides it."""
         said = {"what": what, "seed": seed, "scale": dataclasses.asdict(self.scale), **about}
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+        digest = digest_of(said)
         path = self._folder / "runs" / f"{what}-{name}-{seed}-{digest}.json"
         if path.exists():
             data = read_json(path)

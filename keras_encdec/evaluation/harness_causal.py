@@ -15,6 +15,7 @@ from keras_encdec.generation import buckets
 from keras_encdec.generation.compiled import Compiled
 from keras_encdec.generation.likelihood import log_likelihoods
 from keras_encdec.generation.session import check_finite
+from keras_encdec.objectives.rows import padded
 from keras_encdec.spec import Tensor
 
 _SMALLEST, _SMALLEST_SCORED = 32, 8  # tokens of a row, and targets of it
@@ -137,7 +138,4 @@ def _padded(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(rows, L) int32 ids and mask, L a size that is seldom a new one."""
     length = buckets.length(max(smallest, *map(len, each)), smallest=_SMALLEST_SCORED)
-    ids, mask = (np.zeros((rows, length), "int32") for _ in range(2))
-    for i, row in enumerate([*each, *[filling] * (rows - len(each))]):
-        ids[i, : len(row)], mask[i, : len(row)] = row, 1
-    return ids, mask
+    return padded([*each, *[filling] * (rows - len(each))], length)

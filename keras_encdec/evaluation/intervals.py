@@ -6,6 +6,7 @@ Knows intervals of a mean over seeds and over a development set. NumPy and SciPy
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,19 @@ class Difference:
         if self.low > 0:
             return "agrees"
         return "disagrees" if self.high < 0 else "undecided"
+
+    def text(self, digits: int, factor: float = 1.0) -> str:
+        """`"+1.8 (-0.5 to 4.1): undecided"`, with so many digits, times a factor."""
+        if math.isinf(self.low):
+            return f"{factor * self.mean:+.{digits}f} (one seed): {self.verdict}"
+        mean, *ends = (f"{factor * x:+.{digits}f}" for x in (self.mean, self.low, self.high))
+        return f"{mean} ({' to '.join(ends)}): {self.verdict}"
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types; infinite ends are null."""
+        ends = {"low": self.low, "high": self.high}
+        finite = {name: None if math.isinf(x) else x for name, x in ends.items()}
+        return {"difference": self.mean, **finite, "verdict": self.verdict}
 
 
 def over_seeds(scores: Sequence[float]) -> Part | None:

@@ -6,7 +6,6 @@ Knows which place of the grid counts and when a difference says something. Leave
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,7 +157,7 @@ class Results:
         title = f'Above "{first}" by (95% interval): agrees only where it leaves out zero'
         table = Table("task", *self.differences, title=title, title_justify="left")
         for task in (*self.tasks, _MEAN):
-            table.add_row(task, *(_read(of[task]) for of in self.differences.values()))
+            table.add_row(task, *(of[task].text(1, 100) for of in self.differences.values()))
         return table
 
     def __repr__(self) -> str:
@@ -193,8 +192,7 @@ class Results:
                 for m, of in self.cells.items()
             },
             "differences": {
-                m: {t: _difference_json(one) for t, one in of.items()}
-                for m, of in self.differences.items()
+                m: {t: one.to_json() for t, one in of.items()} for m, of in self.differences.items()
             },
         }
 
@@ -292,15 +290,3 @@ def _said(scores: Sequence[float]) -> str:
     deviation = _deviation(scores)
     spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
     return f"{100 * float(np.mean(scores)):.1f}{spread}"
-
-
-def _read(one: Difference) -> str:
-    if math.isinf(one.low):
-        return f"{100 * one.mean:+.1f} (one seed): {one.verdict}"
-    ends = f"{100 * one.low:+.1f} to {100 * one.high:+.1f}"
-    return f"{100 * one.mean:+.1f} ({ends}): {one.verdict}"
-
-
-def _difference_json(one: Difference) -> dict[str, Any]:
-    ends = {n: None if math.isinf(x) else x for n, x in (("low", one.low), ("high", one.high))}
-    return {"difference": one.mean, **ends, "verdict": one.verdict}

@@ -5,7 +5,6 @@ Knows how a run trains and what is kept of it. Leaves which runs there are to
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 import re
@@ -21,7 +20,7 @@ from keras_encdec import formats
 from keras_encdec.data.labelled import ReadyRows
 from keras_encdec.evaluation.superglue_data import Split, Task
 from keras_encdec.evaluation.superglue_metrics import all_metrics, measure
-from keras_encdec.files import atomic_file, read_json
+from keras_encdec.files import atomic_file, digest_of, read_json
 from keras_encdec.models import EncDecTextClassifier
 from keras_encdec.models.encoder_preprocessor import inputs_of
 
@@ -106,9 +105,8 @@ class Run:
             "plan": dataclasses.asdict(plan),
             "data": [split.digest for split in splits],
         }
-        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         model = re.sub(r"[^\w.-]+", "_", self.arm.name)[:40]
-        return folder / f"{self.task.name}-{model}-{self.seed}-{digest}.json"
+        return folder / f"{self.task.name}-{model}-{self.seed}-{digest_of(about)}.json"
 
 
 @dataclasses.dataclass(frozen=True)

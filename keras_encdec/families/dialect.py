@@ -78,8 +78,14 @@ class Tensor:
         """Of the first."""
         return self.names[0]
 
+    @property
+    def part(self) -> slice | None:
+        """Its rows of a tensor, of which other weights have the others."""
+        shared = not self.is_cut and self.rows < self.shape[0]
+        return slice(self.first, self.first + self.rows) if shared else None
+
     def to_ours(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
-        """The weight, of what `read` gives for each name."""
+        """The weight, of what `read` gives for each name: a tensor, or `part` of it."""
         array = np.stack(list(map(read, self.names))) if self.is_cut else read(self.name)
         if self.rows != len(array):
             array = array[self.first : self.first + self.rows]

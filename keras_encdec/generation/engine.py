@@ -57,8 +57,7 @@ class Engine:
         self.backbone, self.sampler = backbone, sampler
         self.variables = backbone.variables
         self._screening = Screening(backbone.decoder)
-        stacks = backbone.spec.encoder, backbone.spec.decoder
-        xla = all(stack.experts is None for stack in stacks)
+        xla = all(stack.spec.experts is None for stack in backbone.stacks)
 
         def compiled(function: Callable, *others: Any, **kwargs: Any) -> Compiled:
             return Compiled(function, [*self.variables, *others], eager=eager, xla=xla, **kwargs)

@@ -61,13 +61,13 @@ class Block(keras.layers.Layer):
             self.cross_attention = Attention(spec.attention, name="cross_attention", **policy)
             if cross_attention.gate:
                 self.gate = Gate(name="cross_attention_gate", **policy)
-        policy["name"] = "feedforward"
-        self.feedforward: keras.layers.Layer
-        if experts is None:
-            self.feedforward = GatedFeedForward(spec.feedforward_dim, spec.activation, **policy)
-        else:
-            self.feedforward = MixtureOfExperts(experts, spec.activation, **policy)
-        self.dropout = keras.layers.Dropout(spec.dropout, dtype=self.dtype_policy)
+        own = {"activation": spec.activation, "name": "feedforward", **policy}
+        self.feedforward: keras.layers.Layer = (
+            GatedFeedForward(spec.feedforward_dim, **own)
+            if experts is None
+            else MixtureOfExperts(experts, **own)
+        )
+        self.dropout = keras.layers.Dropout(spec.dropout, **policy)
         self.norms: dict[str, RMSNorm] = {}
 
     def build(self, input_shape: InputShape, context_shape: InputShape | None = None) -> None:

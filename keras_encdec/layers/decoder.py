@@ -150,7 +150,7 @@ class Decoder(Stack):
         states = self._run(
             token_ids,
             masks.positions(every_key),
-            self._places(every_key)[1],
+            self._visible(every_key),
             *context,
             each=lambda _, keys_values: layers.append(keys_values),
         )
@@ -174,7 +174,7 @@ class Decoder(Stack):
         """
         index, count = ops.cast(index, "int32"), token_ids.shape[1]
         positions = ops.reshape(index, (-1, 1)) + ops.arange(count, dtype="int32")
-        _, own = self._places(ops.ones((1, count), "int32"))
+        own = self._visible(ops.ones((1, count), "int32"))
         before = [
             (*layer, caches.visible(index, count, layer[0].shape[2], window))
             for window, layer in zip(self.spec.windows, cache, strict=True)

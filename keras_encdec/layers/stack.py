@@ -222,14 +222,17 @@ class Stack(keras.layers.Layer):
 
     def _places(self, padding_mask: Tensor) -> tuple[Positions, dict[Window, KeyRange]]:
         """Positions of whole rows of tokens, and which of them each sees, by window."""
-        visible = {
-            window: masks.self_attention(padding_mask, causal=self.causal, window=window)
-            for window in set(self.spec.windows)
-        }
         positions = masks.positions(padding_mask)
         if self.spec.longest_written is not None:
             positions = InTexts(positions, masks.text_lengths(padding_mask))
-        return positions, visible
+        return positions, self._visible(padding_mask)
+
+    def _visible(self, padding_mask: Tensor) -> dict[Window, KeyRange]:
+        """Which tokens of whole rows each sees, by window."""
+        return {
+            window: masks.self_attention(padding_mask, causal=self.causal, window=window)
+            for window in set(self.spec.windows)
+        }
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "spec": dataclasses.asdict(self.spec)}

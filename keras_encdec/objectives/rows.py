@@ -16,6 +16,14 @@ Inputs = dict[str, np.ndarray]
 Batch = tuple[Inputs, Any, np.ndarray]
 
 
+def padded(each: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids, padded with 0: (n, length) int32, and 1 where there is one."""
+    ids, mask = (np.zeros((len(each), length), "int32") for _ in range(2))
+    for row, found in enumerate(each):
+        ids[row, : len(found)], mask[row, : len(found)] = found, 1
+    return ids, mask
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """How examples are laid into rows.
