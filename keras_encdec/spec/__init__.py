@@ -327,3 +327,13 @@ def pair_from_json(
         cross_attention_from_json(cross_attention),
         tied_embeddings,
     )
+
+
+def spec_from_json(fields: "dict[str, Any]") -> PairSpec | EncoderSpec:
+    """The inverse of `dataclasses.asdict` on either, also through JSON.
+
+    Fields that an earlier version did not know have their defaults.
+    """
+    if "decoder" in fields:
+        return pair_from_json(**fields)
+    return EncoderSpec(stack_from_json(fields["encoder"]), fields["encoder_attention"])

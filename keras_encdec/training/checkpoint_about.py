@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_encdec import check
+from keras_encdec.spec import spec_from_json
 from keras_encdec.warn import warn
 
 Facts = dict[str, Any]  # JSON types by name
@@ -65,7 +66,7 @@ def check_same(saved: Facts, ours: Facts, folder: str) -> None:
     Raises:
         ValueError: naming what differs.
     """
-    ours = json.loads(json.dumps(ours))
+    saved, ours = {**saved, "pair": _as_read(saved.get("pair"))}, json.loads(json.dumps(ours))
     for key, expected in ours.items():
         if saved.get(key) != expected:
             raise ValueError(
@@ -106,6 +107,14 @@ def check_goes_on(saved: Facts, ours: Facts, batch: int, folder: str) -> None:
 def learning_rate(optimizer: keras.optimizers.Optimizer) -> Any:
     """A number, or the config of a schedule."""
     return getattr(optimizer, "inner_optimizer", optimizer).get_config()["learning_rate"]
+
+
+def _as_read(pair: Any) -> Any:
+    """The fields of a spec with those that the version which wrote them did not know."""
+    try:
+        return json.loads(json.dumps(dataclasses.asdict(spec_from_json(pair))))
+    except (KeyError, TypeError, ValueError):  # of no spec that this version knows
+        return pair
 
 
 def _difference(saved: Any, ours: Any) -> str:

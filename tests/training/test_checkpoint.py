@@ -1,6 +1,7 @@
 """A resumed run ends as one that nobody interrupted, bit for bit."""
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -18,6 +19,7 @@ from keras_encdec.testing.models import make_inputs, tiny_lm, to_numpy
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
 from keras_encdec.testing.stops import StopAfter, Stopped
 from keras_encdec.training import Checkpoint, CrossAttentionWarmup
+from keras_encdec.training.checkpoint_about import check_same, model_facts
 
 # Threads of Orbax outlive the loop that they report to.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -442,3 +444,17 @@ def test_resumed_by_several_steps_a_call(tmp_path):
     fit(again, tmp_path / "run", epochs=2)
     assert int(again.optimizer.iterations) == 10
     assert_identical(plain, again)
+
+
+def test_a_pair_of_a_version_that_knew_fewer_fields_is_the_same():
+    ours = model_facts(model())
+    saved = json.loads(json.dumps(ours))
+    for side in ("encoder", "decoder"):
+        del saved["pair"][side]["experts"], saved["pair"][side]["attention"]["norm_across_heads"]
+    check_same(saved, ours, "run")
+    saved["pair"]["encoder"]["attention"]["norm_across_heads"] = True
+    with pytest.raises(ValueError, match="run, where pair differs"):
+        check_same(saved, ours, "run")
+    saved["pair"]["encoder"] = {"width": 16}
+    with pytest.raises(ValueError, match="run, where pair differs"):
+        check_same(saved, ours, "run")
