@@ -1,9 +1,8 @@
 """Where each weight lies on several devices, and how it gets there.
 
-Knows which dimension of a weight is cut along which axis of a mesh, and moves arrays
-from the host to their devices in shards. Leaves meshes, distributions and the
-compiler's work to `keras.distribution` and JAX, and what is loaded to
-`keras_encdec.conversion` and `keras_encdec.sharing`.
+Knows which dimension of a weight is cut along which axis of a mesh, and moves arrays from the
+host to their devices in shards. Leaves meshes, distributions and the compiler's work to
+`keras.distribution` and JAX, and what is loaded to `keras_encdec.conversion` and `.sharing`.
 """
 
 import contextlib
@@ -44,8 +43,10 @@ _AXES: dict[str, Axes] = {
     "experts/gate": (_MODEL, _BATCH, None),  # (E, D, F)
     "experts/up": (_MODEL, _BATCH, None),
     "experts/down": (_MODEL, None, _BATCH),  # (E, F, D)
+    # (D, L * P) and (P, D)
+    **{"projection/kernel": (_BATCH, None), "per_layer/output/kernel": (_MODEL, _BATCH)},
     "norm/scale": (),  # (D,), (H,), (N, H) or (K, H)
-    "gate/scale": (),
+    **dict.fromkeys(("gate/scale", "layer_scalar/scale"), ()),
 }
 # What the embedding of a KerasHub teacher gives in its backbone: without it XLA follows the
 # weight, and every device computes the whole batch; see `rows_apart`. Logits, which the same
@@ -106,14 +107,16 @@ def _rules() -> dict[str, Axes]:
 
 
 def _fitted(spec: PairSpec | EncoderSpec, sizes: Mapping[str, int]) -> dict[str, Axes]:
-    """Axes by pattern of a weight's path, where each axis divides its dimension."""
-    fitted = {}
+    """Axes by pattern of a weight's path: those that divide its dimension in every block."""
+    fitted: dict[str, Axes] = {}
     for path, shape in spec.weights().items():
         fits = tuple(
             a and (a if n % sizes[a] == 0 else None)
             for n, a in zip(shape, _wanted(path, shape), strict=True)
         )
-        fitted[re.sub(r"/block_\d+/", r"/block_\\d+/", path)] = fits
+        pattern = re.sub(r"/block_\d+/", r"/block_\\d+/", path)
+        both = zip(fits, fitted.get(pattern, fits), strict=True)
+        fitted[pattern] = tuple(a if a == b else None for a, b in both)
     return fitted
 
 

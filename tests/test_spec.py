@@ -51,6 +51,7 @@ def by_length(pairs):
     return RotarySpec(original_length=8, short_factors=(1.5,) * pairs, long_factors=(3.0,) * pairs)
 
 
+HEADS = AttentionSpec(4, 2, 16, 16.0)
 BAD = [
     (lambda: AttentionSpec(4, 3, 16, 16.0), "num_kv_heads that divides"),
     (lambda: tiny_encoder(attention=AttentionSpec(4, 2, 15, 15.0)), "an even head_dim"),
@@ -64,6 +65,25 @@ BAD = [
     (lambda: tiny_encoder(rotary=RotarySpec(fraction=0.2)), "an even head_dim for rotary"),
     (lambda: tiny_encoder(pre_norm=False, post_norm=False), "a pre_norm or a post_norm"),
     (lambda: AttentionSpec(4, 2, 16, 16.0, norm_across_heads=True), "a query_key_norm for"),
+    (lambda: AttentionSpec(4, 2, 16, 16.0, value_norm=0.0), "value_norm of AttentionSpec"),
+    (
+        lambda: RotarySpec(
+            proportional=True, short_factors=(1.0,), long_factors=(1.0,), original_length=8
+        ),
+        "no factors where proportional",
+    ),
+    (lambda: tiny_encoder(feedforward_dim=(80, 160)), "as many feedforward_dim as windows"),
+    (lambda: tiny_encoder(attention=(HEADS,) * 3), "as many attention as windows"),
+    (lambda: tiny_decoder(borrowing_layers=1), "a layer before the borrowing_layers"),
+    (lambda: tiny_encoder(borrowing_layers=4), "a layer before the borrowing_layers"),
+    (lambda: tiny_encoder(per_layer_dim=0), "per_layer_dim of StackSpec"),
+    (
+        lambda: tiny_pair(
+            decoder=tiny_encoder(borrowing_layers=1),
+            cross_attention=CrossAttentionSpec(merged=True),
+        ),
+        "no borrowing_layers where attention is merged",
+    ),
     (lambda: CrossAttentionSpec(merged=True, gate=True), "no gate"),
     (lambda: tiny_pair(cross_attention=CrossAttentionSpec(layers=(2,))), "layers that there are"),
     (lambda: tiny_pair(cross_attention=CrossAttentionSpec(merged=True)), "one width for merged"),

@@ -31,6 +31,7 @@ _OF_KEYS_AND_VALUES = tuple(
     f"attention/{name}/{kind}" for name in ("key", "value") for kind in ("kernel", "bias")
 )
 _NORM_OF_KEYS = "attention/key_norm/scale"  # (H,), or (K, H)
+_LENT = "attention/key", "attention/value"  # how what a layer may borrow begins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +138,10 @@ def make_plan(
     reads, writes = _expanded(encoder) if options.expand_gqa else encoder, _thinned(decoder, kept)
     cross_attention, tied = _cross_attention(options, writes), options.tied_embeddings
     pair = PairSpec(reads, writes, options.encoder_attention, cross_attention, tied)
-    repeat = reads.attention.num_kv_heads // encoder.attention.num_kv_heads
-    origins = _Origins(sides, copies, repeat, kept, tied)
+    of_layers = zip(reads.attentions, encoder.attentions, strict=True)
+    repeats = tuple(new.num_kv_heads // old.num_kv_heads for new, old in of_layers)
+    lenders = tuple(map(decoder.lender_of, range(decoder.num_layers)))
+    origins = _Origins(sides, copies, repeats, kept, lenders, tied)
     steps = tuple(origins.step(name, shape) for name, shape in pair.weights().items())
     sources = {sides["encoder"]: encoder, sides["decoder"]: decoder}
     return Plan(pair, sources, steps, tuple(kept))
@@ -173,16 +176,35 @@ def _kept_layers(layers: int | Sequence[int] | None, depth: int) -> Sequence[int
 
 def _expanded(spec: StackSpec) -> StackSpec:
     """With a key/value head for each query head."""
-    attention = dataclasses.replace(spec.attention, num_kv_heads=spec.attention.num_heads)
-    return dataclasses.replace(spec, attention=attention)
+    attentions = (dataclasses.replace(a, num_kv_heads=a.num_heads) for a in spec.attentions)
+    return dataclasses.replace(spec, attention=tuple(attentions))
 
 
 def _thinned(spec: StackSpec, kept: Sequence[int]) -> StackSpec:
-    """With some of the layers."""
+    """With some of the layers.
+
+    Raises:
+        ValueError: if a weight of the whole stack has parts of the others, or a layer is kept
+            without the one whose keys and values it borrows.
+    """
+    lenders = [spec.lender_of(i) for i in kept]
+    if missing := {i for i in lenders if i is not None} - set(kept):
+        raise ValueError(
+            f"Expected decoder_layers with layer {min(missing)}, whose keys and values later ones "
+            f"borrow. Received: {list(kept)}."
+        )
+    if spec.per_layer_dim is not None and len(kept) < spec.num_layers:
+        raise ValueError(
+            f"Expected all {spec.num_layers} layers of a decoder with an embedding for each. "
+            f"Received: decoder_layers={list(kept)}."
+        )
     return dataclasses.replace(
         spec,
         windows=tuple(spec.windows[i] for i in kept),
+        attention=tuple(spec.attentions[i] for i in kept),
+        feedforward_dim=tuple(spec.feedforward_dims[i] for i in kept),
         rotary=tuple(spec.rotaries[i] for i in kept),
+        borrowing_layers=sum(i is not None for i in lenders),
         experts=of_kept_layers(spec.experts, list(kept)),
     )
 
@@ -194,15 +216,18 @@ class _Origins:
     Args:
         sides: the source of each side.
         copies: whether cross-attention starts from self-attention.
-        repeat: how often the encoder's key/value heads are repeated.
+        repeats: how often the key/value heads of each of the encoder's layers are repeated.
         kept: the source's layer behind each layer of the decoder.
+        lenders: for each layer of the decoder's source that has no keys and values, whose it
+            borrows: what its cross-attention starts from.
         tied_embeddings: whether the one embedding, the encoder's by name, is the decoder's.
     """
 
     sides: dict[str, str]
     copies: bool
-    repeat: int
+    repeats: Sequence[int]
     kept: Sequence[int]
+    lenders: Sequence[int | None]
     tied_embeddings: bool
 
     def step(self, target: str, shape: Shape) -> Step:
@@ -215,10 +240,16 @@ class _Origins:
             name = name.replace("cross_attention", "attention")
         by_head = name.endswith(_OF_KEYS_AND_VALUES)
         by_head |= name.endswith(_NORM_OF_KEYS) and len(shape) == 2
-        repeated = side == "encoder" and by_head
+        layer = re.match(r"block_(\d+)/(.*)", name)
+        if layer is None:
+            return Step(target, shape, (self.sides[side], name))
+        number, rest = int(layer[1]), layer[2]
+        repeat = self.repeats[number] if side == "encoder" and by_head else 1
         if side == "decoder":
-            name = re.sub(r"block_(\d+)", lambda match: f"block_{self.kept[int(match[1])]}", name)
-        return Step(target, shape, (self.sides[side], name), self.repeat if repeated else 1)
+            number = self.kept[number]
+            lender = self.lenders[number] if rest.startswith(_LENT) else None
+            number = number if lender is None else lender
+        return Step(target, shape, (self.sides[side], f"block_{number}/{rest}"), repeat)
 
 
 def _copies_self_attention(

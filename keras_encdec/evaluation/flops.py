@@ -91,7 +91,7 @@ def flops_by_side(
     causal = spec.encoder_attention == "causal"
     read = [pairs(source, window, causal=causal) for window in encoder.windows]
     seen = [pairs(target, window, causal=True) for window in decoder.windows]
-    seen += [target * source for layer in range(decoder.num_layers) if _crosses(spec, layer)]
+    seen = [own + _crosses(spec, i) * target * source for i, own in enumerate(seen)]
     linear = _linear(encoder, encoder.weights(writes=False), lambda _: source)
     return {
         "encoder": Flops(linear, _attention(encoder, read)),
@@ -131,7 +131,7 @@ def token_flops(
         )
     decoder = spec.decoder
     seen = [_last(target, window, masked) for window in decoder.windows]
-    seen += [source for layer in range(decoder.num_layers) if _crosses(spec, layer)]
+    seen = [own + _crosses(spec, i) * source for i, own in enumerate(seen)]
     linear = _linear_of_decoder(spec, 0, 1)
     return Flops(linear, _attention(decoder, seen), _logits(decoder, 1))
 
@@ -153,12 +153,12 @@ def _linear_of_decoder(spec: PairSpec, source: int, target: int) -> int:
     """Of a decoder that reads `target` tokens and makes keys and values of `source` states."""
 
     def tokens(name: str) -> int:
-        block, sublayer, kernel, _ = name.split("/")
+        *block, sublayer, kernel, _ = name.split("/")
         if kernel not in ("key", "value"):
             return target
         if sublayer == "cross_attention":
             return source
-        crosses = _crosses(spec, int(block.removeprefix("block_")))
+        crosses = _crosses(spec, int(block[0].removeprefix("block_")))
         return target + (source if spec.cross_attention.merged and crosses else 0)
 
     weights = spec.decoder.weights(spec.encoder.width, spec.cross_attention)
@@ -170,9 +170,9 @@ def _crosses(spec: PairSpec, layer: int) -> bool:
 
 
 def _attention(spec: StackSpec, pairs: Iterable[int]) -> int:
-    """Two products of H multiply-adds for each head and each pair of a query and a key."""
-    heads = spec.attention
-    return 4 * heads.num_heads * heads.head_dim * sum(pairs)
+    """Two products of H multiply-adds for each head and each pair, of each layer in turn."""
+    layers = zip(spec.attentions, pairs, strict=True)
+    return sum(4 * heads.num_heads * heads.head_dim * each for heads, each in layers)
 
 
 def _logits(spec: StackSpec, tokens: int) -> int:

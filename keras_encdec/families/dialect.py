@@ -81,13 +81,13 @@ class Tensor:
     @property
     def part(self) -> slice | None:
         """Its rows of a tensor, of which other weights have the others."""
-        shared = not self.is_cut and self.rows < self.shape[0]
+        shared = not self.is_cut and bool(self.shape) and self.rows < self.shape[0]
         return slice(self.first, self.first + self.rows) if shared else None
 
     def to_ours(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
         """The weight, of what `read` gives for each name: a tensor, or `part` of it."""
         array = np.stack(list(map(read, self.names))) if self.is_cut else read(self.name)
-        if self.rows != len(array):
+        if array.ndim and self.rows != len(array):
             array = array[self.first : self.first + self.rows]
         return einops.rearrange(array, self.layout, **_sizes(self.layout, self.our_shape))
 
@@ -131,8 +131,8 @@ def bind(rules: Iterable[Rule], weights: Mapping[str, Shape]) -> dict[str, Tenso
 def _shared(theirs: str, members: Sequence[tuple[str, Rule, Shape]]) -> dict[str, Tensor]:
     """Weights, usually one, by their names, in the order of their rows of one tensor."""
     shapes = [_their_shape(rule.layout, shape) for _, rule, shape in members]
-    rows = [shape[0] for shape in shapes]
-    whole, is_cut = (sum(rows), *shapes[0][1:]), "{e}" in theirs
+    rows = [shape[0] if shape else 1 for shape in shapes]
+    whole, is_cut = (sum(rows), *shapes[0][1:]) if shapes[0] else (), "{e}" in theirs
     names = [theirs.format(e=e) for e in range(whole[0])] if is_cut else [theirs]
     whole = whole[1:] if is_cut else whole
     return {
@@ -198,6 +198,6 @@ def _sizes(layout: str, our_shape: Shape) -> dict[str, int]:
 
 
 def _their_shape(layout: str, our_shape: Shape) -> Shape:
-    sizes = _sizes(layout, our_shape)
+    sizes = {"1": 1, **_sizes(layout, our_shape)}
     groups = re.findall(r"\(([^)]*)\)|(\w+)", layout.split("->")[0])
     return tuple(math.prod(sizes[axis] for axis in (g or single).split()) for g, single in groups)

@@ -59,7 +59,7 @@ def to_transformers_2(spec: EncoderSpec) -> dict[str, Any]:
         "Gemma2Model",
         hidden_activation="gelu_pytorch_tanh",
         query_pre_attn_scalar=transformers.scalar(spec),
-        attn_logit_softcapping=spec.encoder.attention.logit_soft_cap,
+        attn_logit_softcapping=spec.encoder.attentions[0].logit_soft_cap,
         final_logit_softcapping=spec.encoder.final_logit_soft_cap,
         **transformers.local_layers(spec),
     )

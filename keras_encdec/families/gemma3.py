@@ -102,7 +102,7 @@ def to_transformers(spec: EncoderSpec) -> dict[str, Any]:
         "Gemma3TextModel",
         hidden_activation="gelu_pytorch_tanh",
         query_pre_attn_scalar=transformers.scalar(spec),
-        attn_logit_softcapping=stack.attention.logit_soft_cap,
+        attn_logit_softcapping=stack.attentions[0].logit_soft_cap,
         final_logit_softcapping=stack.final_logit_soft_cap,
         **transformers.local_layers(spec),
     ) | {"rope_parameters": {k: transformers.rope_parameters(r) for k, r in kinds.items()}}

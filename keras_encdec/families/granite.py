@@ -40,7 +40,7 @@ def to_transformers(spec: EncoderSpec) -> dict[str, Any]:
 
 def _query_scale(stack: StackSpec) -> float:
     """The number whose inverse square is what a spec keeps; of few digits, as configs have it."""
-    attention = stack.attention
+    attention = stack.attentions[0]
     scales = attention.query_scale, float(f"{attention.query_scale:.15g}")
     exact = (scale for scale in scales if scale**-2 == attention.query_pre_attn_scalar)
     return next(exact, scales[0])

@@ -7,6 +7,7 @@ from keras_encdec import check
 from keras_encdec.families import (
     gemma,
     gemma3,
+    gemma4,
     granite,
     llama,
     mistral,
@@ -24,6 +25,7 @@ from keras_encdec.spec import StackSpec
 FAMILIES: tuple[Family, ...] = (
     *gemma.FAMILIES,
     *gemma3.FAMILIES,
+    *gemma4.FAMILIES,
     *llama.FAMILIES,
     *mistral.FAMILIES,
     *mixtral.FAMILIES,

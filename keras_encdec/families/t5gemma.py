@@ -246,18 +246,18 @@ SHARED = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "tie_word_emb
 
 
 def _module(spec: StackSpec, dtype: str) -> dict[str, Any]:
-    kinds = {True: "full_attention", False: "sliding_attention"}
+    attention, kinds = spec.attentions[0], {True: "full_attention", False: "sliding_attention"}
     return {
         "model_type": "t5_gemma_module",
         "vocab_size": spec.vocabulary_size,
         "hidden_size": spec.width,
-        "intermediate_size": spec.feedforward_dim,
+        "intermediate_size": spec.feedforward_dims[0],
         "num_hidden_layers": spec.num_layers,
-        "num_attention_heads": spec.attention.num_heads,
-        "num_key_value_heads": spec.attention.num_kv_heads,
-        "head_dim": spec.attention.head_dim,
-        "query_pre_attn_scalar": spec.attention.query_pre_attn_scalar,
-        "attn_logit_softcapping": spec.attention.logit_soft_cap,
+        "num_attention_heads": attention.num_heads,
+        "num_key_value_heads": attention.num_kv_heads,
+        "head_dim": attention.head_dim,
+        "query_pre_attn_scalar": attention.query_pre_attn_scalar,
+        "attn_logit_softcapping": attention.logit_soft_cap,
         "final_logit_softcapping": spec.final_logit_soft_cap,
         "sliding_window": max((window_lengths(w)[0] for w in spec.windows if w), default=4096),
         "layer_types": [kinds[window is None] for window in spec.windows],
@@ -280,18 +280,24 @@ def _module(spec: StackSpec, dtype: str) -> dict[str, Any]:
 _FIXED = {
     **{"pre_norm": True, "post_norm": True, "scale_embeddings": True, "tied_output": True},
     **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling"), 1.0),
+    **{"layer_scalar": False, "borrowing_layers": 0, "per_layer_dim": None},
 }
 
 
 def _check_held(spec: StackSpec) -> None:
     """Raises ValueError naming the first field that a T5Gemma module has no place for."""
+    attention = spec.attentions[0]
     _only(
         ("rotary", spec.rotary, RotarySpec(transformers.first_rotary(spec).base)),
         ("activation", spec.activation, "gelu_tanh"),
         ("norm", spec.norm, NormSpec(spec.norm.epsilon)),
         *((name, getattr(spec, name), held) for name, held in _FIXED.items()),
-        ("attention.bias", spec.attention.bias, False),
-        ("attention.query_key_norm", spec.attention.query_key_norm, None),
+        ("attention", spec.attentions, (attention,) * spec.num_layers),
+        ("attention.bias", attention.bias, False),
+        ("attention.query_key_norm", attention.query_key_norm, None),
+        ("attention.values_are_keys", attention.values_are_keys, False),
+        ("attention.value_norm", attention.value_norm, None),
+        ("feedforward_dim", spec.feedforward_dim, spec.feedforward_dims[0]),
         ("experts", spec.experts, None),
     )
     sizes = set(spec.windows) - {None}

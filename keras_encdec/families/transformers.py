@@ -92,7 +92,7 @@ def routing_config(experts: MoESpec) -> dict[str, Any]:
 
 def experts_of(spec: EncoderSpec) -> MoESpec:
     """Of an encoder; of one without, one expert: it reads as another model, and is refused."""
-    return spec.encoder.experts or MoESpec(1, 1, spec.encoder.feedforward_dim)
+    return spec.encoder.experts or MoESpec(1, 1, spec.encoder.feedforward_dims[0])
 
 
 def stack(
@@ -184,13 +184,17 @@ def rotary_of(parameters: Mapping[str, Any]) -> RotarySpec:
     given = Fields(parameters)
     kind = given("rope_type", None) or given("type", "default")
     given("type", None)
-    if kind not in ("default", "linear", "llama3", *_BY_LENGTH):
+    if kind not in ("default", "linear", "llama3", "proportional", *_BY_LENGTH):
         raise ValueError(
-            "Expected rope_type 'default', 'linear', 'llama3' or 'longrope'. "
+            "Expected rope_type 'default', 'linear', 'llama3', 'proportional' or 'longrope'. "
             f"Received: {kind!r}, which keras_encdec has no field for."
         )
-    given.only("partial_rotary_factor", 1.0)
     spec: dict[str, Any] = {"base": float(given("rope_theta"))}
+    if kind == "proportional":
+        fraction = given("partial_rotary_factor", 1.0)
+        spec |= {"factor": float(given("factor", 1.0)), "fraction": fraction}
+        spec["proportional"] = fraction != 1
+    given.only("partial_rotary_factor", 1.0)
     if kind in ("linear", "llama3"):
         spec["factor"] = float(given("factor"))
     if kind in _BY_LENGTH:
@@ -233,17 +237,18 @@ def config(spec: EncoderSpec, architecture: str, **own: Any) -> dict[str, Any]:
         **own: fields that the family has beside these.
     """
     stack, positions = spec.encoder, first_rotary(spec.encoder)
+    attention = stack.attentions[0]
     longest = (positions.original_length or _LENGTH) * positions.factor
     return {
         "architectures": [architecture],
         "is_causal": spec.encoder_attention == "causal",
         "vocab_size": stack.vocabulary_size,
         "hidden_size": stack.width,
-        "intermediate_size": stack.feedforward_dim,
+        "intermediate_size": stack.feedforward_dims[0],
         "num_hidden_layers": stack.num_layers,
-        "num_attention_heads": stack.attention.num_heads,
-        "num_key_value_heads": stack.attention.num_kv_heads,
-        "head_dim": stack.attention.head_dim,
+        "num_attention_heads": attention.num_heads,
+        "num_key_value_heads": attention.num_kv_heads,
+        "head_dim": attention.head_dim,
         "rms_norm_eps": stack.norm.epsilon,
         "rope_parameters": rope_parameters(positions),
         "tie_word_embeddings": stack.tied_output,
@@ -278,7 +283,7 @@ def local_window(spec: EncoderSpec) -> int | None:
 
 def scalar(spec: EncoderSpec) -> int:
     """`query_pre_attn_scalar`, which is a whole number there."""
-    return int(spec.encoder.attention.query_pre_attn_scalar)
+    return int(spec.encoder.attentions[0].query_pre_attn_scalar)
 
 
 def first_rotary(stack: StackSpec) -> RotarySpec:
@@ -287,7 +292,14 @@ def first_rotary(stack: StackSpec) -> RotarySpec:
 
 
 def rope_parameters(rotary: RotarySpec) -> dict[str, Any]:
-    """The inverse of `rotary_of`; of positions that turn in part, their base alone."""
+    """The inverse of `rotary_of`; of heads whose first part turns, its base alone."""
+    if rotary.proportional:
+        return {
+            "rope_type": "proportional",
+            "rope_theta": rotary.base,
+            "factor": rotary.factor,
+            "partial_rotary_factor": rotary.fraction,
+        }
     if rotary.fraction != 1:
         return {"rope_type": "default", "rope_theta": rotary.base}
     if rotary.short_factors is not None and rotary.long_factors is not None:

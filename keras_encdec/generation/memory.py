@@ -32,8 +32,8 @@ def require_room(decoder: StackSpec, rows: int, length: int, dtype: str) -> None
     Raises:
         MemoryError: if there is less memory.
     """
-    attention = decoder.attention
-    each = 2 * attention.num_kv_heads * attention.head_dim * decoder.num_layers
+    own = [a for i, a in enumerate(decoder.attentions) if decoder.lender_of(i) is None]
+    each = sum(2 * attention.num_kv_heads * attention.head_dim for attention in own)
     needed, there = rows * length * each * np.dtype(dtype).itemsize, available()
     if there is not None and needed > there:
         raise MemoryError(

@@ -18,7 +18,7 @@ from keras_encdec.layers import cache as caches
 from keras_encdec.layers import choice, fused, masks
 from keras_encdec.layers.cache import KeysValues
 from keras_encdec.layers.masks import KeyRange, Limits, Visible
-from keras_encdec.layers.norm import RMSNorm
+from keras_encdec.layers.norm import RMSNorm, normalized
 from keras_encdec.layers.rotary import Positions, rotate
 from keras_encdec.layers.rows import project
 from keras_encdec.layers.softmax import softmax
@@ -154,6 +154,7 @@ class Attention(keras.layers.Layer):
     Args:
         spec: `AttentionSpec`, or its fields as a dict.
         rotary: `RotarySpec`, or its fields; None for attention without positions.
+        borrows: whether keys and values are another layer's, always.
         **kwargs: of `keras.layers.Layer`.
     """
 
@@ -161,10 +162,12 @@ class Attention(keras.layers.Layer):
         self,
         spec: AttentionSpec | dict[str, Any],
         rotary: RotarySpec | dict[str, Any] | None = None,
+        borrows: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.spec, self.rotary = attention_from_json(spec), rotary_from_json(rotary)
+        self.borrows = borrows
 
     def build(self, query_shape: InputShape, context_shape: InputShape | None = None) -> None:
         width, context_shape = query_shape[-1], context_shape or query_shape
@@ -173,10 +176,12 @@ class Attention(keras.layers.Layer):
         kv_heads = (None, s.num_kv_heads, s.head_dim)
         biases = ("nh", "kh") if s.bias else (None, None)
         self.query = self._dense("btd,dnh->btnh", heads, "query", query_shape, biases[0])
-        self.key = self._dense("bsd,dkh->bskh", kv_heads, "key", context_shape, biases[1])
-        self.value = self._dense("bsd,dkh->bskh", kv_heads, "value", context_shape, biases[1])
         self.query_norm = self._norm("query_norm", heads)
-        self.key_norm = self._norm("key_norm", kv_heads)
+        if not self.borrows:
+            self.key = self._dense("bsd,dkh->bskh", kv_heads, "key", context_shape, biases[1])
+            self.key_norm = self._norm("key_norm", kv_heads)
+        if not (self.borrows or s.values_are_keys):
+            self.value = self._dense("bsd,dkh->bskh", kv_heads, "value", context_shape, biases[1])
         # Contracted axes in alphabetical order: JAX sorts them, and would permute the kernel.
         self.output_dense = self._dense(
             "btgh,ghd->btd", (None, width), "attention_output", (None, None, *heads[1:])
@@ -214,8 +219,11 @@ class Attention(keras.layers.Layer):
 
     def keys_and_values(self, context: Tensor, positions: Positions | None = None) -> KeysValues:
         """Keys and values of `context` (B, S, D'), each (B, S, K, H)."""
-        key = self.key_norm(project(self.key, context))
-        return self._rotate(key, positions), project(self.value, context)
+        key = project(self.key, context)
+        value = key if self.spec.values_are_keys else project(self.value, context)
+        if self.spec.value_norm is not None:
+            value = ops.cast(normalized(value, self.spec.value_norm), self.compute_dtype)
+        return self._rotate(self.key_norm(key), positions), value
 
     def call(
         self,
@@ -225,6 +233,7 @@ class Attention(keras.layers.Layer):
         context: Tensor | KeysValues | None = None,
         also: Sequence[Part] = (),
         cache: Part | None = None,
+        borrowed: KeysValues | None = None,
         limits: Limits | None = None,
         path: str = "auto",
     ) -> tuple[Tensor, KeysValues]:
@@ -241,6 +250,7 @@ class Attention(keras.layers.Layer):
                 the same softmax; always by `attend_cached`.
             cache: `(keys, values, visible)` of the tokens before `x`, keys and values each
                 (B, K, R, H).
+            borrowed: keys and values of `x` as a call in another layer returned them.
             limits: of `attend`.
             path: of `attend`; where a cache or its order comes in, it changes nothing.
 
@@ -252,14 +262,16 @@ class Attention(keras.layers.Layer):
             ValueError: from `attend`.
         """
         query = self._rotate(self.query_norm(project(self.query, x)), positions)
-        if isinstance(context, tuple):
-            keys_values: KeysValues = context
+        if borrowed is not None:
+            keys_values = borrowed
+        elif isinstance(context, tuple):
+            keys_values = context
         else:
             keys_values = self.keys_and_values(x if context is None else context, positions)
+            keys_values = keys_values if cache is None else caches.keep(keys_values)
         scale, soft_cap = self.spec.query_scale, self.spec.logit_soft_cap
         spec: dict[str, Any] = {"scale": scale, "soft_cap": soft_cap}
         if cache is not None:
-            keys_values = caches.keep(keys_values)
             output = attend_cached(query, cache, (*keys_values, visible), *also, **spec)
         elif isinstance(context, tuple):
             output = attend_cached(query, (*keys_values, visible), **spec)
@@ -279,5 +291,5 @@ class Attention(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         rotary = self.rotary and dataclasses.asdict(self.rotary)
-        own = {"spec": dataclasses.asdict(self.spec), "rotary": rotary}
+        own = {"spec": dataclasses.asdict(self.spec), "rotary": rotary, "borrows": self.borrows}
         return {**super().get_config(), **own}

@@ -17,12 +17,11 @@ from keras_encdec.layers.experts import MixtureOfExperts
 from keras_encdec.layers.feedforward import GatedFeedForward
 from keras_encdec.layers.masks import KeyRange, Limits
 from keras_encdec.layers.norm import RMSNorm
+from keras_encdec.layers.per_layer import PerLayerInput
 from keras_encdec.layers.rotary import Positions
 from keras_encdec.spec import (
     CrossAttentionSpec,
     InputShape,
-    MoESpec,
-    RotarySpec,
     StackSpec,
     Tensor,
 )
@@ -37,36 +36,41 @@ class Block(keras.layers.Layer):
 
     Args:
         spec: `StackSpec` of the stack.
-        rotary: `RotarySpec` of the self-attention, or None.
+        layer: which of its layers.
         cross_attention: `CrossAttentionSpec` where the block sees a context, or None.
-        experts: `MoESpec` where the block has them, or None.
         **kwargs: of `keras.layers.Layer`.
     """
 
     def __init__(
         self,
         spec: StackSpec,
-        rotary: RotarySpec | None,
+        layer: int,
         cross_attention: CrossAttentionSpec | None = None,
-        experts: MoESpec | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.spec, self.experts = spec, experts
+        self.spec, self.layer, self.experts = spec, layer, spec.experts_of(layer)
+        attention, rotary = spec.attentions[layer], spec.rotaries[layer]
         policy = {"dtype": self.dtype_policy}
-        self.attention = Attention(spec.attention, rotary, name="attention", **policy)
+        borrows = spec.lender_of(layer) is not None
+        self.attention = Attention(attention, rotary, borrows, name="attention", **policy)
         self.merged = cross_attention is not None and cross_attention.merged
         self.cross_attention = self.gate = None
         if cross_attention is not None and not self.merged:
-            self.cross_attention = Attention(spec.attention, name="cross_attention", **policy)
+            self.cross_attention = Attention(attention, name="cross_attention", **policy)
             if cross_attention.gate:
                 self.gate = Gate(name="cross_attention_gate", **policy)
         own = {"activation": spec.activation, "name": "feedforward", **policy}
         self.feedforward: keras.layers.Layer = (
-            GatedFeedForward(spec.feedforward_dim, **own)
-            if experts is None
-            else MixtureOfExperts(experts, **own)
+            GatedFeedForward(spec.feedforward_dims[layer], **own)
+            if self.experts is None
+            else MixtureOfExperts(self.experts, **own)
         )
+        self.per_layer = self.scalar = None
+        if spec.per_layer_dim is not None:
+            self.per_layer = PerLayerInput(spec, name="per_layer", **policy)
+        if spec.layer_scalar:
+            self.scalar = Scalar(name="layer_scalar", **policy)
         self.dropout = keras.layers.Dropout(spec.dropout, **policy)
         self.norms: dict[str, RMSNorm] = {}
 
@@ -77,6 +81,9 @@ class Block(keras.layers.Layer):
         if self.gate is not None:
             self.gate.build(input_shape)
         self._build_sublayer(self.feedforward, input_shape)
+        for own in (self.per_layer, self.scalar):
+            if own is not None:
+                own.build(input_shape)
 
     def _build_sublayer(
         self, sublayer: keras.layers.Layer, input_shape: InputShape, *context_shape: Any
@@ -96,6 +103,8 @@ class Block(keras.layers.Layer):
         context: Tensor | tuple[Tensor, ...] | None = None,
         context_visible: KeyRange | None = None,
         cache: Part | None = None,
+        borrowed: KeysValues | None = None,
+        part: Tensor | None = None,
         limits: Limits | None = None,
         path: str = "auto",
         training: bool | None = None,
@@ -110,6 +119,8 @@ class Block(keras.layers.Layer):
                 makes of them, of one row for every n of `x`.
             context_visible: of the cross-attention.
             cache: of the self-attention, where there are tokens before `x`.
+            borrowed: keys and values that another block returned, where this has none.
+            part: (B, T, P), the block's own of a `PerLayerEmbedding`, where there is one.
             limits: of the self-attention, that `visible` was made with; None if not known.
             path: of `keras_encdec.layers.attention.attend`.
             training: whether dropout is on.
@@ -122,7 +133,7 @@ class Block(keras.layers.Layer):
         if self.merged:
             assert context_visible is not None
             also = [self._merged(x, context, context_visible)]
-        own = {"also": also, "cache": cache, "limits": limits, "path": path}
+        own = {"also": also, "cache": cache, "borrowed": borrowed, "limits": limits, "path": path}
         y, keys_values = self.attention(self._pre("attention", x), visible, positions, **own)
         x = self._add("attention", x, y, training)
         if self.cross_attention is not None:
@@ -134,7 +145,10 @@ class Block(keras.layers.Layer):
             y = self.feedforward(y)
         else:
             y, *load = self.feedforward(y, masks.sees_any(visible))
-        return self._add("feedforward", x, y, training), keys_values, tuple(load)
+        x = self._add("feedforward", x, y, training)
+        if self.per_layer is not None:
+            x = x + self.dropout(self.per_layer(x, part), training=training)
+        return x if self.scalar is None else self.scalar(x), keys_values, tuple(load)
 
     def read(self, context: Tensor) -> tuple[Tensor, ...]:
         """Keys and values of a context (B, S', D') in a cache's order; () if none is seen."""
@@ -164,6 +178,16 @@ class Block(keras.layers.Layer):
         y = y if gate is None else gate(y)
         y = y if self.spec.residual_multiplier == 1 else y * self.spec.residual_multiplier
         return x + self.dropout(y, training=training)
+
+
+class Scalar(keras.layers.Layer):
+    """Times a number that does not train, as Gemma 4's does not."""
+
+    def build(self, input_shape: InputShape) -> None:
+        self.scale = self.add_weight(name="scale", shape=(), initializer="ones", trainable=False)
+
+    def call(self, x: Tensor) -> Tensor:
+        return x * ops.cast(self.scale, x.dtype)
 
 
 class Gate(keras.layers.Layer):

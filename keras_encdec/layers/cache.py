@@ -17,6 +17,7 @@ from keras_encdec.layers.masks import KeyRange, Visible
 from keras_encdec.spec import StackSpec, Tensor, Window, window_lengths
 
 KeysValues = tuple[Tensor, Tensor]
+Kept = tuple[Tensor, ...]  # keys and values of a layer; () of one that borrows another's
 
 
 def room(length: int, window: Window) -> int:
@@ -29,11 +30,14 @@ def _seen(length: int, window: Window) -> int:
     return length if window is None else min(length, window_lengths(window)[0] - 1)
 
 
-def empty(spec: StackSpec, batch_size: int, length: int, dtype: str) -> list[KeysValues]:
-    """Caches for `length` tokens of each layer, all zeros."""
-    heads, size = spec.attention.num_kv_heads, spec.attention.head_dim
-    shapes = [(batch_size, heads, room(length, window), size) for window in spec.windows]
-    return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for shape in shapes]
+def empty(spec: StackSpec, batch_size: int, length: int, dtype: str) -> list[Kept]:
+    """Caches for `length` tokens of each layer, all zeros; () of one that borrows them."""
+    caches: list[Kept] = []
+    for i, (window, attention) in enumerate(zip(spec.windows, spec.attentions, strict=True)):
+        shape = batch_size, attention.num_kv_heads, room(length, window), attention.head_dim
+        own = spec.lender_of(i) is None
+        caches.append((ops.zeros(shape, dtype), ops.zeros(shape, dtype)) if own else ())
+    return caches
 
 
 def keep(keys_values: Iterable[Tensor]) -> KeysValues:

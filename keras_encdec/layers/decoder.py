@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_encdec.layers import cache as caches
 from keras_encdec.layers import masks
-from keras_encdec.layers.cache import KeysValues
+from keras_encdec.layers.cache import Kept, KeysValues
 from keras_encdec.layers.masks import KeyRange
 from keras_encdec.layers.rows import project
 from keras_encdec.layers.stack import Stack
@@ -133,7 +133,7 @@ class Decoder(Stack):
 
     def prefill(
         self, token_ids: Tensor, count: Tensor, context: Context, length: int
-    ) -> tuple[Tensor, list[KeysValues]]:
+    ) -> tuple[Tensor, list[Kept]]:
         """Runs over the tokens that a target begins with.
 
         Args:
@@ -146,7 +146,7 @@ class Decoder(Stack):
             `((B, P, D) normalised states, caches)`.
         """
         every_key = ops.ones((1, ops.shape(token_ids)[1]), "bool")
-        layers: list[Any] = []
+        layers: list[KeysValues] = []
         states = self._run(
             token_ids,
             masks.positions(every_key),
@@ -154,13 +154,15 @@ class Decoder(Stack):
             *context,
             each=lambda _, keys_values: layers.append(keys_values),
         )
-        sizes = [caches.room(length, window) for window in self.spec.windows]
-        filled = [caches.fill(kv, count, size) for kv, size in zip(layers, sizes, strict=True)]
+        filled: list[Kept] = []
+        for i, window in enumerate(self.spec.windows):
+            own = self.spec.lender_of(i) is None
+            filled.append(caches.fill(layers[i], count, caches.room(length, window)) if own else ())
         return states, filled
 
     def step(
-        self, token_ids: Tensor, index: Tensor, cache: Sequence[KeysValues], context: Context
-    ) -> tuple[Tensor, list[KeysValues]]:
+        self, token_ids: Tensor, index: Tensor, cache: Sequence[Kept], context: Context
+    ) -> tuple[Tensor, list[Kept]]:
         """Runs over the next tokens of each row; `keep` puts them into the cache.
 
         Args:
@@ -175,11 +177,13 @@ class Decoder(Stack):
         index, count = ops.cast(index, "int32"), token_ids.shape[1]
         positions = ops.reshape(index, (-1, 1)) + ops.arange(count, dtype="int32")
         own = self._visible(ops.ones((1, count), "int32"))
-        before = [
-            (*layer, caches.visible(index, count, layer[0].shape[2], window))
-            for window, layer in zip(self.spec.windows, cache, strict=True)
-        ]
-        new: list[Any] = []
+        before: list[Any] = []
+        for i, window in enumerate(self.spec.windows):
+            lender = self.spec.lender_of(i)
+            keys, values = cache[i if lender is None else lender]
+            seen = caches.visible(index, count, keys.shape[2], window)
+            before.append((keys, values, seen))
+        new: list[KeysValues] = []
         states = self._run(
             token_ids,
             positions,
@@ -188,24 +192,24 @@ class Decoder(Stack):
             cache=before,
             each=lambda _, keys_values: new.append(keys_values),
         )
-        return states, new
+        return states, [kv if own else () for kv, own in zip(new, cache, strict=True)]
 
     def keep(
         self,
-        cache: Sequence[KeysValues],
-        new: Sequence[KeysValues],
+        cache: Sequence[Kept],
+        new: Sequence[Kept],
         index: Tensor,
         count: Tensor,
-    ) -> list[KeysValues]:
+    ) -> list[Kept]:
         """The cache with the first `count` (B * n,) of the tokens of a `step` from `index` on."""
         layers = zip(cache, new, strict=True)
-        return [caches.write(old, own, index, count) for old, own in layers]
+        return [caches.write(old, own, index, count) if old else () for old, own in layers]
 
     def logits(self, states: Tensor) -> Tensor:
         """(B, T, D) states to (B, T, V) logits, soft capped."""
         return project(self.embedding, states, reverse=True)
 
-    def empty_cache(self, batch_size: int, length: int) -> list[KeysValues]:
+    def empty_cache(self, batch_size: int, length: int) -> list[Kept]:
         """Caches of no tokens yet, with room for `length`."""
         return caches.empty(self.spec, batch_size, length, self.compute_dtype)
 

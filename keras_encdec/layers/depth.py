@@ -78,10 +78,16 @@ def _times(kinds: Sequence[Hashable], period: int) -> int:
 
 
 def kind(block: Block) -> Hashable:
-    """Equal for two blocks that compute the same of their weights, which may differ in value."""
-    own = len(block.path) + 1
+    """Equal for two blocks that compute the same of their weights, which may differ in value.
+
+    A block that hands keys and values on, or is told more than the states, is like no other.
+    """
+    own, spec = len(block.path) + 1, block.spec
+    hands_on = spec.borrowing_layers or spec.per_layer_dim is not None
     return (
+        block.layer if hands_on else None,
         block.attention.rotary,
+        block.attention.spec,
         block.merged,
         len(_seeds(block)),
         *((v.path[own:], tuple(v.shape), v.dtype, v.trainable) for v in block.weights),

@@ -1,12 +1,19 @@
 """RMS normalisation."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_encdec.spec import InputShape, NormSpec, Tensor
+
+
+def normalized(x: Tensor, epsilon: float, axes: Sequence[int] = (-1,)) -> Tensor:
+    """`x` by its root mean square over some axes, in float32."""
+    x = ops.cast(x, "float32")
+    return x * ops.rsqrt(ops.mean(ops.square(x), axis=axes, keepdims=True) + epsilon)
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
@@ -33,9 +40,7 @@ class RMSNorm(keras.layers.Layer):
         self.scale = self.add_weight(name="scale", shape=shape, initializer=initializer)
 
     def call(self, x: Tensor) -> Tensor:
-        x = ops.cast(x, "float32")
-        axes = tuple(range(-self.axes, 0))
-        x = x * ops.rsqrt(ops.mean(ops.square(x), axis=axes, keepdims=True) + self.spec.epsilon)
+        x = normalized(x, self.spec.epsilon, tuple(range(-self.axes, 0)))
         scale = ops.cast(self.scale, "float32")
         if self.spec.zero_centered:
             scale = 1.0 + scale

@@ -10,13 +10,14 @@ from typing import Any
 import keras
 
 from keras_encdec.layers.block import Block
+from keras_encdec.layers.cache import KeysValues
 from keras_encdec.private import AutocastScope
 from keras_encdec.spec import Tensor
 
 
 def call(
     block: Block, tensors: Mapping[str, Any], **static: Any
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+) -> tuple[Tensor, KeysValues, tuple[Tensor, ...]]:
     """`block(**tensors, **static)`, of which the backward pass needs `tensors` alone.
 
     Args:
@@ -25,7 +26,7 @@ def call(
         **static: all others.
 
     Returns:
-        (B, T, D), the block's output, and the load of its experts.
+        As the block does.
     """
     variables, weights = block.variables, {id(weight) for weight in block.weights}
     seeds = [variable for variable in variables if id(variable) not in weights]
@@ -33,8 +34,8 @@ def call(
     def run(values: Sequence[Tensor], tensors: Mapping[str, Any]) -> tuple[Any, list[Tensor]]:
         mapping = list(zip(variables, values, strict=True))
         with keras.StatelessScope(mapping) as scope:
-            output, _, load = block(**tensors, **static)
-        return (output, load), [scope.get_current_value(seed) for seed in seeds]
+            output = block(**tensors, **static)
+        return output, [scope.get_current_value(seed) for seed in seeds]
 
     with AutocastScope(None):  # the weights are kept, not copies in the compute dtype
         values = [variable.value for variable in variables]

@@ -13,7 +13,7 @@ from keras_encdec.layers.encoder import Encoder
 from keras_encdec.layers.fused import Problem
 from keras_encdec.layers.masks import Limits
 from keras_encdec.layers.stack import Stack
-from keras_encdec.spec import Window
+from keras_encdec.spec import AttentionSpec, Window
 
 _TITLES = (
     "attention",
@@ -82,19 +82,22 @@ def report(
         *_own(encoder, "encoder", batch_size, source),
         *_own(decoder, "decoder", batch_size, target),
     ]
-    layers = sum(block.cross_attention is not None for block in decoder.blocks)
-    if layers:
-        choice = _choice(decoder, batch_size, target, source, Limits())
-        rows.append(Row("decoder to encoder", layers, target, source, choice))
+    seen = [block.cross_attention.spec for block in decoder.blocks if block.cross_attention]
+    for spec, layers in collections.Counter(seen).items():
+        choice = _choice(decoder, spec, batch_size, target, source, Limits())
+        kind = ", ".join(["decoder to encoder", *_shape(decoder, spec)])
+        rows.append(Row(kind, layers, target, source, choice))
     return AttentionReport(tuple(rows))
 
 
 def _own(stack: Stack, name: str, batch_size: int, length: int) -> Iterator[Row]:
-    """Of a stack's self-attention, by window and by whether it sees the encoder too."""
-    kinds = [(w, b.merged) for w, b in zip(stack.spec.windows, stack.blocks, strict=True)]
-    for (window, merged), layers in collections.Counter(kinds).items():
-        kind = ", ".join([name, *_kind(window, merged)])
-        choice = _choice(stack, batch_size, length, length, Limits(stack.causal, window), merged)
+    """Of a stack's self-attention, by window, heads and whether it sees the encoder too."""
+    windows = zip(stack.spec.windows, stack.blocks, strict=True)
+    kinds = [(window, b.merged, b.attention.spec) for window, b in windows]
+    for (window, merged, spec), layers in collections.Counter(kinds).items():
+        kind = ", ".join([name, *_kind(window, merged), *_shape(stack, spec)])
+        limits = Limits(stack.causal, window)
+        choice = _choice(stack, spec, batch_size, length, length, limits, merged)
         yield Row(kind, layers, length, length, choice)
 
 
@@ -104,10 +107,20 @@ def _kind(window: Window, merged: bool) -> Iterator[str]:
         yield "merged with the encoder's"
 
 
+def _shape(stack: Stack, spec: AttentionSpec) -> Iterator[str]:
+    if isinstance(stack.spec.attention, tuple):
+        yield f"{spec.num_heads} heads of {spec.head_dim}"
+
+
 def _choice(
-    stack: Stack, batch_size: int, queries: int, keys: int, limits: Limits, merged: bool = False
+    stack: Stack,
+    spec: AttentionSpec,
+    batch_size: int,
+    queries: int,
+    keys: int,
+    limits: Limits,
+    merged: bool = False,
 ) -> Choice:
-    spec = stack.spec.attention
     problem = Problem(
         query=(batch_size, queries, spec.num_heads, spec.head_dim),
         key=(batch_size, keys, spec.num_kv_heads, spec.head_dim),

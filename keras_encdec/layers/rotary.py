@@ -64,6 +64,7 @@ def timescales(spec: RotarySpec, width: int, long: bool = False) -> np.ndarray:
     """
     half = width // 2
     scale = spec.base ** (np.arange(half) / half)
+    scale[spec.turning_pairs(width) :] = np.inf  # pairs that stand still
     if spec.short_factors is not None and spec.long_factors is not None:
         return scale * spec.factor * (spec.long_factors if long else spec.short_factors)
     low, high = spec.low_frequency_factor, spec.high_frequency_factor

@@ -22,6 +22,7 @@ from keras_encdec.layers.experts import busiest, unevenness
 from keras_encdec.layers.hidden import states_to_read
 from keras_encdec.layers.masks import KeyRange, Limits
 from keras_encdec.layers.norm import RMSNorm
+from keras_encdec.layers.per_layer import PerLayerEmbedding
 from keras_encdec.layers.rotary import InTexts, Positions
 from keras_encdec.spec import (
     CrossAttentionSpec,
@@ -74,16 +75,12 @@ class Stack(keras.layers.Layer):
         )
         sees = [cross_attention and cross_attention.is_in(i) for i in range(spec.num_layers)]
         self.blocks = [
-            Block(
-                spec,
-                rotary,
-                cross_attention if sees[i] else None,
-                spec.experts_of(i),
-                name=f"block_{i}",
-                **policy,
-            )
-            for i, rotary in enumerate(spec.rotaries)
+            Block(spec, i, cross_attention if sees[i] else None, name=f"block_{i}", **policy)
+            for i in range(spec.num_layers)
         ]
+        self.per_layer = None
+        if spec.per_layer_dim is not None:
+            self.per_layer = PerLayerEmbedding(spec, name="per_layer", **policy)
         self._expert_load: Tensor | None = None
         self.final_norm = RMSNorm(spec.norm, name="final_norm", **policy)
         self.dropout = keras.layers.Dropout(spec.dropout, **policy)
@@ -100,7 +97,8 @@ class Stack(keras.layers.Layer):
     def check_attention(self, path: str) -> None:
         """Raises ValueError if `attention` cannot be `path` in this stack."""
         merged = any(block.merged for block in self.blocks)
-        check_path(path, self.spec.attention.logit_soft_cap, merged)
+        for soft_cap in {attention.logit_soft_cap for attention in self.spec.attentions}:
+            check_path(path, soft_cap, merged)
 
     @property
     def remat(self) -> bool:
@@ -125,6 +123,8 @@ class Stack(keras.layers.Layer):
         if not self.embedding.built:
             self.embedding.build()
         shape = (None, None, self.spec.width)
+        if self.per_layer is not None:
+            self.per_layer.build(shape)
         for block in self.blocks:
             block.build(shape, context_shape)
         self.final_norm.build(shape)
@@ -145,7 +145,7 @@ class Stack(keras.layers.Layer):
         context_visible: KeyRange | None = None,
         cache: Sequence[Part] | None = None,
         training: bool | None = None,
-        each: Callable[[Tensor, KeysValues | None], None] | None = None,
+        each: Callable[[Tensor, KeysValues], None] | None = None,
     ) -> Tensor:
         """Tokens to (B, T, D) normalised states, block after block, of which none is kept.
 
@@ -157,15 +157,20 @@ class Stack(keras.layers.Layer):
             context_visible: of the cross-attention.
             cache: for each block, of the tokens before these.
             training: whether dropout is on.
-            each: called with each block's input and its self-attention's keys and values;
-                under `remat` these are None.
+            each: called with each block's input and its self-attention's keys and values.
         """
         x = self.embed(token_ids, training)
+        parts = None if self.per_layer is None else self.per_layer(token_ids, x)
+        lent: dict[int, KeysValues] = {}
 
-        def run(i: int, x: Tensor) -> tuple[Tensor, KeysValues | None, tuple[Tensor, ...]]:
+        def run(i: int, x: Tensor) -> tuple[Tensor, KeysValues, tuple[Tensor, ...]]:
             tensors = {"x": x, "visible": visible[self.spec.windows[i]], "positions": positions}
             if context is not None:
                 tensors |= {"context": context[i], "context_visible": context_visible}
+            if parts is not None:
+                tensors["part"] = parts[i]
+            if (lender := self.spec.lender_of(i)) is not None:
+                tensors["borrowed"] = lent[lender]
             kept = {} if cache is None else {"cache": cache[i]}
             limits = Limits(self.causal, self.spec.windows[i])
             return self._run_block(self.blocks[i], tensors, limits, training, **kept)
@@ -179,6 +184,8 @@ class Stack(keras.layers.Layer):
                 continue
             y, keys_values, load = run(stretch.start, x)
             loads += [one[None] for one in load]
+            if stretch.start in self.spec.lenders:
+                lent[stretch.start] = keys_values
             if each is not None:
                 each(x, keys_values)
             x = y
@@ -211,13 +218,12 @@ class Stack(keras.layers.Layer):
         limits: Limits,
         training: bool | None,
         **kept: Any,
-    ) -> tuple[Tensor, KeysValues | None, tuple[Tensor, ...]]:
+    ) -> tuple[Tensor, KeysValues, tuple[Tensor, ...]]:
         """A block by the settings; in generation there is no backward pass to remat for."""
         static = {"path": self.attention, "limits": limits, "training": training}
         generates = isinstance(tensors.get("context"), tuple)
         if self.remat and not generates:
-            x, load = remat.call(block, tensors, **static)
-            return x, None, load
+            return remat.call(block, tensors, **static)
         return block(**tensors, **kept, **static)
 
     def _places(self, padding_mask: Tensor) -> tuple[Positions, dict[Window, KeyRange]]:

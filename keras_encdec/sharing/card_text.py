@@ -167,8 +167,8 @@ def _parameters(spec: Spec, side: str) -> int:
 
 
 def _heads(stack: StackSpec) -> str:
-    attention = stack.attention
-    return f"{attention.num_heads}, {attention.num_kv_heads} of keys and values"
+    kinds = dict.fromkeys((each.num_heads, each.num_kv_heads) for each in stack.attentions)
+    return " or ".join(f"{heads}, {keys} of keys and values" for heads, keys in kinds)
 
 
 def _experts(stack: StackSpec) -> str:

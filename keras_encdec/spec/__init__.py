@@ -12,6 +12,7 @@ F feed-forward width, V vocabulary, L layers.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from keras_encdec import check
@@ -45,9 +46,10 @@ class StackSpec:
     Args:
         vocabulary_size: rows of the embedding, V.
         width: model width, D.
-        feedforward_dim: hidden width of the gated feed-forward, F. Gemma's papers
-            report gate and up together, twice this number.
-        attention: the self-attention of every block.
+        feedforward_dim: hidden width of the gated feed-forward, F; or a tuple with one for each
+            layer. Gemma's papers report gate and up together, twice this number.
+        attention: the self-attention of every block; or a tuple with one for each layer
+            (Gemma 4). Kept as the one where all are alike.
         windows: for each layer, the number of keys a query may see on each side,
             its own included; `(before, after)` where the sides differ; None for all. Its
             length is the depth, L.
@@ -68,12 +70,19 @@ class StackSpec:
             likewise.
         dropout: rate on embeddings, sublayer outputs and the final norm's output.
         experts: a mixture of them in place of the feed-forward, in some layers or in all.
+        layer_scalar: multiply what each block gives by a number of its own, which stays as it is
+            in training (Gemma 4).
+        borrowing_layers: how many of the last layers have no keys and values of their own in
+            self-attention, but those of the last layer before them that sees as they do
+            (Gemma 4 E2B and E4B).
+        per_layer_dim: width of each block's part of a second embedding, P, which it is told of
+            beside the states (Gemma 4 E2B and E4B); None where there is none.
     """
 
     vocabulary_size: int
     width: int
-    feedforward_dim: int
-    attention: AttentionSpec
+    feedforward_dim: int | tuple[int, ...]
+    attention: AttentionSpec | tuple[AttentionSpec, ...]
     windows: tuple[Window, ...]
     rotary: RotarySpec | tuple[RotarySpec | None, ...] | None = RotarySpec()
     activation: Activation = "gelu_tanh"
@@ -88,10 +97,16 @@ class StackSpec:
     residual_multiplier: float = 1.0
     logits_scaling: float = 1.0
     experts: MoESpec | None = None
+    layer_scalar: bool = False
+    borrowing_layers: int = 0
+    per_layer_dim: int | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self, check.whole, "vocabulary_size", "width", "feedforward_dim")
-        check_fields(self, check.flag, "pre_norm", "post_norm", "scale_embeddings", "tied_output")
+        check_fields(self, check.whole, "vocabulary_size", "width")
+        check_fields(self, check.whole, "borrowing_layers", least=0)
+        check_given(self, check.whole, "per_layer_dim")
+        flags = "pre_norm", "post_norm", "scale_embeddings", "tied_output", "layer_scalar"
+        check_fields(self, check.flag, *flags)
         multipliers = "embedding_multiplier", "residual_multiplier", "logits_scaling"
         check_fields(self, check.real, *multipliers, above=0)
         require(self.pre_norm or self.post_norm, "a pre_norm or a post_norm", self)
@@ -101,12 +116,27 @@ class StackSpec:
         require(len(self.windows) > 0, "at least one layer in windows", self)
         for length in [n for w in self.windows if w is not None for n in window_lengths(w)]:
             check.whole("windows of StackSpec", length)
-        if isinstance(self.rotary, tuple) and len(set(self.rotary)) == 1:
-            object.__setattr__(self, "rotary", self.rotary[0])
-        require(len(self.rotaries) == self.num_layers, "as many rotary as windows", self)
-        for rotary in filter(None, self.rotaries):
-            rotary.check_fits(self.attention.head_dim)
+        self._check_layers()
         self._check_experts()
+
+    def _check_layers(self) -> None:
+        """Refuses what does not fit the depth; what is alike in all layers becomes one."""
+        for name in ("attention", "feedforward_dim", "rotary"):
+            each = self._of_each(name)
+            require(len(each) == self.num_layers, f"as many {name} as windows", self)
+            object.__setattr__(self, name, each[0] if len(set(each)) == 1 else each)
+        if isinstance(self.feedforward_dim, tuple):
+            for dim in self.feedforward_dim:
+                check.whole("feedforward_dim of StackSpec", dim)
+        else:
+            check_fields(self, check.whole, "feedforward_dim")
+        for attention, rotary in zip(self.attentions, self.rotaries, strict=True):
+            if rotary is not None:
+                rotary.check_fits(attention.head_dim)
+        lends = self.borrowing_layers < self.num_layers
+        lends = lends and all(self._lenders(i) for i in self._borrowers)
+        expected = "a layer before the borrowing_layers that sees as each of them does"
+        require(lends, expected, self)
 
     def _check_experts(self) -> None:
         """Refuses experts in layers that there are none of; all layers become None."""
@@ -124,9 +154,39 @@ class StackSpec:
     @property
     def rotaries(self) -> tuple[RotarySpec | None, ...]:
         """`rotary` of each layer."""
-        if isinstance(self.rotary, tuple):
-            return self.rotary
-        return (self.rotary,) * self.num_layers
+        return self._of_each("rotary")
+
+    @property
+    def attentions(self) -> tuple[AttentionSpec, ...]:
+        """`attention` of each layer."""
+        return self._of_each("attention")
+
+    @property
+    def feedforward_dims(self) -> tuple[int, ...]:
+        """`feedforward_dim` of each layer."""
+        return self._of_each("feedforward_dim")
+
+    def _of_each(self, name: str) -> tuple[Any, ...]:
+        value = getattr(self, name)
+        return value if isinstance(value, tuple) else (value,) * self.num_layers
+
+    @property
+    def _borrowers(self) -> range:
+        return range(self.num_layers - self.borrowing_layers, self.num_layers)
+
+    def _lenders(self, layer: int) -> list[int]:
+        """Layers with keys and values of their own that see as this one does."""
+        sees = list(zip(self.windows, self.attentions, self.rotaries, strict=True))
+        return [i for i in range(self._borrowers.start) if sees[i] == sees[layer]]
+
+    @property
+    def lenders(self) -> set[int | None]:
+        """The layers whose keys and values others borrow."""
+        return {self.lender_of(layer) for layer in self._borrowers}
+
+    def lender_of(self, layer: int) -> int | None:
+        """The layer whose keys and values another borrows; None where it has its own."""
+        return self._lenders(layer)[-1] if layer in self._borrowers else None
 
     @property
     def norm_sides(self) -> tuple[str, ...]:
@@ -163,6 +223,12 @@ class StackSpec:
         weights: dict[str, Shape] = {_EMBEDDING: (self.vocabulary_size, self.width)}
         if writes and not self.tied_output:
             weights[_OUTPUT] = (self.width, self.vocabulary_size)
+        if (dim := self.per_layer_dim) is not None:
+            weights |= {
+                "per_layer/embedding/embeddings": (self.vocabulary_size, self.num_layers * dim),
+                "per_layer/projection/kernel": (self.width, self.num_layers * dim),
+                "per_layer/norm/scale": (dim,),
+            }
         for i in range(self.num_layers):
             cross = cross_attention if cross_attention and cross_attention.is_in(i) else None
             separate = cross is not None and not cross.merged
@@ -183,10 +249,11 @@ class StackSpec:
         return sum(found.idle_parameters(self.width) for found in experts)
 
     def _block_weights(self, layer: int, context_width: int | None) -> dict[str, Shape]:
-        d, f = self.width, self.feedforward_dim
-        sublayers = {"attention": self.attention.weights(d, d)}
+        d, f = self.width, self.feedforward_dims[layer]
+        attention, borrows = self.attentions[layer], layer in self._borrowers
+        sublayers = {"attention": attention.weights(d, d, borrows=borrows)}
         if context_width is not None:
-            sublayers["cross_attention"] = self.attention.weights(d, context_width)
+            sublayers["cross_attention"] = attention.weights(d, context_width)
         experts = self.experts_of(layer)
         dense: dict[str, Shape] = {
             "gate/kernel": (d, f),
@@ -198,7 +265,11 @@ class StackSpec:
         for name, kernels in sublayers.items():
             weights |= {f"{side}_{name}_norm/scale": (d,) for side in self.norm_sides}
             weights |= {f"{name}/{key}": shape for key, shape in kernels.items()}
-        return weights
+        if (dim := self.per_layer_dim) is not None:
+            weights["per_layer/gate/kernel"] = (d, dim)
+            weights["per_layer/output/kernel"] = (dim, d)
+            weights["per_layer/norm/scale"] = (d,)
+        return weights | ({"layer_scalar/scale": ()} if self.layer_scalar else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,6 +299,8 @@ class PairSpec:
         check_fields(self, check.flag, "tied_embeddings")
         one_sided = not any(isinstance(window, tuple) for window in decoder.windows)
         require(one_sided, "a decoder whose windows are numbers", decoder.windows)
+        borrows = cross.merged and decoder.borrowing_layers
+        require(not borrows, "no borrowing_layers where attention is merged", decoder)
         layers = cross.layers is None or set(cross.layers) <= set(range(decoder.num_layers))
         require(layers and cross.layers != (), "cross_attention in layers that there are", cross)
         same_width = encoder.width == decoder.width
@@ -300,16 +373,20 @@ def stack_from_json(data: "StackSpec | dict[str, Any]") -> StackSpec:
     """The inverse of `dataclasses.asdict` on a `StackSpec`, also through JSON."""
     if isinstance(data, StackSpec):
         return data
-    rotary = data["rotary"]
-    every = isinstance(rotary, (list, tuple))
     read = {
-        "attention": attention_from_json(data["attention"]),
+        "feedforward_dim": _one_or_each(data["feedforward_dim"], lambda dim: dim),
+        "attention": _one_or_each(data["attention"], attention_from_json),
         "windows": tuple(tuple(w) if isinstance(w, list) else w for w in data["windows"]),
-        "rotary": tuple(map(rotary_from_json, rotary)) if every else rotary_from_json(rotary),
+        "rotary": _one_or_each(data["rotary"], rotary_from_json),
         "norm": NormSpec(**data["norm"]),
         "experts": experts_from_json(data.get("experts")),
     }
     return StackSpec(**{**data, **read})
+
+
+def _one_or_each(value: Any, read: Callable[[Any], Any]) -> Any:
+    """What all layers have, or a tuple with that of each."""
+    return tuple(map(read, value)) if isinstance(value, (list, tuple)) else read(value)
 
 
 def pair_from_json(

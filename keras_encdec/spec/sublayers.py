@@ -35,6 +35,8 @@ class RotarySpec:
             `original_length` tokens (LongRoPE).
         long_factors: likewise in longer texts.
         attention_factor: what turns is multiplied by it, in queries and in keys (LongRoPE).
+        proportional: whether `fraction` is of the pairs of the whole head, the fastest of them,
+            and not of its first part (Gemma 4; transformers, modeling_rope_utils.py).
     """
 
     base: float = 10_000.0
@@ -46,12 +48,14 @@ class RotarySpec:
     short_factors: tuple[float, ...] | None = None
     long_factors: tuple[float, ...] | None = None
     attention_factor: float = 1.0
+    proportional: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, check.real, "base", "factor", "attention_factor", above=0)
         check_fields(self, check.real, "fraction", above=0, most=1)
         check_given(self, check.real, "low_frequency_factor", "high_frequency_factor", above=0)
         check_given(self, check.whole, "original_length")
+        check_fields(self, check.flag, "proportional")
         for name in ("short_factors", "long_factors"):
             if (factors := getattr(self, name)) is not None:
                 read = tuple(check.real(f"{name} of RotarySpec", x, above=0) for x in factors)
@@ -60,6 +64,7 @@ class RotarySpec:
         ways = [[value is not None for value in way] for way in (low_high, self._by_length)]
         alike = all(all(way) or not any(way) for way in ways)
         one = sum(map(any, ways)) == (self.original_length is not None)
+        require(not (any(ways[1]) and self.proportional), "no factors where proportional", self)
         expected = "both frequency factors, or short_factors and long_factors, with original_length"
         require(alike and one, f"{expected}; or none of these", self)
         lengths = {len(factors) for factors in self._by_length if factors is not None}
@@ -70,14 +75,20 @@ class RotarySpec:
         return self.short_factors, self.long_factors
 
     def turned(self, head_dim: int) -> int:
-        """How much of a head of this width turns."""
-        return int(head_dim * self.fraction)
+        """How much of a head of this width turns, pairs that stand still among it."""
+        return head_dim if self.proportional else int(head_dim * self.fraction)
+
+    def turning_pairs(self, turned: int) -> int:
+        """How many pairs of what `turned` gives do turn."""
+        return int(turned * self.fraction) // 2 if self.proportional else turned // 2
 
     def check_fits(self, head_dim: int) -> None:
         """Raises ValueError if heads of this width cannot turn so."""
         pairs, odd = divmod(self.turned(head_dim), 2)
         require(
-            pairs > 0 and not odd, "an even head_dim for rotary, of which a fraction turns", self
+            self.turning_pairs(2 * pairs) > 0 and not odd,
+            "an even head_dim for rotary, of which a fraction turns",
+            self,
         )
         fits = self.short_factors is None or len(self.short_factors) == pairs
         require(fits, f"{pairs} short_factors, one for each pair that turns", self)
@@ -117,6 +128,10 @@ class AttentionSpec:
             (Gemma 3, Qwen 3); None for no such norm.
         norm_across_heads: whether that norm is of all heads of a token together, each
             with a scale of its own (OLMo 2).
+        values_are_keys: whether values have no kernel of their own, but are the keys as they
+            were projected, before any norm (Gemma 4's layers that see everything).
+        value_norm: epsilon of a norm without scale of each head's values (Gemma 4); None for no
+            such norm.
     """
 
     num_heads: int
@@ -127,12 +142,15 @@ class AttentionSpec:
     bias: bool = False
     query_key_norm: NormSpec | None = None
     norm_across_heads: bool = False
+    values_are_keys: bool = False
+    value_norm: float | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, check.whole, "num_heads", "num_kv_heads", "head_dim")
         check_fields(self, check.real, "query_pre_attn_scalar", above=0)
         check_given(self, check.real, "logit_soft_cap", above=0)
-        check_fields(self, check.flag, "bias", "norm_across_heads")
+        check_given(self, check.real, "value_norm", above=0)
+        check_fields(self, check.flag, "bias", "norm_across_heads", "values_are_keys")
         normed = self.query_key_norm is not None or not self.norm_across_heads
         require(normed, "a query_key_norm for norm_across_heads", self)
         require(
@@ -143,8 +161,14 @@ class AttentionSpec:
     def query_scale(self) -> float:
         return self.query_pre_attn_scalar**-0.5
 
-    def weights(self, width: int, context_width: int) -> dict[str, Shape]:
-        """Kernels for queries from `width` and keys/values from `context_width`."""
+    def weights(self, width: int, context_width: int, *, borrows: bool = False) -> dict[str, Shape]:
+        """Kernels for queries from `width` and keys/values from `context_width`.
+
+        Args:
+            width: of what asks.
+            context_width: of what is asked.
+            borrows: whether keys and values are another layer's.
+        """
         n, k, h = self.num_heads, self.num_kv_heads, self.head_dim
         weights: dict[str, Shape] = {
             "query/kernel": (width, n, h),
@@ -158,7 +182,8 @@ class AttentionSpec:
             across = self.norm_across_heads
             weights["query_norm/scale"] = (n, h) if across else (h,)
             weights["key_norm/scale"] = (k, h) if across else (h,)
-        return weights
+        left_out = ("value/",) * self.values_are_keys + ("value/", "key/", "key_norm/") * borrows
+        return {name: s for name, s in weights.items() if not name.startswith(left_out)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,7 +58,7 @@ def other(spec: StackSpec) -> StackSpec:
     return dataclasses.replace(
         spec,
         attention=dataclasses.replace(
-            spec.attention, logit_soft_cap=None, bias=True, query_key_norm=NormSpec(1e-2, False)
+            spec.attentions[0], logit_soft_cap=None, bias=True, query_key_norm=NormSpec(1e-2, False)
         ),
         rotary=(None, *[stretched] * (spec.num_layers - 1)),
         activation="silu",
@@ -72,7 +72,7 @@ def other(spec: StackSpec) -> StackSpec:
 
 def later(spec: StackSpec, original_length: int) -> StackSpec:
     """With what OLMo 2, Granite 3 and Phi-4 have; texts beyond `original_length` are long."""
-    pairs = spec.attention.head_dim // 4  # half of a head turns
+    pairs = spec.attentions[0].head_dim // 4  # half of a head turns
     by_length = RotarySpec(
         100.0,
         original_length=original_length,
@@ -84,7 +84,7 @@ def later(spec: StackSpec, original_length: int) -> StackSpec:
     return dataclasses.replace(
         spec,
         attention=dataclasses.replace(
-            spec.attention, query_key_norm=NormSpec(1e-2, False), norm_across_heads=True
+            spec.attentions[0], query_key_norm=NormSpec(1e-2, False), norm_across_heads=True
         ),
         rotary=by_length,
         norm=NormSpec(1e-2, zero_centered=False),
@@ -92,6 +92,29 @@ def later(spec: StackSpec, original_length: int) -> StackSpec:
         embedding_multiplier=2.0,
         residual_multiplier=0.7,
         logits_scaling=0.5,
+    )
+
+
+def uneven(spec: StackSpec, borrowing_layers: int = 2) -> StackSpec:
+    """With what Gemma 4 has: layers without a window have other heads; the last ones borrow."""
+    near = dataclasses.replace(
+        spec.attentions[0], query_key_norm=NormSpec(1e-2, False), value_norm=1e-2
+    )
+    far = dataclasses.replace(
+        near, num_kv_heads=1, head_dim=2 * near.head_dim, values_are_keys=True
+    )
+    everywhere = RotarySpec(100.0, fraction=0.25, proportional=True)
+    first = spec.num_layers - borrowing_layers
+    dims = (dim * (1 + (i >= first)) for i, dim in enumerate(spec.feedforward_dims))
+    return dataclasses.replace(
+        spec,
+        attention=tuple(far if window is None else near for window in spec.windows),
+        rotary=tuple(everywhere if window is None else RotarySpec() for window in spec.windows),
+        feedforward_dim=tuple(dims),
+        norm=NormSpec(1e-2, zero_centered=False),
+        layer_scalar=True,
+        borrowing_layers=borrowing_layers,
+        per_layer_dim=6,
     )
 
 

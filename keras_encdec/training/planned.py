@@ -67,7 +67,7 @@ class PlannedRun:
         for name in ("dtype", "teacher_dtype"):
             _policy(name, getattr(self, name))
         object.__setattr__(self, "mesh", _mesh(self.mesh))
-        self._check_experts()
+        self._check_known()
         self._check_parts()
 
     def _check_parts(self) -> None:
@@ -77,7 +77,8 @@ class PlannedRun:
                 f"{self.batch_size} rows in {self.gradient_accumulation_steps} parts."
             )
 
-    def _check_experts(self) -> None:
+    def _check_known(self) -> None:
+        """Refuses stacks that the formulas were not measured with."""
         stacks = {"encoder": self.pair.encoder, "decoder": self.pair.decoder}
         stacks |= {} if self.teacher is None else {"teacher": self.teacher}
         for name, stack in stacks.items():
@@ -85,6 +86,13 @@ class PlannedRun:
                 raise ValueError(
                     "Expected no experts, of which it is not known what a step takes. Received: "
                     f"{stack.experts.num_experts} in the {name}. Measure a step instead."
+                )
+            unlike = {len(set(stack.attentions)), len(set(stack.feedforward_dims))} != {1}
+            if unlike or stack.borrowing_layers or stack.per_layer_dim is not None:
+                raise ValueError(
+                    "Expected layers that are alike, with keys and values of their own. Received: "
+                    f"a {name} as Gemma 4's, of which it is not known what a step takes. Measure "
+                    "a step instead."
                 )
 
     def layout(self, path: str) -> TensorLayout | None:

@@ -128,7 +128,7 @@ class Working:
         row = length * (4 * _PER_NORM * norms * spec.width + self._width * _PER_FEEDFORWARD * f)
         row += self._width * length * spec.width * (1 + block.gated)
         heads = sum(_PER_QUERY * n * length + _PER_KEY * k * keys for keys in block.keys)
-        row += self._width * spec.attention.head_dim * heads
+        row += self._width * spec.attentions[0].head_dim * heads
         if block.plain:
             row += 4 * _PER_LOGIT * n * length * sum(block.keys)
         return self.run.rows * row
@@ -155,7 +155,8 @@ class Working:
             return 0
         width = np.dtype(run.teacher_policy.compute_dtype).itemsize
         length = run.source_length + run.target_length + 1
-        widest = max(4 * spec.attention.num_heads * length, width * spec.feedforward_dim)
+        heads, dim = spec.attentions[0].num_heads, spec.feedforward_dims[0]
+        widest = max(4 * heads * length, width * dim)
         return run.rows * length * (_TEACHER_WORK * widest + 2 * width * spec.width)
 
     def output_loss(self) -> int:

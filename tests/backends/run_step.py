@@ -14,7 +14,14 @@ import numpy as np
 
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
 from keras_encdec.spec import CrossAttentionSpec
-from keras_encdec.testing.specs import later, other_pair, tiny_decoder, tiny_encoder, tiny_pair
+from keras_encdec.testing.specs import (
+    later,
+    other_pair,
+    tiny_decoder,
+    tiny_encoder,
+    tiny_pair,
+    uneven,
+)
 
 PAIRS = {
     "usual": tiny_pair(),
@@ -25,6 +32,7 @@ PAIRS = {
         tied_embeddings=True,
     ),
     "later": tiny_pair(encoder=later(tiny_encoder(), 20), decoder=later(tiny_decoder(), 18)),
+    "uneven": tiny_pair(encoder=uneven(tiny_encoder()), decoder=uneven(tiny_encoder(width=42))),
 }
 
 

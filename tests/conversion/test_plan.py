@@ -9,7 +9,7 @@ from keras_encdec.conversion.plan import make_plan
 from keras_encdec.sharing.catalog import known_spec
 from keras_encdec.sharing.load import plan as plan_of
 from keras_encdec.spec import PairSpec
-from keras_encdec.testing.specs import tiny_decoder, tiny_encoder
+from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, uneven
 
 OTHER_WIDTH = tiny_decoder()
 SAME_WIDTH = tiny_encoder(windows=(8, None))
@@ -155,3 +155,35 @@ def test_the_table_says_fresh_and_counts_it():
 def test_a_plan_of_a_real_recipe_allocates_nothing():
     assert known_spec("gemma2_9b") == plan_of("gemma2_9b_2b").sources["encoder"]
     assert "12,292,375,296 parameters" in plan_of("gemma2_9b_2b").summary()
+
+
+def test_cross_attention_of_a_layer_that_borrows_starts_from_the_lender():
+    plan = make_plan(uneven(tiny_encoder()))
+    of = {step.target: step.source for step in plan.steps}
+    assert of["decoder/block_3/cross_attention/key/kernel"] == (
+        "source",
+        "block_1/attention/key/kernel",
+    )
+    assert of["decoder/block_3/cross_attention/query/kernel"] == (
+        "source",
+        "block_3/attention/query/kernel",
+    )
+    assert "decoder/block_3/attention/key/kernel" not in of
+
+
+def test_layers_that_cannot_go_are_named():
+    spec = uneven(tiny_encoder())
+    with pytest.raises(ValueError, match="with layer 1, whose keys and values later ones borrow"):
+        make_plan(spec, decoder_layers=[0, 2, 3])
+    with pytest.raises(ValueError, match="all 4 layers of a decoder with an embedding for each"):
+        make_plan(spec, decoder_layers=[0, 1, 2])
+    slim = make_plan(dataclasses.replace(spec, per_layer_dim=None), decoder_layers=[1, 3])
+    assert slim.pair.decoder.borrowing_layers == 1
+    assert slim.pair.decoder.feedforward_dims == (80, 160)
+
+
+def test_heads_are_repeated_as_each_layer_asks():
+    plan = make_plan(uneven(tiny_encoder(), 0), expand_gqa=True)
+    repeats = {s.target: s.repeat for s in plan.steps if s.target.startswith("encoder/")}
+    assert repeats["encoder/block_0/attention/value/kernel"] == 2
+    assert repeats["encoder/block_1/attention/key/kernel"] == 4

@@ -13,7 +13,7 @@ from keras_encdec.evaluation.compiled import compiled_flops, traced
 from keras_encdec.evaluation.flops import flops_by_side
 from keras_encdec.sharing import catalog
 from keras_encdec.spec import AttentionSpec, CrossAttentionSpec, PairSpec, StackSpec
-from keras_encdec.testing.specs import other_pair, tiny_decoder, tiny_encoder, tiny_pair
+from keras_encdec.testing.specs import other_pair, tiny_decoder, tiny_encoder, tiny_pair, uneven
 
 # TFLOP at 4096 + 4096 tokens, worked out from tables 1 and 2 of arXiv 2408.00118 and the released
 # sizes (gemma/research/t5gemma/config.py): linear, masked attention, dense attention, logits.
@@ -164,7 +164,9 @@ PAIRS = {
         tied_embeddings=True,
     ),
 }
-ALL = {**PAIRS, "decoder-only": tiny_decoder(), "other decoder-only": other_pair().decoder}
+UNEVEN = tiny_pair(encoder=uneven(tiny_encoder()), decoder=uneven(tiny_encoder(width=42)))
+ALL = {**PAIRS, "uneven": UNEVEN, "uneven decoder-only": UNEVEN.decoder}
+ALL |= {"decoder-only": tiny_decoder(), "other decoder-only": other_pair().decoder}
 
 
 @pytest.mark.parametrize("name", ALL)

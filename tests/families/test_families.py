@@ -35,6 +35,7 @@ from keras_encdec.testing.specs import tiny_decoder
 # References that tests/parity/make_family_references.py made, by the name there.
 FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2", "qwen3", "smollm3"]
 FAMILIES += ["mixtral", "qwen3_moe"]
+FAMILIES += ["gemma4", "gemma4_e2b"]
 FAMILIES += ["gemma3_images", "olmo2", "granite", "phi3", "phi4"]
 ARRAYS = ("token_ids", "padding_mask")
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -94,10 +95,32 @@ PHI3 = {
     "max_sequence_length": 80,
 }
 USUAL = SIZES | HEADS
+GEMMA_4 = {
+    "image_size": None,
+    "num_layers": 6,
+    "head_dim": 12,
+    "global_head_dim": 16,
+    "sliding_window_size": 6,
+    "sliding_window_pattern": 2,
+    "local_rope_wavelength": 100,
+    "global_rope_wavelength": 100,
+    "global_rope_scaling_factor": 4.0,
+    "global_rope_partial_rotary_factor": 0.25,
+    "layer_norm_epsilon": 1e-2,
+    "final_logit_soft_cap": 3.0,
+}
+E2B = {
+    "num_key_value_heads": 1,
+    "num_kv_shared_layers": 3,
+    "use_double_wide_mlp": True,
+    "hidden_size_per_layer_input": 6,
+}
 KERAS_HUB = {
     "gemma": ("Gemma", USUAL | {"head_dim": 12, "num_key_value_heads": 1, "intermediate_dim": 144}),
     "gemma2": ("Gemma", USUAL | GEMMA | {"intermediate_dim": 144}),
     "gemma3": ("Gemma3", USUAL | GEMMA | GEMMA_3),
+    "gemma4": ("Gemma4", USUAL | GEMMA_4 | {"num_global_key_value_heads": 1}),
+    "gemma4_e2b": ("Gemma4", USUAL | GEMMA_4 | E2B),
     "llama2": ("Llama", USUAL | {"layer_norm_epsilon": 1e-2}),
     "llama3": ("Llama3", USUAL | LLAMA3 | {"tie_word_embeddings": True}),
     "mistral": ("Mistral", USUAL | LINEAR | {"sliding_window": 6, "head_dim": 12}),
@@ -161,7 +184,10 @@ def test_the_decoder_is_the_source_in_keras_hub(name):
     source = keras_hub_backbone(name)
     ids = np.random.default_rng(0).integers(3, 96, (2, 20)).astype("int32")
     mask = (np.arange(20) < np.array([[20], [13]])).astype("int32")
-    states = source({"token_ids": ids, "padding_mask": mask})
+    inputs = {"token_ids": ids, "padding_mask": mask}
+    if "position_ids" in source.input:
+        inputs["position_ids"] = np.broadcast_to(np.arange(20, dtype="int32"), ids.shape)
+    states = source(inputs)
     expected = to_numpy(source.token_embedding(states, reverse=True))
     pair = keras_encdec.adapt(source, encoder_attention="causal").backbone
     found = to_numpy(pair.encoder(ids, mask))
@@ -194,6 +220,11 @@ def test_every_variable_of_keras_hub_has_a_weight_and_a_way_back(name):
     check_there_and_back(bound, "float32")
 
 
+def slim(name):
+    """A decoder of two layers, or of all where a layer cannot go."""
+    return {} if name == "gemma4_e2b" else {"decoder_layers": [0, 3]}
+
+
 def check_names(bound, there, family):
     """Each tensor that is there is of a weight or dropped, and no other is asked for."""
     wanted = {n: t.shape for t in bound.values() for n in t.names}
@@ -208,7 +239,7 @@ def check_there_and_back(bound, dtype):
         theirs = {name: rng.normal(size=shape).astype(dtype) for name in names}
         back = [tensor.to_theirs(tensor.to_ours(theirs.__getitem__)) for _, tensor in parts]
         for array, *rows in zip(theirs.values(), *back, strict=True):
-            again = np.ascontiguousarray(np.concatenate(rows))
+            again = np.array(np.concatenate(rows) if shape else rows[0], order="C")
             assert (again.shape, again.tobytes()) == (array.shape, array.tobytes())
 
 
@@ -278,7 +309,7 @@ def test_long_rope_as_phi_3_5_has_it_and_as_transformers_writes_it():
 @pytest.mark.slow
 @two_families_and_the_others_by_hand
 def test_a_pair_trains_generates_and_comes_back(name, folder_of, tmp_path):
-    lm = keras_encdec.adapt(folder_of(name), decoder_layers=[0, 3])
+    lm = keras_encdec.adapt(folder_of(name), **slim(name))
     lm.compile(optimizer=keras.optimizers.SGD(0.01), sampler="greedy")
     inputs = make_inputs()
     labels, weight = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
@@ -340,7 +371,8 @@ def test_a_plan_sets_each_weight_once_and_says_what_it_leaves(name):
     facts = facts_of(name)
     spec = known.of_model_type(facts["config"]["model_type"]).from_transformers(facts["config"])
     for sources in ((spec,), (spec, tiny_decoder())):
-        plan = make_plan(*sources, decoder_layers=1)
+        layers = None if spec.per_layer_dim and len(sources) == 1 else 1
+        plan = make_plan(*sources, decoder_layers=layers)
         assert {step.target: step.shape for step in plan.steps} == plan.pair.weights()
         assert len({step.target for step in plan.steps}) == len(plan.steps)
         there = {(side, n) for side, s in plan.sources.items() for n in s.weights()}
@@ -354,9 +386,9 @@ def test_a_plan_sets_each_weight_once_and_says_what_it_leaves(name):
 @some_apart(LATER, pytest.mark.long)
 def test_keras_manners(name, folder_of):
     inputs = make_inputs()
-    plain = keras_encdec.adapt(folder_of(name), decoder_layers=[0, 3])
+    plain = keras_encdec.adapt(folder_of(name), **slim(name))
     states = run(plain.backbone, inputs)["encoder_sequence_output"]
-    half = keras_encdec.adapt(folder_of(name), decoder_layers=[0, 3], dtype="mixed_bfloat16")
+    half = keras_encdec.adapt(folder_of(name), **slim(name), dtype="mixed_bfloat16")
     assert {w.dtype for w in half.backbone.weights} == {"float32"}
     found = run(half.backbone, inputs)["encoder_sequence_output"]
     assert 0 < np.abs(found - states).max() < 1

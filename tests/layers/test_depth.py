@@ -1,5 +1,7 @@
 """Blocks that are compiled once give the numbers of blocks one after another."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from keras import ops
 from keras_encdec.layers import depth
 from keras_encdec.testing.gradients import value_and_gradients
 from keras_encdec.testing.models import make_inputs, tiny_backbone, tiny_lm, to_numpy
-from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
+from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair, uneven
 
 on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="blocks are scanned on JAX")
 # Two patterns of two and a block that is left; in the decoder five that are alike, and one.
@@ -48,6 +50,16 @@ def test_blocks_are_alike_by_what_they_compute():
     blocks[3].attention.query.enable_lora(2, lora_alpha=8)
     blocks[4].feedforward.up.quantize("int8")
     assert len({depth.kind(block) for block in blocks}) == 5
+
+
+def test_layers_of_two_shapes_take_turns_and_those_that_hand_on_stay_apart():
+    one = dataclasses.replace(uneven(tiny_encoder(), 0), per_layer_dim=None)
+    for stack, expected in (
+        (one, [(0, 2, 2)]),
+        (uneven(tiny_encoder()), [(i, 1, 1) for i in range(4)]),
+    ):
+        blocks = tiny_backbone(tiny_pair(encoder=stack)).encoder.blocks
+        assert depth.stretches_of(blocks, stack.windows, True) == expected
 
 
 def loss(backbone, inputs, training):

@@ -29,6 +29,8 @@ CHANGES = {
         "bias": [lambda old: True],
         "query_key_norm": [lambda old: NormSpec()],
         "norm_across_heads": [lambda old: True],
+        "values_are_keys": [lambda old: True],
+        "value_norm": [lambda old: 0.1],
     },
     RotarySpec: {
         "base": [lambda old: 30.0],
@@ -37,6 +39,7 @@ CHANGES = {
         "high_frequency_factor": [lambda old: 8.0],
         "original_length": [lambda old: 32],
         "fraction": [lambda old: 0.5],
+        "proportional": [lambda old: True],
         "attention_factor": [lambda old: 1.5],
         "short_factors": [lambda old: tuple(2 * x for x in old)],
         "long_factors": [lambda old: tuple(2 * x for x in old)],
@@ -45,7 +48,7 @@ CHANGES = {
     StackSpec: {
         "vocabulary_size": [lambda old: old + 8],
         "width": [lambda old: old + 8],
-        "feedforward_dim": [lambda old: old + 8],
+        "feedforward_dim": [lambda old: old + 8, lambda old: (old, *[old + 8] * 10)],
         "windows": [lambda old: tuple(w and w + 1 for w in old), lambda old: (*old, None)],
         "rotary": [lambda old: None, lambda old: (None, *[RotarySpec()] * 10)],
         "activation": [lambda old: "silu"],
@@ -59,6 +62,9 @@ CHANGES = {
         "residual_multiplier": [lambda old: 0.5],
         "logits_scaling": [lambda old: 2.0],
         "experts": [lambda old: EXPERTS],
+        "layer_scalar": [lambda old: True],
+        "borrowing_layers": [lambda old: 1],
+        "per_layer_dim": [lambda old: 6],
     },
     MoESpec: {
         "num_experts": [lambda old: old + 1],
@@ -76,7 +82,10 @@ CHANGES = {
 }
 EXEMPT = {
     (MoESpec, "balance_weight"): "of a loss: tests/layers/test_experts.py",
-    (StackSpec, "attention"): "its own fields are changed one by one",
+    (
+        StackSpec,
+        "attention",
+    ): "its own fields are changed one by one, or tests/models/test_switches.py",
     (StackSpec, "norm"): "its own fields are changed one by one",
     (PairSpec, "encoder"): "its own fields are changed one by one",
     (PairSpec, "decoder"): "its own fields are changed one by one",
@@ -107,6 +116,8 @@ BESIDE = {
     "short_factors": lambda stack: {"rotary": by_length(stack)},
     "long_factors": lambda stack: {"rotary": by_length(stack)},
     "norm_across_heads": lambda stack: {"attention": normed(stack)},
+    "proportional": lambda stack: {"rotary": RotarySpec(fraction=0.5)},
+    "borrowing_layers": lambda stack: {"windows": (6,) * stack.num_layers},
 }
 
 
@@ -130,7 +141,7 @@ def changed(pair, side, spec_class, field, change):
 
     def replaced(spec):
         value = change(getattr(spec, field))
-        if field == "rotary" and isinstance(value, tuple):
+        if field in ("rotary", "feedforward_dim") and isinstance(value, tuple):
             value = value[: spec.num_layers]
         return dataclasses.replace(spec, **{field: value})
 

@@ -15,7 +15,7 @@ from keras_encdec.testing.models import (
     tiny_backbone,
     to_numpy,
 )
-from keras_encdec.testing.specs import later, tiny_encoder, tiny_pair
+from keras_encdec.testing.specs import later, tiny_encoder, tiny_pair, uneven
 
 SOURCE = "gemma2_tiny_docs"
 SWITCHES = {
@@ -24,6 +24,7 @@ SWITCHES = {
     "some layers": {"cross_attention": CrossAttentionSpec(layers=(1, 3))},
     "merged in some layers": {"cross_attention": CrossAttentionSpec(merged=True, layers=(0,))},
     "tied": {"tied_embeddings": True},
+    "borrowed keys": {"encoder": uneven(tiny_encoder()), "decoder": uneven(tiny_encoder())},
     # Texts of 20 tokens are long, those of 13 are not.
     "merged in later families": {
         "encoder": later(tiny_encoder(), 14),

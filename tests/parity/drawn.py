@@ -11,7 +11,7 @@ import numpy as np
 def drawn(name, shape, zero_centered):
     """(shape) float32; norms around the value that changes nothing, kernels by fan-in."""
     rng = np.random.default_rng(zlib.crc32(f"{name} {tuple(shape)}".encode()))
-    if "norm" in name:
+    if "norm" in name or name.endswith("scalar"):
         values = rng.normal(0.0 if zero_centered else 1.0, 0.3, shape)
     elif "embed" in name:
         values = rng.normal(0.0, 0.4, shape)

@@ -53,6 +53,18 @@ BY_LENGTH = {
     "short_factor": [1.0, 1.2, 1.4, 1.8, 2.0, 3.0],
     "long_factor": [1.0, 2.0, 4.0, 6.0, 9.0, 12.0],
 }
+WIDER = {
+    "sliding_window": 6,
+    "global_head_dim": 16,
+    "rope_parameters": {
+        LOCAL: FAST,
+        GLOBAL: {
+            "rope_type": "proportional",
+            "rope_theta": 100.0,
+            "partial_rotary_factor": 0.25,
+        },
+    },
+}
 CAPS = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}
 # The family's class, and its config.
 MODELS = {
@@ -129,6 +141,33 @@ MODELS = {
             "logits_scaling": 3.0,
         },
     ),
+    "gemma4": (
+        "Gemma4",
+        {
+            **HEADS,
+            **WIDER,
+            "final_logit_softcapping": 3.0,
+            "layer_types": [LOCAL, GLOBAL] * 2,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "hidden_size_per_layer_input": 0,
+            "use_bidirectional_attention": "vision",
+        },
+    ),
+    "gemma4_e2b": (
+        "Gemma4",
+        {
+            **HEADS,
+            **WIDER,
+            "num_key_value_heads": 1,
+            "num_hidden_layers": 5,
+            "layer_types": [LOCAL, GLOBAL, LOCAL, LOCAL, GLOBAL],
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "hidden_size_per_layer_input": 6,
+            "vocab_size_per_layer_input": 96,
+        },
+    ),
     "phi3": ("Phi3", {"rope_parameters": FAST, "sliding_window": 6}),
     "phi4": (
         "Phi3",
@@ -149,10 +188,12 @@ IMAGES |= {"num_attention_heads": 2, "image_size": 4, "patch_size": 2}
 def make(name):
     """A model with the weights of its tensors' names, and what save_pretrained writes."""
     family, changes = MODELS[name]
-    config_class = f"{family}TextConfig" if family == "Gemma3" else f"{family}Config"
+    with_text = family in ("Gemma3", "Gemma4")
+    config_class = f"{family}TextConfig" if with_text else f"{family}Config"
     config = getattr(transformers, config_class)(**{**COMMON, **changes}, dtype="float32")
     model_class = getattr(transformers, f"{family}ForCausalLM")
-    return filled(model_class, config, zero_centered="Gemma" in family)
+    zero_centered = family in ("Gemma", "Gemma2", "Gemma3")
+    return filled(model_class, config, zero_centered)
 
 
 def make_with_images():

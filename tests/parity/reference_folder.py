@@ -19,7 +19,8 @@ def write_folder(folder, name, shards=1):
     facts = facts_of(name)
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(facts["config"]))
-    zero_centered = "gemma" in facts["config"]["model_type"]
+    model_type = facts["config"]["model_type"]
+    zero_centered = "gemma" in model_type and "gemma4" not in model_type
     names = list(facts["tensors"])
     tensors = {key: drawn(key, facts["tensors"][key], zero_centered) for key in names}
     if shards == 1:
