@@ -163,7 +163,7 @@ def to_transformers(spec: EncoderSpec) -> dict[str, Any]:
         attention_k_eq_v=far[1].values_are_keys,
         per_layer_config={str(i): own for i in everywhere},
         hidden_size_per_layer_input=stack.per_layer_dim or 0,
-        vocab_size_per_layer_input=stack.vocabulary_size if stack.per_layer_dim else None,
+        vocab_size_per_layer_input=stack.vocabulary_size,
         num_kv_shared_layers=stack.borrowing_layers,
         use_double_wide_mlp=isinstance(stack.feedforward_dim, tuple),
         **transformers.local_layers(spec),
