@@ -310,7 +310,8 @@ def test_long_rope_as_phi_3_5_has_it_and_as_transformers_writes_it():
 @two_families_and_the_others_by_hand
 def test_a_pair_trains_generates_and_comes_back(name, folder_of, tmp_path):
     lm = keras_encdec.adapt(folder_of(name), **slim(name))
-    lm.compile(optimizer=keras.optimizers.SGD(0.01), sampler="greedy")
+    rate = 1e-4 if name == "gemma4_e2b" else 0.01  # its gradients are large
+    lm.compile(optimizer=keras.optimizers.SGD(rate), sampler="greedy")
     inputs = make_inputs()
     labels, weight = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
     before = to_numpy(lm.predict_on_batch(inputs))
