@@ -138,6 +138,8 @@ class Format(Frame):
 FORMATS = (
     # gemma/gm/text/_template.py
     Format("<end_of_turn>", "<start_of_turn>user\n", "<start_of_turn>model\n", None, "\n"),
+    # ai.google.dev/gemma/docs/core/prompt-formatting-gemma4
+    Format("<turn|>", "<|turn>user\n", "<|turn>model\n", "<|turn>system\n", "\n"),
     # ChatML: chat_template in tokenizer_config.json of Qwen 2.5 and 3, SmolLM 2 and 3
     Format(
         "<|im_end|>",

@@ -15,11 +15,15 @@ from typing import Any
 from keras_encdec.objectives.sentinels import PIECES as SENTINELS
 from keras_encdec.objectives.tokenizer import BREAK, encode, piece_id
 
-# Of the tokenizers of Gemma 2 and 3, Llama 2 and 3, Mistral, Qwen and SmolLM; those that a
+# Of the tokenizers of Gemma 2 to 4, Llama 2 and 3, Mistral, Qwen and SmolLM; those that a
 # tokenizer has, or lists as its special ones, are its control tokens.
 _KNOWN = (
     *("<pad>", "<bos>", "<eos>", "<unk>", "<mask>", "<s>", "</s>"),
     *("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>"),
+    *("<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>", '<|"|>'),
+    *("<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>", "<audio|>"),
+    *("<|video>", "<|video|>", "<video|>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>"),
+    *("<|tool_response>", "<tool_response|>"),
     *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<tool_call>", "</tool_call>"),
     *("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>"),
     *("<|eot_id|>", "<|eom_id|>", "<|python_tag|>", "[INST]", "[/INST]", "<think>", "</think>"),

@@ -41,6 +41,16 @@ def test_turns():
     assert framed([FIRST, {**ANSWER, "role": "model"}, SECOND]) == framed([FIRST, ANSWER, SECOND])
 
 
+def test_turns_of_gemma_4():
+    frame = next(each for each in chat.FORMATS if each.end == "<turn|>")
+    said = [{"role": "system", "content": "Be brief."}, FIRST, ANSWER, SECOND]
+    assert frame.conversation(*chat.turns(said)) == (
+        "<|turn>system\nBe brief.<turn|>\n"
+        "<|turn>user\nHello<turn|>\n<|turn>model\nHi.<turn|>\n"
+        "<|turn>user\nSort.<turn|>\n<|turn>model\n"
+    )
+
+
 @pytest.mark.slow
 def test_an_answer(lm):
     chatty = keras_encdec.from_preset("gemma2_tiny_tiny")
