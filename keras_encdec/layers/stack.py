@@ -169,7 +169,8 @@ class Stack(keras.layers.Layer):
                 tensors |= {"context": context[i], "context_visible": context_visible}
             if parts is not None:
                 tensors["part"] = parts[i]
-            if (lender := self.spec.lender_of(i)) is not None:
+            lender = self.spec.lender_of(i)
+            if lender is not None:
                 tensors["borrowed"] = lent[lender]
             kept = {} if cache is None else {"cache": cache[i]}
             limits = Limits(self.causal, self.spec.windows[i])
