@@ -123,7 +123,8 @@ class StackSpec:
         """Refuses what does not fit the depth; what is alike in all layers becomes one."""
         for name in ("attention", "feedforward_dim", "rotary"):
             each = self._of_each(name)
-            require(len(each) == self.num_layers, f"as many {name} as windows", self)
+            received = f"{len(each)} and {self.num_layers}"
+            require(len(each) == self.num_layers, f"as many {name} as windows", received)
             object.__setattr__(self, name, each[0] if len(set(each)) == 1 else each)
         if isinstance(self.feedforward_dim, tuple):
             for dim in self.feedforward_dim:
@@ -136,7 +137,7 @@ class StackSpec:
         lends = self.borrowing_layers < self.num_layers
         lends = lends and all(self._lenders(i) for i in self._borrowers)
         expected = "a layer before the borrowing_layers that sees as each of them does"
-        require(lends, expected, self)
+        require(lends, expected, f"{self.borrowing_layers} of layers with windows {self.windows}")
 
     def _check_experts(self) -> None:
         """Refuses experts in layers that there are none of; all layers become None."""
@@ -300,7 +301,7 @@ class PairSpec:
         one_sided = not any(isinstance(window, tuple) for window in decoder.windows)
         require(one_sided, "a decoder whose windows are numbers", decoder.windows)
         borrows = cross.merged and decoder.borrowing_layers
-        require(not borrows, "no borrowing_layers where attention is merged", decoder)
+        require(not borrows, "no borrowing_layers where attention is merged", borrows)
         layers = cross.layers is None or set(cross.layers) <= set(range(decoder.num_layers))
         require(layers and cross.layers != (), "cross_attention in layers that there are", cross)
         same_width = encoder.width == decoder.width

@@ -91,8 +91,8 @@ class PlannedRun:
             if unlike or stack.borrowing_layers or stack.per_layer_dim is not None:
                 raise ValueError(
                     "Expected layers that are alike, with keys and values of their own. Received: "
-                    f"a {name} as Gemma 4's, of which it is not known what a step takes. Measure "
-                    "a step instead."
+                    f"others in the {name}, of which it is not known what a step takes. Measure a "
+                    "step instead."
                 )
 
     def layout(self, path: str) -> TensorLayout | None:

@@ -29,15 +29,21 @@ WHOLE = {
     MoESpec: dict.fromkeys(("num_experts", "top_k", "expert_dim"), SIZES),
 }
 REAL = {
-    AttentionSpec: {"query_pre_attn_scalar": (*POSITIVE, None), "logit_soft_cap": POSITIVE},
+    AttentionSpec: {
+        "query_pre_attn_scalar": (*POSITIVE, None),
+        **dict.fromkeys(("logit_soft_cap", "value_norm"), POSITIVE),
+    },
     StackSpec: {"final_logit_soft_cap": POSITIVE, "dropout": (-0.1, 1, NAN, "0", True, None)},
     RotarySpec: dict.fromkeys(("base", "factor", "low_frequency_factor"), POSITIVE),
     NormSpec: {"epsilon": (*POSITIVE, None)},
     MoESpec: {"balance_weight": (-0.1, NAN, INF, "1", True, None)},
 }
 FLAG = {
-    AttentionSpec: {"bias": FLAGS},
-    StackSpec: dict.fromkeys(("post_norm", "scale_embeddings", "tied_output"), FLAGS),
+    AttentionSpec: dict.fromkeys(("bias", "values_are_keys"), FLAGS),
+    RotarySpec: {"proportional": FLAGS},
+    StackSpec: dict.fromkeys(
+        ("post_norm", "scale_embeddings", "tied_output", "layer_scalar"), FLAGS
+    ),
     NormSpec: {"zero_centered": FLAGS},
     MoESpec: {"renormalize": FLAGS},
     CrossAttentionSpec: dict.fromkeys(("merged", "gate"), FLAGS),
@@ -48,6 +54,9 @@ OTHER = {
         "windows": ((), (0,), (-1,), (1.5,), ("8",), (True,), ((8, 0),), ((1.5, 8),)),
         "activation": ("relu", None, "Silu"),
         "rotary": ((None, RotarySpec(), None),),
+        "feedforward_dim": ((80,), (80, 80, 80, 0)),
+        "borrowing_layers": (-1, 1.5, "1", True, None, 4),
+        "per_layer_dim": (0, -1, 1.5, "8", True),
         "experts": (MoESpec(4, 2, 8, layers=(4,)), MoESpec(4, 2, 8, layers=())),
     },
     MoESpec: {"top_k": (5,), "layers": ((-1,), (0.5,), ("1",))},

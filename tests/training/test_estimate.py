@@ -13,7 +13,7 @@ import keras_encdec
 from keras_encdec.models import EncDecBackbone
 from keras_encdec.spec import AttentionSpec, CrossAttentionSpec, PairSpec, StackSpec
 from keras_encdec.testing.models import tiny_lm
-from keras_encdec.testing.specs import other_pair, tiny_pair
+from keras_encdec.testing.specs import other_pair, tiny_encoder, tiny_pair, uneven
 from keras_encdec.training.estimate import estimate
 from keras_encdec.training.warmup import pretrained
 
@@ -181,3 +181,9 @@ def test_it_prints_a_table():
 def test_unknown_options(option):
     with pytest.raises(ValueError, match=r"Expected .*Received"):
         estimate(tiny_pair(), **option, **SIZES)
+
+
+def test_layers_that_are_unlike_are_refused():
+    spec = tiny_pair(decoder=uneven(tiny_encoder()))
+    with pytest.raises(ValueError, match="others in the decoder, of which it is not known"):
+        estimate(spec, batch_size=1, source_length=8, target_length=8)
