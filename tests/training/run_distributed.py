@@ -39,9 +39,10 @@ from keras_encdec.models import (
     EncoderBackbone,
 )
 from keras_encdec.sharing import catalog
-from keras_encdec.spec import AttentionSpec, PairSpec, StackSpec
+from keras_encdec.spec import AttentionSpec, MoESpec, PairSpec, StackSpec
 from keras_encdec.testing.models import draw, make_inputs, tiny_backbone
 from keras_encdec.testing.specs import other_pair, tiny_decoder, tiny_encoder, tiny_pair
+from keras_encdec.testing.specs import uneven as uneven_stack
 from keras_encdec.training import DPO, RLOO, BradleyTerry
 from keras_encdec.training.estimate import estimate
 from keras_encdec.training.loss import Sums
@@ -60,6 +61,23 @@ def pair(**changes):
     return tiny_pair(encoder=encoder, decoder=tiny_decoder(windows=(6,), **changes))
 
 
+SPECS = {
+    "usual": pair(),
+    "other": other_pair(),  # biases, an output of its own and the like
+    "alike": tiny_pair(
+        encoder=tiny_encoder(windows=(8,) * 3), decoder=tiny_decoder(windows=(6,) * 3)
+    ),
+    # The model axis of four cuts the encoder's experts, and not the decoder's.
+    "experts": tiny_pair(
+        encoder=tiny_encoder(windows=(8, None), experts=MoESpec(8, 2, 24)),
+        decoder=tiny_decoder(windows=(6,), experts=MoESpec(3, 2, 20)),
+    ),
+    "uneven": tiny_pair(
+        encoder=uneven_stack(tiny_encoder()), decoder=uneven_stack(tiny_encoder(width=42))
+    ),
+}
+
+
 def distribution(mesh, spec, **kwargs):
     """`"data"` for data parallel, else (batch, model) devices with our layout map."""
     if mesh == "data":
@@ -69,31 +87,19 @@ def distribution(mesh, spec, **kwargs):
     return keras.distribution.ModelParallel(layout_map=layout_map, **kwargs)
 
 
-def fit(meshes, other=False):
+def fit(meshes, name="usual"):
     """The largest difference of the loss and of each weight, by mesh."""
-    spec = other_pair() if other else pair()
-    expected, differences = train(spec), {}
-    for mesh in meshes:
-        with distribution(mesh, spec).scope():
-            found = train(spec)
-        differences[str(mesh)] = {k: float(np.abs(found[k] - v).max()) for k, v in expected.items()}
-    return differences
+    return apart(meshes, SPECS[name], train)
 
 
-def fit_other(meshes):
-    """As `fit`, of a pair with biases, an output of its own and the like."""
-    return fit(meshes, other=True)
+def fit_others(meshes, names):
+    """As `fit`, of pairs of other kinds."""
+    return {name: fit(meshes, name) for name in names}
 
 
 def scanned(meshes):
     """As `fit`, of blocks that are scanned on the mesh and not on one device."""
-    spec = tiny_pair(encoder=tiny_encoder(windows=(8,) * 3), decoder=tiny_decoder(windows=(6,) * 3))
-    expected, differences = train(spec), {}
-    for mesh in meshes:
-        with distribution(mesh, spec).scope():
-            found = train(spec, scan=True)
-        differences[str(mesh)] = {k: float(np.abs(found[k] - v).max()) for k, v in expected.items()}
-    return differences
+    return apart(meshes, SPECS["alike"], train, scan=True)
 
 
 def gathered(mesh):
@@ -121,12 +127,15 @@ def train(spec, **settings):
     return {"loss": np.array(history.history["loss"]), **weights_of(lm)}
 
 
-def apart(meshes, spec, train):
-    """The largest difference of each number of a training from that on one device, by mesh."""
+def apart(meshes, spec, train, **there):
+    """The largest difference of each number of a training from that on one device, by mesh.
+
+    What is in `there` is set on a mesh alone.
+    """
     expected, differences = train(spec), {}
     for mesh in meshes:
         with distribution(mesh, spec).scope():
-            found = train(spec)
+            found = train(spec, **there)
         differences[str(mesh)] = {k: float(np.abs(found[k] - v).max()) for k, v in expected.items()}
     return differences
 
@@ -610,7 +619,7 @@ def asked(spec):
     return lm.fit(TEXTS, batch_size=8, verbose=0).history["loss"][0], lm
 
 
-COMMANDS = (step, program, loss, fit, fit_other, scanned, gathered, write, load, held, hosts)
+COMMANDS = (step, program, loss, fit, fit_others, scanned, gathered, write, load, held, hosts)
 COMMANDS += (read, uneven, order, teacher, classify, prefer, judge, reward)
 COMMANDS = {f.__name__: f for f in COMMANDS}
 

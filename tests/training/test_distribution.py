@@ -28,6 +28,9 @@ def answer(process):
     return json.loads(output.splitlines()[-1])
 
 
+OTHERS = ["other", "experts", "uneven"]
+
+
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("presets") / "ours")
@@ -37,7 +40,7 @@ def quick(tmp_path_factory):
 @pytest.fixture(scope="module")
 def by_hand():
     meshes = ["data", [2, 4]]
-    return answer(start(fit_other=[[[2, 4]]], write=[["data"]], classify=[meshes]))
+    return answer(start(fit_others=[[[2, 4]], OTHERS], write=[["data"]], classify=[meshes]))
 
 
 @pytest.mark.slow
@@ -46,8 +49,9 @@ def test_a_mixed_mesh_trains_like_one_device(quick):
 
 
 @pytest.mark.long
-def test_another_family_trains_like_on_one_device(by_hand):
-    assert_same(by_hand["fit_other"]["[2, 4]"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_family_trains_like_on_one_device(by_hand, name):
+    assert_same(by_hand["fit_others"][name]["[2, 4]"])
 
 
 @pytest.mark.long
