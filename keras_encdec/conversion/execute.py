@@ -5,7 +5,7 @@ from where to the plan and the dialects, and which device holds what to
 `keras_encdec.layout`.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -47,8 +47,9 @@ def convert(plan: Plan, sources: Mapping[str, Source], dtype: Any = None) -> Enc
     for step in plan.steps:
         if step.source:
             users[step.source].append(step)
+    left = {side: _readers(tensors) for side, tensors in bound.items()}
     for side, name in plan.dropped:
-        _release(bound[side][name], sources[side].weights)
+        _release(bound[side][name], sources[side].weights, left[side])
     backbone, variables = _without_values(EncDecBackbone, plan.pair, dtype)
     for (side, name), steps in track(list(users.items()), "Converting"):
         tensor, weights = bound[side][name], sources[side].weights
@@ -58,7 +59,7 @@ def convert(plan: Plan, sources: Mapping[str, Source], dtype: Any = None) -> Enc
                 variables[step.target],
                 np.repeat(array, step.repeat, axis=-2) if step.repeat > 1 else array,
             )
-        _release(tensor, weights)
+        _release(tensor, weights, left[side])
     _initialize(variables[step.target] for step in plan.fresh)
     return backbone
 
@@ -112,7 +113,7 @@ def convert_encoder(
     every = dialect.bind(source.rules, source.spec.weights())
     dialect.check(every, source.weights.tensors(), source.dropped)
     backbone, variables = _without_values(EncoderBackbone, spec, dtype)
-    output = None
+    output, left = None, _readers(every)
     for name, tensor in track(list(every.items()), "Converting"):
         variable = variables.get(f"encoder/{name}")  # None for the output matrix
         if variable is not None or with_output:
@@ -121,7 +122,7 @@ def convert_encoder(
                 output = np.array(array)
             else:
                 _assign(variable, array)
-        _release(tensor, source.weights)
+        _release(tensor, source.weights, left)
     return backbone, output
 
 
@@ -151,8 +152,9 @@ def export(
             tensor.to_theirs(check_finite(name, weights[name], "the model to export"))
             for name, tensor in parts
         ]
-        for their_name, *rows in zip(parts[0][1].names, *arrays, strict=True):
-            whole = np.concatenate(rows) if len(rows) > 1 else rows[0]
+        first = parts[0][1]
+        for their_name, *some in zip(first.names, *arrays, strict=True):
+            whole = np.concatenate(some, first.axis) if len(some) > 1 else some[0]
             write(their_name, np.ascontiguousarray(whole))
 
 
@@ -163,10 +165,19 @@ def _read(
     return tensor.to_ours(lambda name: check_finite(name, weights.read(name, tensor.part), whose))
 
 
-def _release(tensor: dialect.Tensor, weights: ModelSource | SafetensorsSource) -> None:
-    """Of what other weights have a part of, nothing is let go."""
-    for name in tensor.names if tensor.part is None else ():
-        weights.release(name)
+def _readers(bound: Mapping[str, dialect.Tensor]) -> Counter[str]:
+    """How many weights each tensor of a source is read for."""
+    return Counter(name for tensor in bound.values() for name in tensor.names)
+
+
+def _release(
+    tensor: dialect.Tensor, weights: ModelSource | SafetensorsSource, left: Counter[str]
+) -> None:
+    """Takes a weight off its tensors' readers, and lets go of those that have none left."""
+    left.subtract(tensor.names)
+    for name in tensor.names:
+        if not left[name]:
+            weights.release(name)
 
 
 def _without_values(

@@ -65,8 +65,8 @@ class ModelSource:
     def tensors(self) -> dict[str, tuple[Shape, str]]:
         return self._weights.headers()
 
-    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
-        return self._weights[name] if rows is None else self._weights[name][rows]
+    def read(self, name: str, part: tuple[slice, ...] | None = None) -> np.ndarray:
+        return self._weights[name] if part is None else self._weights[name][part]
 
     def release(self, name: str) -> None:
         if self._consume:
@@ -118,9 +118,9 @@ class SafetensorsSource:
     def tensors(self) -> dict[str, tuple[Shape, str]]:
         return self._headers
 
-    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+    def read(self, name: str, part: tuple[slice, ...] | None = None) -> np.ndarray:
         with safe_open(self._paths[name], framework="np") as file:  # its pages go as it closes
-            return file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
+            return file.get_tensor(name) if part is None else file.get_slice(name)[part]
 
     def release(self, name: str) -> None:
         """Nothing to let go of: `read` gives a copy."""

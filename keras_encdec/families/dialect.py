@@ -21,18 +21,20 @@ from keras_encdec.spec import Shape
 class Rule:
     """One row: a weight of ours, a tensor of theirs, and how the axes move.
 
-    Rules that name one tensor of theirs have its rows, one after another.
+    Rules that name one tensor of theirs share it, one after another along an axis.
 
     Args:
         ours: our weight name; `{i}` stands for the layer.
         theirs: their tensor name, with the same `{i}`. With `{e}` it is one tensor for each
             index of their first axis: experts that lie apart.
         layout: einops pattern from their axes to ours; `"(n h) d -> d n h"`.
+        axis: of theirs, along which rules of one tensor share it.
     """
 
     ours: str
     theirs: str
     layout: str
+    axis: int = 0
 
 
 def renamed(rules: Iterable[Rule], names: Mapping[str, str]) -> tuple[Rule, ...]:
@@ -61,8 +63,9 @@ class Tensor:
         our_shape: of the weight.
         layout: of the rule.
         is_cut: whether each holds one index of the first axis of `layout`.
-        first: row of their tensor that is the weight's first.
-        rows: how many rows are the weight's.
+        axis: along which weights of one tensor share it.
+        first: index along it that is the weight's first.
+        size: how many are the weight's.
     """
 
     names: tuple[str, ...]
@@ -70,8 +73,9 @@ class Tensor:
     our_shape: Shape
     layout: str
     is_cut: bool
+    axis: int
     first: int
-    rows: int
+    size: int
 
     @property
     def name(self) -> str:
@@ -79,20 +83,21 @@ class Tensor:
         return self.names[0]
 
     @property
-    def part(self) -> slice | None:
-        """Its rows of a tensor, of which other weights have the others."""
-        shared = not self.is_cut and bool(self.shape) and self.rows < self.shape[0]
-        return slice(self.first, self.first + self.rows) if shared else None
+    def part(self) -> tuple[slice, ...] | None:
+        """Where it lies in a tensor of which other weights have the rest; None if it has all."""
+        if self.is_cut or not self.shape or self.size == self.shape[self.axis]:
+            return None
+        return (slice(None),) * self.axis + (slice(self.first, self.first + self.size),)
 
     def to_ours(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
         """The weight, of what `read` gives for each name: a tensor, or `part` of it."""
         array = np.stack(list(map(read, self.names))) if self.is_cut else read(self.name)
-        if array.ndim and self.rows != len(array):
-            array = array[self.first : self.first + self.rows]
+        if self.part and array.shape == self.shape:
+            array = array[self.part]
         return einops.rearrange(array, self.layout, **_sizes(self.layout, self.our_shape))
 
     def to_theirs(self, array: np.ndarray) -> Sequence[np.ndarray]:
-        """The weight's rows of each of their tensors."""
+        """The weight's part of each of their tensors."""
         left, right = self.layout.split("->")
         array = einops.rearrange(array, f"{right} -> {left}")
         return list(array) if self.is_cut else [array]
@@ -129,20 +134,23 @@ def bind(rules: Iterable[Rule], weights: Mapping[str, Shape]) -> dict[str, Tenso
 
 
 def _shared(theirs: str, members: Sequence[tuple[str, Rule, Shape]]) -> dict[str, Tensor]:
-    """Weights, usually one, by their names, in the order of their rows of one tensor."""
+    """Weights, usually one, by their names, in the order in which they share one tensor."""
     shapes = [_their_shape(rule.layout, shape) for _, rule, shape in members]
-    rows = [shape[0] if shape else 1 for shape in shapes]
-    whole, is_cut = (sum(rows), *shapes[0][1:]) if shapes[0] else (), "{e}" in theirs
+    axis, is_cut = members[0][1].axis, "{e}" in theirs
+    sizes = [shape[axis] if shape else 1 for shape in shapes]
+    whole = (*shapes[0][:axis], sum(sizes), *shapes[0][axis + 1 :]) if shapes[0] else ()
     names = [theirs.format(e=e) for e in range(whole[0])] if is_cut else [theirs]
     whole = whole[1:] if is_cut else whole
     return {
-        name: Tensor(tuple(names), whole, shape, rule.layout, is_cut, sum(rows[:i]), rows[i])
+        name: Tensor(
+            tuple(names), whole, shape, rule.layout, is_cut, axis, sum(sizes[:i]), sizes[i]
+        )
         for i, (name, rule, shape) in enumerate(members)
     }
 
 
 def by_tensor(bound: Mapping[str, Tensor]) -> dict[str, list[tuple[str, Tensor]]]:
-    """The weights of each tensor of theirs, in the order of their rows there."""
+    """The weights of each tensor of theirs, in the order in which they share it."""
     found: dict[str, list[tuple[str, Tensor]]] = defaultdict(list)
     for name, tensor in bound.items():
         found[tensor.name].append((name, tensor))

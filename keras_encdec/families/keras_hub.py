@@ -3,12 +3,13 @@
 A rule for a weight that a family lacks is never used.
 """
 
+import re
 from collections.abc import Callable, Iterable
 
 from keras_encdec.families.dialect import Rule
 from keras_encdec.families.family import LLAMA
 from keras_encdec.families.fields import Fields
-from keras_encdec.spec import AttentionSpec, NormSpec, RotarySpec, StackSpec
+from keras_encdec.spec import AttentionSpec, MoESpec, NormSpec, RotarySpec, StackSpec
 
 _ENDS = (
     Rule("embedding/embeddings", "token_embedding/embeddings", "v d -> v d"),
@@ -45,6 +46,13 @@ _LLAMA = (
     ("pre_attention_norm/scale", "self_attention_layernorm/scale", "d -> d"),
     ("pre_feedforward_norm/scale", "feedforward_layernorm/scale", "d -> d"),
 )  # fmt: skip
+# Layers of feed-forwards that were given no name: Keras numbers them in the order of their making.
+_UNNAMED = re.compile(r"/(mixtral_sparse_moe_block|qwen3_sparse_moe_block|qwen3_moe_mlp)(_\d+)?/")
+
+
+def name_of(path: str) -> str:
+    """What rules call a variable: its path, without layers that KerasHub gives no name."""
+    return _UNNAMED.sub("/", path)
 
 
 def gemma_rules() -> tuple[Rule, ...]:
@@ -57,6 +65,18 @@ def llama_rules() -> tuple[Rule, ...]:
     """As in `LlamaBackbone`, `MistralBackbone`, `QwenBackbone` and `Qwen3Backbone`."""
     last = Rule("final_norm/scale", "sequence_output_layernorm/scale", "d -> d")
     return (*_ENDS, last, *blocks("transformer_layer_{i}", _LLAMA))
+
+
+def expert_rules(*, gate: str, up: str) -> tuple[Rule, ...]:
+    """Of a router and its experts; where gate and up are one variable, they lie side by side."""
+    ours, theirs = "block_{i}/feedforward", "transformer_layer_{i}"
+    bank, layout = f"{theirs}/experts/expert_feedforward", "e d f -> e d f"
+    return (
+        Rule(f"{ours}/router/kernel", f"{theirs}/sparse_feedforward_gate_dense/kernel", "d e -> d e"),
+        Rule(f"{ours}/experts/gate", f"{bank}_{gate}", layout, axis=2),
+        Rule(f"{ours}/experts/up", f"{bank}_{up}", layout, axis=2),
+        Rule(f"{ours}/experts/down", f"{bank}_output_dense", "e f d -> e f d"),
+    )  # fmt: skip
 
 
 def blocks(prefix: str, rows: Iterable[tuple[str, str, str]]) -> tuple[Rule, ...]:
@@ -122,6 +142,7 @@ def llama_stack(
     window: int | None = None,
     query_key_norm: bool = False,
     bias: bool = False,
+    experts: MoESpec | None = None,
 ) -> StackSpec:
     """The spec behind the config of one of the backbones that `llama_rules` are for.
 
@@ -131,6 +152,7 @@ def llama_stack(
         window: of every layer.
         query_key_norm: whether heads are normalised.
         bias: of queries, keys and values.
+        experts: in place of the feed-forwards.
     """
     heads, width = field("num_query_heads"), field("hidden_dim")
     head_dim = field("head_dim", None) or width // heads
@@ -152,5 +174,6 @@ def llama_stack(
         norm=norm,
         tied_output=field("tie_word_embeddings"),
         dropout=field("dropout"),
+        experts=experts,
         **LLAMA,
     )

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from keras_encdec import check
 from keras_encdec.families import (
     gemma,
     gemma3,
@@ -72,6 +71,6 @@ def _find(name: str, attribute: str, expected: str) -> Family:
     if isinstance(name, str) and name in names:
         return names[name]
     raise ValueError(
-        f"Expected {expected}: one of {sorted(names)}. Received: {name!r}."
-        f"{check.nearest(name, names)} CONTRIBUTING.md says how to add a family."
+        f"Expected {expected}: one of {sorted(names)}. Received: {name!r}, whose family is not "
+        "known. CONTRIBUTING.md says how to add a family."
     )

@@ -3,10 +3,33 @@
 from collections.abc import Mapping
 from typing import Any
 
-from keras_encdec.families import transformers
+from keras_encdec.families import keras_hub, transformers
 from keras_encdec.families.family import LLAMA, Family
 from keras_encdec.families.fields import Fields, reading
 from keras_encdec.spec import EncoderSpec, MoESpec, StackSpec
+
+
+def from_keras_hub(config: Mapping[str, Any]) -> StackSpec:
+    """The spec behind a `Qwen3MoeBackbone` config.
+
+    KerasHub 0.32 itself normalises heads with 1e-6 whatever the config's epsilon
+    (qwen3_moe_decoder.py), on JAX and PyTorch leaves the window out (qwen3_moe_attention.py), and
+    has another loss of uneven experts (see `keras_encdec.families.mixtral.from_keras_hub`), which
+    counts padding.
+    """
+    with reading(config) as field:
+        experts = MoESpec(
+            num_experts=field("num_experts"),
+            top_k=config["top_k"],
+            expert_dim=field("moe_intermediate_dim"),
+            renormalize=field("norm_top_k_prob"),
+            balance_weight=float(field("router_aux_loss_coefficient")),
+            layers=_layers(field, config["num_layers"]),
+        )
+        rotary, window = keras_hub.linear_rotary(field), field("sliding_window_size")
+        return keras_hub.llama_stack(
+            field, rotary=rotary, window=window, query_key_norm=True, experts=experts
+        )
 
 
 def from_transformers(config: Mapping[str, Any]) -> StackSpec:
@@ -54,14 +77,17 @@ def to_transformers(spec: EncoderSpec) -> dict[str, Any]:
 
 FAMILIES = (
     Family(
-        (),  # KerasHub 0.32 keeps an expert's gate and up in one variable
+        ("Qwen3MoeBackbone",),
         ("qwen3_moe",),
-        (),
+        (
+            *keras_hub.llama_rules(),
+            *keras_hub.expert_rules(gate="gate_dense", up="gate_dense"),
+        ),
         (
             *transformers.rules(post_norm=False),
             *transformers.expert_rules("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
         ),
-        None,
+        from_keras_hub,
         from_transformers,
         to_transformers,
         tied=False,

@@ -57,7 +57,7 @@ class Engine:
         self.backbone, self.sampler = backbone, sampler
         self.variables = backbone.variables
         self._screening = Screening(backbone.decoder)
-        xla = all(stack.spec.experts is None for stack in backbone.stacks)
+        xla = not backbone.has_experts
 
         def compiled(function: Callable, *others: Any, **kwargs: Any) -> Compiled:
             return Compiled(function, [*self.variables, *others], eager=eager, xla=xla, **kwargs)

@@ -50,6 +50,11 @@ class StacksBackbone(keras_hub.models.Backbone):
         """Those that it is made of, the encoder first."""
         raise NotImplementedError
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether a stack has layers of experts, which TensorFlow's XLA cannot compile."""
+        return any(stack.spec.experts is not None for stack in self.stacks)
+
     @classmethod
     def of(cls, spec: PairSpec | EncoderSpec, **kwargs: Any) -> Any:
         """The backbone of a spec."""

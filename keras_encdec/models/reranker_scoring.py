@@ -48,8 +48,9 @@ class Programs:
         self._backbone, self._task = task.backbone, task
         self.pooling = task.pooling
         self._variables = task.backbone.variables
+        options = {"eager": task.run_eagerly, "xla": not task.backbone.has_experts}
         self._read, self._judge = (
-            Compiled(function, self._variables, eager=task.run_eagerly)
+            Compiled(function, self._variables, **options)
             for function in (task.documents, self._judged)
         )
 

@@ -18,6 +18,7 @@ import keras_hub
 from keras_encdec import layout
 from keras_encdec.conversion.sources import ModelSource, SafetensorsSource, Source
 from keras_encdec.families import known
+from keras_encdec.families.keras_hub import name_of
 from keras_encdec.files import read_json, readable
 from keras_encdec.sharing import card, catalog
 from keras_encdec.sharing.fetch import file_of, folder_of
@@ -116,7 +117,7 @@ class InMemory:
     def source(self, dtype: Any, consume: bool = False) -> Source:
         backbone = backbone_of(self.model)
         family = known.of_backbone(type(backbone).__name__)
-        weights = ModelSource(backbone, consume)
+        weights = ModelSource(backbone, consume, lambda v: name_of(v.path))
         return Source(self.spec, weights, family.keras_hub, family.dropped)
 
     def about(self) -> dict[str, Any]:

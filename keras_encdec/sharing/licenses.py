@@ -110,11 +110,14 @@ _OF_KERAS_HUB = (
     (r"mistral_instruct_7b_en", "apache-2.0", "mistralai/Mistral-7B-Instruct-v0.1"),
     (r"mistral_0\.([23])_instruct_7b_en", "apache-2.0", "mistralai/Mistral-7B-Instruct-v0.{1}"),
     (r"mistral_0\.3_7b_en", "apache-2.0", "mistralai/Mistral-7B-v0.3"),
+    (r"mixtral_8_7b_en", "apache-2.0", "mistralai/Mixtral-8x7B-v0.1"),
+    (r"mixtral_8_instruct_7b_en", "apache-2.0", "mistralai/Mixtral-8x7B-Instruct-v0.1"),
     (r"magistral_small_25\d\d_en", "apache-2.0", None),
     # 3B and 72B came under licences of Qwen's own.
     (r"qwen2\.5_(?:(instruct)_)?(0\.5|7|32)b_en", "apache-2.0", "Qwen/Qwen2.5-{2}B{1:Instruct}"),
     (r"qwen2\.5_(coder|math)_(instruct_)?(0\.5|1\.5|7|14|32)b(_en)?", "apache-2.0", None),
     (r"qwen3_[\d.]+b_en", "apache-2.0", None),
+    (r"qwen3_(moe|coder_instruct)_\d+b_a\d+b_en", "apache-2.0", None),
     (r"smollm3_3b_en", "apache-2.0", None),
     (r"phi3_mini_(4k|128k)_instruct_en", "mit", "microsoft/Phi-3-mini-{1}-instruct"),
 )

@@ -1,4 +1,4 @@
-"""Run in a process per backend: logits and weights before and after one training step.
+"""Run in a process per backend: logits and weights before and after one training step, scores.
 
     KERAS_BACKEND=torch python run_step.py weights.npz result.npz
 
@@ -12,8 +12,14 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
-from keras_encdec.spec import CrossAttentionSpec
+from keras_encdec.models import (
+    EncDecBackbone,
+    EncDecReranker,
+    EncDecRerankerPreprocessor,
+    EncDecSeq2SeqLM,
+)
+from keras_encdec.sharing.load import tokenizer_alone
+from keras_encdec.spec import CrossAttentionSpec, MoESpec, PairSpec
 from keras_encdec.testing.specs import (
     later,
     other_pair,
@@ -41,6 +47,7 @@ def main(weights_file: str, result_file: str) -> None:
     for name, pair in PAIRS.items():
         found = step(pair, Path(weights_file).with_name(f"{name}.npz"))
         results |= {f"{name}/{key}": value for key, value in found.items()}
+    results["experts/scores"] = scores(Path(weights_file).with_name("experts.npz"))
     np.savez(result_file, **results)
 
 
@@ -54,6 +61,20 @@ def step(pair, weights: Path) -> dict[str, np.ndarray]:
     result |= {f"after/{v.path}": keras.ops.convert_to_numpy(v.value) for v in lm.weights}
     result["generated"] = np.asarray(lm.generate(x, stop_token_ids=(1,))["decoder_token_ids"])
     return result
+
+
+def scores(weights: Path) -> np.ndarray:
+    """Of a reranker with experts, which TensorFlow's XLA cannot compile."""
+    tokenizer = tokenizer_alone("gemma2_mini_docs")
+    sizes = {"windows": (8,), "vocabulary_size": tokenizer.vocabulary_size()}
+    sizes["experts"] = MoESpec(num_experts=4, top_k=2, expert_dim=20)
+    pair = PairSpec(tiny_encoder(**sizes), tiny_decoder(**sizes))
+    reranker = EncDecReranker(
+        EncDecBackbone.of(pair), EncDecRerankerPreprocessor(tokenizer, words=("True", "False"))
+    )
+    set_weights(reranker, weights)
+    documents = ["A sum.", "This is the key.", "Of a list, none"]
+    return reranker.score(["Which one has a sum?"] * len(documents), documents)
 
 
 def set_weights(lm, path: Path) -> None:

@@ -144,6 +144,21 @@ def test_axes_move_and_do_not_only_fit():
     assert np.array_equal(tensor.to_ours(lambda name: array)[4, 1, 2], array[1 * 3 + 2, 4])
 
 
+def test_weights_that_share_a_tensor_lie_one_after_another_along_its_axis():
+    layout, array = "e d f -> e f d", np.arange(2 * 3 * 9).reshape(2, 3, 9)
+    rules = [dialect.Rule(name, "both", layout, axis=2) for name in ("gate", "up")]
+    bound = dialect.bind(rules, {"up": (2, 5, 3), "gate": (2, 4, 3)})
+    for name, expected in {"gate": array[..., :4], "up": array[..., 4:]}.items():
+        tensor = bound[name]
+        assert tensor.shape == array.shape
+        for given in (array, array[tensor.part]):
+            ours = tensor.to_ours(lambda _, given=given: given)
+            np.testing.assert_array_equal(ours, expected.swapaxes(1, 2))
+        np.testing.assert_array_equal(tensor.to_theirs(ours), [expected])
+    ((_, parts),) = dialect.by_tensor(bound).items()
+    assert [name for name, _ in parts] == ["gate", "up"]
+
+
 def test_specs_of_real_configs():
     scale = {"query_pre_attn_scalar": 10}
     encoder = dataclasses.replace(tiny_encoder().attention, **scale)
