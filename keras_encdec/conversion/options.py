@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from keras_encdec import check
 from keras_encdec.spec import EncoderAttention
+from keras_encdec.spec.sublayers import CrossRotary
 
 CrossAttentionInit = Literal["auto", "self_attention", "random"]
 
@@ -41,6 +42,9 @@ class ConversionOptions:
             with it.
         cross_attention_layers: layers of the decoder that see the encoder, by number; None
             for all.
+        cross_attention_rotary: `"continuous"` for rotary positions in the cross-attention too,
+            where a target goes on behind its input, as in a decoder-only model that reads both in
+            a row (RedLLM, arXiv 2510.26622). T5Gemma's has none.
         tied_embeddings: give both sides one embedding, the decoder's (T5Gemma 2).
     """
 
@@ -51,6 +55,7 @@ class ConversionOptions:
     merged_attention: bool = False
     cross_attention_gate: bool | Literal["auto"] = "auto"
     cross_attention_layers: Sequence[int] | None = None
+    cross_attention_rotary: CrossRotary = None
     tied_embeddings: bool = False
 
     def __post_init__(self) -> None:
@@ -59,6 +64,7 @@ class ConversionOptions:
         )
         check.one_of("encoder_attention", self.encoder_attention, get_args(EncoderAttention))
         check.one_of("cross_attention_gate", self.cross_attention_gate, ("auto", True, False))
+        check.one_of("cross_attention_rotary", self.cross_attention_rotary, get_args(CrossRotary))
         for name in ("expand_gqa", "merged_attention", "tied_embeddings"):
             check.flag(name, getattr(self, name))
         self._number_layers("decoder_layers", or_count=True)

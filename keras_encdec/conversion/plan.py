@@ -154,8 +154,8 @@ def _cross_attention(options: ConversionOptions, decoder: StackSpec) -> CrossAtt
     merged, gate = options.merged_attention, options.cross_attention_gate
     if gate == "auto":
         gate = not merged and not decoder.post_norm
-    layers = options.cross_attention_layers
-    return CrossAttentionSpec(merged, gate, None if layers is None else tuple(layers))
+    layers, rotary = options.cross_attention_layers, options.cross_attention_rotary
+    return CrossAttentionSpec(merged, gate, None if layers is None else tuple(layers), rotary)
 
 
 def _kept_layers(layers: int | Sequence[int] | None, depth: int) -> Sequence[int]:

@@ -143,6 +143,7 @@ class Stack(keras.layers.Layer):
         visible: Mapping[Window, KeyRange],
         context: Sequence[Any] | None = None,
         context_visible: KeyRange | None = None,
+        context_positions: Positions | None = None,
         cache: Sequence[Part] | None = None,
         training: bool | None = None,
         each: Callable[[Tensor, KeysValues | None], None] | None = None,
@@ -155,6 +156,7 @@ class Stack(keras.layers.Layer):
             visible: of the self-attention, by window.
             context: for each block, what its cross-attention reads; None in an encoder.
             context_visible: of the cross-attention.
+            context_positions: (B, S) int of states that are read, where their keys turn.
             cache: for each block, of the tokens before these.
             training: whether dropout is on.
             each: called with each block's input and its self-attention's keys and values;
@@ -166,6 +168,8 @@ class Stack(keras.layers.Layer):
             tensors = {"x": x, "visible": visible[self.spec.windows[i]], "positions": positions}
             if context is not None:
                 tensors |= {"context": context[i], "context_visible": context_visible}
+            if context_positions is not None:
+                tensors["context_positions"] = context_positions
             kept = {} if cache is None else {"cache": cache[i]}
             limits = Limits(self.causal, self.spec.windows[i])
             return self._run_block(self.blocks[i], tensors, limits, training, **kept)

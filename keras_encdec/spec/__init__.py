@@ -233,12 +233,27 @@ class PairSpec:
         same_width = encoder.width == decoder.width
         widths = encoder.width, decoder.width
         require(same_width or not cross.merged, "one width for merged attention", widths)
+        self._check_positions()
         fits = same_width and encoder.vocabulary_size == decoder.vocabulary_size
         fits = fits and decoder.tied_output
         expected = "one width, one vocabulary and a tied output for tied_embeddings"
         sizes = encoder.vocabulary_size, decoder.vocabulary_size
         received = f"widths {widths}, vocabularies {sizes}, tied_output {decoder.tied_output}"
         require(fits or not self.tied_embeddings, expected, received)
+
+    def _check_positions(self) -> None:
+        """Refuses continuous positions that no layer has, or whose speed a text's length changes.
+
+        In LongRoPE it would be that of input and target, which is not known while one writes.
+        """
+        if self.cross_attention.rotary is None:
+            return
+        layers = enumerate(self.decoder.rotaries)
+        turned = [rotary for i, rotary in layers if rotary and self.cross_attention.is_in(i)]
+        expected = "a decoder with rotary positions for those of a continuous cross-attention"
+        require(bool(turned), f"{expected}, in a layer that has it", self.decoder.rotary)
+        fits = self.decoder.longest_written is None
+        require(fits, f"{expected}, without long_factors", self.decoder.rotary)
 
     def weights(self) -> dict[str, Shape]:
         """Name and shape of each weight of the pair; names are variable paths."""

@@ -5,12 +5,13 @@ made of them, and what axes are called, to `keras_encdec.spec`. Standard library
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, get_args
 
 from keras_encdec import check
 from keras_encdec.spec.fields import check_fields, check_given, require
 
 Shape = tuple[int, ...]
+CrossRotary = Literal["continuous", None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +166,8 @@ class AttentionSpec:
 class CrossAttentionSpec:
     """How a decoder looks at its encoder; its heads, scale, cap and norms are the decoder's.
 
-    It sees every encoder position and knows no positions (gemma/research/t5gemma/modules.py).
+    It sees every encoder position, and by default knows no positions
+    (gemma/research/t5gemma/modules.py).
 
     Args:
         merged: instead of a sublayer of its own, self-attention also sees the encoder's
@@ -173,14 +175,20 @@ class CrossAttentionSpec:
         gate: multiply what the sublayer adds by the tanh of a number that starts at 0, so
             that a pair starts as its decoder's source (arXiv 2204.14198, section 3.1).
         layers: the layers that have it, by number; None for all.
+        rotary: `"continuous"` to turn queries and keys as the layer's self-attention does, where
+            it does: token s of an input stands at s, and token t of its target behind the last of
+            them, at S + t, as in a decoder-only model that reads both in a row
+            (arXiv 2510.26622). Merged attention then has these positions too. None for none.
     """
 
     merged: bool = False
     gate: bool = False
     layers: tuple[int, ...] | None = None
+    rotary: CrossRotary = None
 
     def __post_init__(self) -> None:
         check_fields(self, check.flag, "merged", "gate")
+        check.one_of("rotary of CrossAttentionSpec", self.rotary, get_args(CrossRotary))
         for layer in self.layers or ():
             check.whole("layers of CrossAttentionSpec", layer, least=0)
         require(not (self.merged and self.gate), "no gate where attention is merged", self)

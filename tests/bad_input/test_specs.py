@@ -52,7 +52,7 @@ OTHER = {
     },
     MoESpec: {"top_k": (5,), "layers": ((-1,), (0.5,), ("1",))},
     AttentionSpec: {"num_kv_heads": (3,), "head_dim": (13,)},
-    CrossAttentionSpec: {"layers": ((-1,), (0.5,), ("1",))},
+    CrossAttentionSpec: {"layers": ((-1,), (0.5,), ("1",)), "rotary": ("own", True, 1)},
     PairSpec: {"encoder_attention": ("both", None, "Causal")},
 }
 MODELS = {

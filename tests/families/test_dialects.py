@@ -247,6 +247,7 @@ def without_positions(spec):
         (tiny_pair(decoder=tiny_decoder(tied_output=False)), "tied_output"),
         (tiny_pair(decoder=tiny_decoder(vocabulary_size=97)), "vocabulary_size"),
         (tiny_pair(cross_attention=CrossAttentionSpec(gate=True)), "cross_attention"),
+        (tiny_pair(cross_attention=CrossAttentionSpec(rotary="continuous")), "rotary='continuous'"),
         (tiny_pair(decoder=tiny_decoder(windows=(4, 8))), "one window size"),
         (tiny_pair(decoder=without_positions(tiny_decoder())), "rotary"),
     ],

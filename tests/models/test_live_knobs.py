@@ -71,6 +71,7 @@ CHANGES = {
         "merged": [lambda old: True],
         "gate": [lambda old: True],
         "layers": [lambda old: (1,)],
+        "rotary": [lambda old: "continuous"],
     },
     PairSpec: {"encoder_attention": [lambda old: "causal"], "tied_embeddings": [lambda old: True]},
 }

@@ -72,6 +72,7 @@ MEASURED = {
     "merged in one layer": (crossed(merged=True, layers=(1,)), {}),
     "cross-attention in one layer": (crossed(layers=(1,)), {}),
     "gated": (crossed(gate=True), {}),
+    "continuous": (crossed(rotary="continuous"), {}),
     "in four parts": (pair(), {"gradient_accumulation_steps": 4}),
     "with a teacher": (pair(), {"teacher": pair().decoder}),
 }
