@@ -8,6 +8,7 @@ import pytest
 from keras_encdec.models import EncDecBackbone
 from keras_encdec.sharing.catalog import known_spec
 from keras_encdec.spec import (
+    AdaptorSpec,
     AttentionSpec,
     CrossAttentionSpec,
     NormSpec,
@@ -76,6 +77,8 @@ BAD = [
     (lambda: turned(tiny_decoder(rotary=(RotarySpec(), None)), (1,)), "in a layer that has it"),
     (lambda: turned(tiny_decoder(rotary=by_length(6))), "without long_factors"),
     (lambda: tiny_pair(tied_embeddings=True), "one width, one vocabulary"),
+    (lambda: AdaptorSpec(), "several groups or a width"),
+    (lambda: tiny_pair(adaptor=AdaptorSpec(5)), "groups of an adaptor from 1 to 4"),
     (lambda: tiny_pair(decoder=tiny_decoder(windows=((3, 4), None))), "windows are numbers"),
     (lambda: tiny_encoder(windows=()), "at least one layer"),
     (lambda: tiny_encoder(windows=(8, 0)), "windows of StackSpec of at least 1"),

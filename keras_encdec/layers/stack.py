@@ -85,6 +85,7 @@ class Stack(keras.layers.Layer):
             for i, rotary in enumerate(spec.rotaries)
         ]
         self._expert_load: Tensor | None = None
+        self._ends: Sequence[int] = (spec.num_layers,)  # numbers behind blocks that are read out
         self.final_norm = RMSNorm(spec.norm, name="final_norm", **policy)
         self.dropout = keras.layers.Dropout(spec.dropout, **policy)
 
@@ -175,21 +176,27 @@ class Stack(keras.layers.Layer):
             return self._run_block(self.blocks[i], tensors, limits, training, **kept)
 
         loads: list[Tensor] = []
+        ends: list[Tensor] = []
         scanned = self.scan and each is None and depth.is_traced(x)
-        for stretch in depth.stretches_of(self.blocks, self.spec.windows, scanned):
+        for stretch in depth.stretches_of(self.blocks, self.spec.windows, scanned, self._ends):
             if stretch.times > 1:
                 x, some = depth.scan(run, x, self.blocks, stretch)
                 loads += some
-                continue
-            y, keys_values, load = run(stretch.start, x)
-            loads += [one[None] for one in load]
-            if each is not None:
-                each(x, keys_values)
-            x = y
+            else:
+                y, keys_values, load = run(stretch.start, x)
+                loads += [one[None] for one in load]
+                if each is not None:
+                    each(x, keys_values)
+                x = y
+            ends += [x] if stretch.end in self._ends else []
         if training and loads:
             self._balance(ops.concatenate(loads))
-        states = self.dropout(self.final_norm(x), training=training)
+        states = self.dropout(self._read_out(ends), training=training)
         return states_to_read(states, self.spec) if self._writes else states
+
+    def _read_out(self, ends: Sequence[Tensor]) -> Tensor:
+        """States (B, T, D) behind the blocks of `_ends` to what is read of them."""
+        return self.final_norm(ends[-1])
 
     def busiest_expert(self) -> Tensor:
         """Of the last call in training: see `keras_encdec.layers.experts.busiest`.

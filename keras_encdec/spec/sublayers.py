@@ -1,4 +1,5 @@
-"""What the sublayers of a block are: frozen dataclasses of an attention, its positions and norms.
+"""What the sublayers of a block are: frozen dataclasses of an attention, its positions and norms,
+and of what brings an encoder's states to a decoder.
 
 Knows their numbers, and from them the name and shape of each weight. Leaves the stacks that are
 made of them, and what axes are called, to `keras_encdec.spec`. Standard library only.
@@ -198,6 +199,45 @@ class CrossAttentionSpec:
         return self.layers is None or layer in self.layers
 
 
+@dataclasses.dataclass(frozen=True)
+class AdaptorSpec:
+    """What stands between an encoder's layers and the cross-attention that reads them.
+
+    Layers are cut into groups of neighbours. The state behind each group goes through the
+    encoder's last norm, and their sum is read, each times a number that is learned: 0 at first,
+    1 for the last layer's, as without an adaptor. A projection may bring the sum to another width.
+    The idea, fusion by groups and projection, is LaMaTE's (arXiv 2503.06594); that a group gives
+    the state behind its last layer, and where all starts, are ours.
+
+    Args:
+        groups: G, at most as many as the encoder has layers; 1 for the last layer alone.
+        width: that the projection gives; it starts as the identity, or of another width than the
+            encoder's orthonormal. None for no projection.
+    """
+
+    groups: int = 1
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, check.whole, "groups")
+        check_given(self, check.whole, "width")
+        adapts = self.groups > 1 or self.width is not None
+        require(adapts, "several groups or a width of an adaptor, else None for it", self)
+
+    def ends(self, depth: int) -> tuple[int, ...]:
+        """For each group of an encoder's layers, how many of them are up to its end."""
+        return tuple((i + 1) * depth // self.groups for i in range(self.groups))
+
+    def weights(self, width: int) -> dict[str, Shape]:
+        """Name and shape of each weight, of an encoder of a width D."""
+        weights: dict[str, Shape] = {}
+        if self.groups > 1:
+            weights["scale"] = (self.groups,)
+        if self.width is not None:
+            weights["projection/kernel"] = (width, self.width)
+        return weights
+
+
 def attention_from_json(data: AttentionSpec | dict[str, Any]) -> AttentionSpec:
     """As `stack_from_json`, of an `AttentionSpec`."""
     if isinstance(data, AttentionSpec):
@@ -209,6 +249,11 @@ def attention_from_json(data: AttentionSpec | dict[str, Any]) -> AttentionSpec:
 def rotary_from_json(data: RotarySpec | dict[str, Any] | None) -> RotarySpec | None:
     """As `stack_from_json`, of a `RotarySpec`."""
     return RotarySpec(**data) if isinstance(data, dict) else data
+
+
+def adaptor_from_json(data: AdaptorSpec | dict[str, Any] | None) -> AdaptorSpec | None:
+    """As `stack_from_json`, of an `AdaptorSpec`."""
+    return AdaptorSpec(**data) if isinstance(data, dict) else data
 
 
 def cross_attention_from_json(

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
-from keras_encdec.spec import CrossAttentionSpec
+from keras_encdec.spec import AdaptorSpec, CrossAttentionSpec
 from keras_encdec.testing.specs import later, other_pair, tiny_decoder, tiny_encoder, tiny_pair
 
 PAIRS = {
@@ -23,6 +23,9 @@ PAIRS = {
         decoder=tiny_encoder(),
         cross_attention=CrossAttentionSpec(merged=True),
         tied_embeddings=True,
+    ),
+    "adapted": tiny_pair(
+        cross_attention=CrossAttentionSpec(rotary="continuous"), adaptor=AdaptorSpec(3, 24)
     ),
     "later": tiny_pair(encoder=later(tiny_encoder(), 20), decoder=later(tiny_decoder(), 18)),
 }

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_encdec.spec import (
+    AdaptorSpec,
     AttentionSpec,
     CrossAttentionSpec,
     MoESpec,
@@ -27,6 +28,7 @@ WHOLE = {
     StackSpec: dict.fromkeys(("vocabulary_size", "width", "feedforward_dim"), SIZES),
     RotarySpec: {"original_length": (0, 1.5, "8")},
     MoESpec: dict.fromkeys(("num_experts", "top_k", "expert_dim"), SIZES),
+    AdaptorSpec: {"groups": SIZES, "width": (0, -1, 1.5, "8", True, NAN)},
 }
 REAL = {
     AttentionSpec: {"query_pre_attn_scalar": (*POSITIVE, None), "logit_soft_cap": POSITIVE},
@@ -62,6 +64,7 @@ MODELS = {
     NormSpec: NormSpec(),
     MoESpec: MoESpec(4, 2, 8),
     CrossAttentionSpec: CrossAttentionSpec(),
+    AdaptorSpec: AdaptorSpec(2, 8),
     PairSpec: tiny_pair(),
 }
 CASES = [

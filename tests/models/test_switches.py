@@ -6,7 +6,7 @@ import pytest
 
 import keras_encdec
 from keras_encdec.models import EncDecSeq2SeqLM
-from keras_encdec.spec import CrossAttentionSpec, count_parameters
+from keras_encdec.spec import AdaptorSpec, CrossAttentionSpec, count_parameters
 from keras_encdec.testing.models import (
     assert_close,
     decoded,
@@ -15,7 +15,7 @@ from keras_encdec.testing.models import (
     tiny_backbone,
     to_numpy,
 )
-from keras_encdec.testing.specs import later, tiny_encoder, tiny_pair
+from keras_encdec.testing.specs import later, tiny_decoder, tiny_encoder, tiny_pair
 
 SOURCE = "gemma2_tiny_docs"
 SWITCHES = {
@@ -26,6 +26,12 @@ SWITCHES = {
     "continuous": {"cross_attention": CrossAttentionSpec(rotary="continuous")},
     "merged and continuous": {
         "cross_attention": CrossAttentionSpec(merged=True, rotary="continuous")
+    },
+    "adaptor": {"decoder": tiny_decoder(), "adaptor": AdaptorSpec(3, 24)},
+    "merged by an adaptor": {
+        "decoder": tiny_decoder(),
+        "cross_attention": CrossAttentionSpec(merged=True),
+        "adaptor": AdaptorSpec(width=42),
     },
     "tied": {"tied_embeddings": True},
     # Texts of 20 tokens are long, those of 13 are not.
@@ -75,7 +81,7 @@ def test_cached_is_full_and_padding_does_not_matter(changes):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
-    [pytest.param(SWITCHES[name], id=name) for name in ("merged", "gate", "continuous")],
+    [pytest.param(SWITCHES[name], id=name) for name in ("merged", "gate", "continuous", "adaptor")],
 )
 def test_packed_is_unpacked(changes):
     backbone, inputs = tiny_backbone(pair(changes)), make_inputs((9, 7), (8, 8))
