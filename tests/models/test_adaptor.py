@@ -64,7 +64,8 @@ def test_it_adds_up_normalised_states_and_projects(plain):
     assert np.abs(numbers).min() > 0.05
 
 
-@pytest.mark.parametrize("fields", [(3,), (2, 48), (1, 48)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [(3,), (2, 48)])
 def test_a_pair_starts_as_without_it(plain, fields):
     backbone, inputs = EncDecBackbone.of(adapted(*fields)), make_inputs()
     for weight in backbone.weights:
