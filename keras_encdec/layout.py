@@ -39,6 +39,8 @@ _AXES: dict[str, Axes] = {
     "gate/kernel": (_BATCH, _MODEL),  # (D, F)
     "up/kernel": (_BATCH, _MODEL),
     "down/kernel": (_MODEL, _BATCH),  # (F, D)
+    "projection/kernel": (_MODEL, _BATCH),  # (D, width of the adaptor)
+    "adaptor/scale": (),  # (G,)
     "router/kernel": (None, None),  # (D, E)
     "experts/gate": (_MODEL, _BATCH, None),  # (E, D, F)
     "experts/up": (_MODEL, _BATCH, None),

@@ -9,9 +9,11 @@ import pytest
 import keras_encdec
 from keras_encdec import layout
 from keras_encdec.models import EncDecBackbone
+from keras_encdec.spec import AdaptorSpec
 from keras_encdec.testing.models import tiny_backbone, tiny_lm
 from keras_encdec.testing.specs import other_pair, tiny_pair
 
+TINY = {"tiny": tiny_pair(), "adapted": tiny_pair(adaptor=AdaptorSpec(2, 24))}
 MESHES = [(1, 1), (8, 1), (1, 8), (2, 4), (4, 2)]
 
 
@@ -27,15 +29,15 @@ def axes(path, shape=(2, 4), spec=None, **kwargs):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("name", ["gemma2_9b_2b", "gemma2_27b_27b", "t5gemma_s_s", "tiny"])
+@pytest.mark.parametrize("name", ["gemma2_9b_2b", "gemma2_27b_27b", "t5gemma_s_s", *TINY])
 def test_every_weight_has_a_layout_that_divides_it(mesh, name):
-    spec = tiny_pair() if name == "tiny" else keras_encdec.presets[name].spec
+    spec = TINY[name] if name in TINY else keras_encdec.presets[name].spec
     sizes = dict(zip(("batch", "model"), mesh, strict=True))
     for found in (layout.layout_map(planned(mesh), spec), layout.layout_map(planned(mesh))):
         for path, shape in spec.weights().items():
             parts = found[path].axes
             assert len(parts) <= len(shape)
-            if name != "tiny":
+            if name not in TINY:
                 assert all(n % sizes[a] == 0 for n, a in zip(shape, parts, strict=False) if a)
 
 

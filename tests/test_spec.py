@@ -8,6 +8,7 @@ import pytest
 from keras_encdec.models import EncDecBackbone
 from keras_encdec.sharing.catalog import known_spec
 from keras_encdec.spec import (
+    AdaptorSpec,
     AttentionSpec,
     CrossAttentionSpec,
     NormSpec,
@@ -51,6 +52,11 @@ def by_length(pairs):
     return RotarySpec(original_length=8, short_factors=(1.5,) * pairs, long_factors=(3.0,) * pairs)
 
 
+def turned(decoder, layers=None):
+    cross_attention = CrossAttentionSpec(layers=layers, rotary="continuous")
+    return tiny_pair(decoder=decoder, cross_attention=cross_attention)
+
+
 HEADS = AttentionSpec(4, 2, 16, 16.0)
 BAD = [
     (lambda: AttentionSpec(4, 3, 16, 16.0), "num_kv_heads that divides"),
@@ -87,7 +93,12 @@ BAD = [
     (lambda: CrossAttentionSpec(merged=True, gate=True), "no gate"),
     (lambda: tiny_pair(cross_attention=CrossAttentionSpec(layers=(2,))), "layers that there are"),
     (lambda: tiny_pair(cross_attention=CrossAttentionSpec(merged=True)), "one width for merged"),
+    (lambda: turned(tiny_decoder(rotary=None)), "rotary positions for .* in a layer that has it"),
+    (lambda: turned(tiny_decoder(rotary=(RotarySpec(), None)), (1,)), "in a layer that has it"),
+    (lambda: turned(tiny_decoder(rotary=by_length(6))), "without long_factors"),
     (lambda: tiny_pair(tied_embeddings=True), "one width, one vocabulary"),
+    (lambda: AdaptorSpec(), "several groups or a width"),
+    (lambda: tiny_pair(adaptor=AdaptorSpec(5)), "groups of an adaptor from 1 to 4"),
     (lambda: tiny_pair(decoder=tiny_decoder(windows=((3, 4), None))), "windows are numbers"),
     (lambda: tiny_encoder(windows=()), "at least one layer"),
     (lambda: tiny_encoder(windows=(8, 0)), "windows of StackSpec of at least 1"),

@@ -129,6 +129,8 @@ def convert_encoder(
 def copy_encoder(model: StacksBackbone, dtype: Any = None) -> EncoderBackbone:
     """The encoder of a pair or of an encoder, with LoRA merged and in float; a copy.
 
+    Without an adaptor: that is how a decoder reads.
+
     Args:
         model: `EncDecBackbone` or `EncoderBackbone`.
         dtype: dtype or policy of the copy.

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from keras_encdec import check
 from keras_encdec.spec import EncoderAttention
+from keras_encdec.spec.sublayers import CrossRotary
 
 CrossAttentionInit = Literal["auto", "self_attention", "random"]
 
@@ -41,7 +42,15 @@ class ConversionOptions:
             with it.
         cross_attention_layers: layers of the decoder that see the encoder, by number; None
             for all.
+        cross_attention_rotary: `"continuous"` for rotary positions in the cross-attention too,
+            where a target goes on behind its input, as in a decoder-only model that reads both in
+            a row (RedLLM, arXiv 2510.26622). T5Gemma's has none.
         tied_embeddings: give both sides one embedding, the decoder's (T5Gemma 2).
+        adaptor_groups: groups of the encoder's layers whose states are added up for the
+            cross-attention, by numbers that start at the last layer alone (after LaMaTE,
+            arXiv 2503.06594); 1 for that layer's alone.
+        adaptor_projection: bring the encoder's states to the decoder's width first, from where
+            `cross_attention_init="self_attention"` and `merged_attention` fit pairs of two widths.
     """
 
     cross_attention_init: CrossAttentionInit = "auto"
@@ -51,7 +60,10 @@ class ConversionOptions:
     merged_attention: bool = False
     cross_attention_gate: bool | Literal["auto"] = "auto"
     cross_attention_layers: Sequence[int] | None = None
+    cross_attention_rotary: CrossRotary = None
     tied_embeddings: bool = False
+    adaptor_groups: int = 1
+    adaptor_projection: bool = False
 
     def __post_init__(self) -> None:
         check.one_of(
@@ -59,8 +71,11 @@ class ConversionOptions:
         )
         check.one_of("encoder_attention", self.encoder_attention, get_args(EncoderAttention))
         check.one_of("cross_attention_gate", self.cross_attention_gate, ("auto", True, False))
-        for name in ("expand_gqa", "merged_attention", "tied_embeddings"):
+        check.one_of("cross_attention_rotary", self.cross_attention_rotary, get_args(CrossRotary))
+        for name in ("expand_gqa", "merged_attention", "tied_embeddings", "adaptor_projection"):
             check.flag(name, getattr(self, name))
+        groups = check.whole("adaptor_groups", self.adaptor_groups)
+        object.__setattr__(self, "adaptor_groups", groups)
         self._number_layers("decoder_layers", or_count=True)
         self._number_layers("cross_attention_layers")
 

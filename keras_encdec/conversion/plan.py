@@ -19,6 +19,7 @@ from keras_encdec.conversion.options import (
     takes_conversion_options,
 )
 from keras_encdec.spec import (
+    AdaptorSpec,
     CrossAttentionSpec,
     PairSpec,
     Shape,
@@ -133,11 +134,12 @@ def make_plan(
     sides = {"encoder": "encoder", "decoder": "decoder"}
     if decoder is None:
         sides, decoder = dict.fromkeys(sides, "source"), encoder
-    copies = _copies_self_attention(options.cross_attention_init, encoder, decoder)
     kept = _kept_layers(options.decoder_layers, decoder.num_layers)
     reads, writes = _expanded(encoder) if options.expand_gqa else encoder, _thinned(decoder, kept)
     cross_attention, tied = _cross_attention(options, writes), options.tied_embeddings
-    pair = PairSpec(reads, writes, options.encoder_attention, cross_attention, tied)
+    attention, adaptor = options.encoder_attention, _adaptor(options, writes)
+    copies = _copies_self_attention(options.cross_attention_init, encoder, decoder, adaptor)
+    pair = PairSpec(reads, writes, attention, cross_attention, tied, adaptor)
     of_layers = zip(reads.attentions, encoder.attentions, strict=True)
     repeats = tuple(new.num_kv_heads // old.num_kv_heads for new, old in of_layers)
     lenders = tuple(map(decoder.lender_of, range(decoder.num_layers)))
@@ -157,8 +159,16 @@ def _cross_attention(options: ConversionOptions, decoder: StackSpec) -> CrossAtt
     merged, gate = options.merged_attention, options.cross_attention_gate
     if gate == "auto":
         gate = not merged and not decoder.post_norm
-    layers = options.cross_attention_layers
-    return CrossAttentionSpec(merged, gate, None if layers is None else tuple(layers))
+    layers, rotary = options.cross_attention_layers, options.cross_attention_rotary
+    return CrossAttentionSpec(merged, gate, None if layers is None else tuple(layers), rotary)
+
+
+def _adaptor(options: ConversionOptions, decoder: StackSpec) -> AdaptorSpec | None:
+    """Of what a decoder reads, if it is asked for."""
+    if options.adaptor_groups == 1 and not options.adaptor_projection:
+        return None
+    width = decoder.width if options.adaptor_projection else None
+    return AdaptorSpec(options.adaptor_groups, width)
 
 
 def _kept_layers(layers: int | Sequence[int] | None, depth: int) -> Sequence[int]:
@@ -232,6 +242,8 @@ class _Origins:
 
     def step(self, target: str, shape: Shape) -> Step:
         side, name = target.split("/", 1)
+        if name.startswith("adaptor/"):
+            return Step(target, shape, None)
         if self.tied_embeddings and name == "embedding/embeddings":
             side = "decoder"
         if "cross_attention" in name:
@@ -253,12 +265,17 @@ class _Origins:
 
 
 def _copies_self_attention(
-    init: CrossAttentionInit, encoder: StackSpec, decoder: StackSpec
+    init: CrossAttentionInit,
+    encoder: StackSpec,
+    decoder: StackSpec,
+    adaptor: AdaptorSpec | None,
 ) -> bool:
-    if init == "self_attention" and encoder.width != decoder.width:
+    projected = adaptor is not None and adaptor.width is not None
+    if init == "self_attention" and encoder.width != decoder.width and not projected:
         raise ValueError(
             "Expected encoder and decoder of one width to copy self-attention from. "
-            f"Received: {encoder.width} and {decoder.width}. Use cross_attention_init='random'."
+            f"Received: {encoder.width} and {decoder.width}. Use cross_attention_init='random', "
+            "or adaptor_projection=True, which brings states to the decoder's width."
         )
     return init == "self_attention" or (init == "auto" and encoder == decoder)
 

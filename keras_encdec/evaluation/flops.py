@@ -3,9 +3,10 @@
 A multiply-add counts as two. Counted are the products with kernels (`linear`), of experts with
 those that a token goes through, the two products
 of each attention (`attention`) and the product that writes the logits (`logits`). Not counted are
-the look-up of embeddings, norms, rotary positions, soft caps, softmax, activations, gates and
-biases: they grow with the width, not with its square. The paper gives no formula; under the
-`"dense"` count a balanced pair takes about what its source takes, as the paper's section 5 says.
+the look-up of embeddings, norms, rotary positions, soft caps, softmax, activations, gates, sums
+of an adaptor and biases: they grow with the width, not with its square. The paper gives no
+formula; under the `"dense"` count a balanced pair takes about what its source takes, as the
+paper's section 5 says.
 Leaves the compiler's own count to `keras_encdec.evaluation.compiled`. Standard library only.
 """
 
@@ -92,7 +93,8 @@ def flops_by_side(
     read = [pairs(source, window, causal=causal) for window in encoder.windows]
     seen = [pairs(target, window, causal=True) for window in decoder.windows]
     seen = [own + _crosses(spec, i) * target * source for i, own in enumerate(seen)]
-    linear = _linear(encoder, encoder.weights(writes=False), lambda _: source)
+    weights = encoder.weights(writes=False) | spec.adaptor_weights()
+    linear = _linear(encoder, weights, lambda _: source)
     return {
         "encoder": Flops(linear, _attention(encoder, read)),
         "decoder": Flops(
@@ -161,7 +163,7 @@ def _linear_of_decoder(spec: PairSpec, source: int, target: int) -> int:
         crosses = _crosses(spec, int(block[0].removeprefix("block_")))
         return target + (source if spec.cross_attention.merged and crosses else 0)
 
-    weights = spec.decoder.weights(spec.encoder.width, spec.cross_attention)
+    weights = spec.decoder.weights(spec.context_width, spec.cross_attention)
     return _linear(spec.decoder, weights, tokens)
 
 

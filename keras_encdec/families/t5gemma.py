@@ -218,6 +218,7 @@ def to_transformers(pair: PairSpec, dtype: str) -> dict[str, Any]:
         ("encoder_attention", pair.encoder_attention, "bidirectional"),
         ("cross_attention", pair.cross_attention, CrossAttentionSpec()),
         ("tied_embeddings", pair.tied_embeddings, False),
+        ("adaptor", pair.adaptor, None),
         ("encoder.vocabulary_size", pair.encoder.vocabulary_size, pair.decoder.vocabulary_size),
     )
     for stack in (pair.encoder, pair.decoder):

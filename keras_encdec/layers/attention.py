@@ -231,6 +231,7 @@ class Attention(keras.layers.Layer):
         visible: KeyRange,
         positions: Positions | None = None,
         context: Tensor | KeysValues | None = None,
+        context_positions: Positions | None = None,
         also: Sequence[Part] = (),
         cache: Part | None = None,
         borrowed: KeysValues | None = None,
@@ -246,6 +247,8 @@ class Attention(keras.layers.Layer):
             context: what is attended to, by default `x`: (B, S, D') states, or their
                 `(keys, values)` in a cache's order, each (B, K, S, H); of one row for every n
                 of `x`, where every token of these sees the same.
+            context_positions: (B, S) int of states that are attended to, as `positions`; keys
+                in a cache's order have been turned.
             also: `(keys, values, visible)` in a cache's order of what is attended to under
                 the same softmax; always by `attend_cached`.
             cache: `(keys, values, visible)` of the tokens before `x`, keys and values each
@@ -266,8 +269,10 @@ class Attention(keras.layers.Layer):
             keys_values = borrowed
         elif isinstance(context, tuple):
             keys_values = context
+        elif context is not None:
+            keys_values = self.keys_and_values(context, context_positions)
         else:
-            keys_values = self.keys_and_values(x if context is None else context, positions)
+            keys_values = self.keys_and_values(x, positions)
             keys_values = keys_values if cache is None else caches.keep(keys_values)
         scale, soft_cap = self.spec.query_scale, self.spec.logit_soft_cap
         spec: dict[str, Any] = {"scale": scale, "soft_cap": soft_cap}

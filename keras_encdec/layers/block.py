@@ -57,7 +57,8 @@ class Block(keras.layers.Layer):
         self.merged = cross_attention is not None and cross_attention.merged
         self.cross_attention = self.gate = None
         if cross_attention is not None and not self.merged:
-            self.cross_attention = Attention(attention, name="cross_attention", **policy)
+            turns = rotary if cross_attention.rotary else None
+            self.cross_attention = Attention(attention, turns, name="cross_attention", **policy)
             if cross_attention.gate:
                 self.gate = Gate(name="cross_attention_gate", **policy)
         own = {"activation": spec.activation, "name": "feedforward", **policy}
@@ -102,6 +103,7 @@ class Block(keras.layers.Layer):
         positions: Positions,
         context: Tensor | tuple[Tensor, ...] | None = None,
         context_visible: KeyRange | None = None,
+        context_positions: Positions | None = None,
         cache: Part | None = None,
         borrowed: KeysValues | None = None,
         part: Tensor | None = None,
@@ -118,6 +120,7 @@ class Block(keras.layers.Layer):
             context: what the cross-attention reads: (B, S', D') states, or what `read`
                 makes of them, of one row for every n of `x`.
             context_visible: of the cross-attention.
+            context_positions: (B, S') int of states, where their keys turn.
             cache: of the self-attention, where there are tokens before `x`.
             borrowed: keys and values that another block returned, where this has none.
             part: (B, T, P), the block's own of a `PerLayerEmbedding`, where there is one.
@@ -132,13 +135,14 @@ class Block(keras.layers.Layer):
         also: Sequence[Part] = ()
         if self.merged:
             assert context_visible is not None
-            also = [self._merged(x, context, context_visible)]
+            also = [self._merged(x, context, context_visible, context_positions)]
         own = {"also": also, "cache": cache, "borrowed": borrowed, "limits": limits, "path": path}
         y, keys_values = self.attention(self._pre("attention", x), visible, positions, **own)
         x = self._add("attention", x, y, training)
         if self.cross_attention is not None:
-            read = {"context": context, "limits": Limits(), "path": path}
-            y, _ = self.cross_attention(self._pre("cross_attention", x), context_visible, **read)
+            read = {"context": context, "context_positions": context_positions, "path": path}
+            y = self._pre("cross_attention", x)
+            y, _ = self.cross_attention(y, context_visible, positions, limits=Limits(), **read)
             x = self._add("cross_attention", x, y, training, self.gate)
         y, load = self._pre("feedforward", x), ()
         if self.experts is None:
@@ -150,14 +154,27 @@ class Block(keras.layers.Layer):
             x = x + self.dropout(self.per_layer(x, part), training=training)
         return x if self.scalar is None else self.scalar(x), keys_values, tuple(load)
 
-    def read(self, context: Tensor) -> tuple[Tensor, ...]:
-        """Keys and values of a context (B, S', D') in a cache's order; () if none is seen."""
-        attention = self.attention if self.merged else self.cross_attention
-        return () if attention is None else caches.keep(attention.keys_and_values(context))
+    def read(self, context: Tensor, positions: Positions | None = None) -> tuple[Tensor, ...]:
+        """Keys and values of a context (B, S', D') in a cache's order; () if none is seen.
 
-    def _merged(self, x: Tensor, context: Tensor | tuple[Tensor, ...], visible: KeyRange) -> Part:
+        Args:
+            context: states.
+            positions: (B, S') int of these, where their keys turn.
+        """
+        attention = self.attention if self.merged else self.cross_attention
+        if attention is None:
+            return ()
+        return caches.keep(attention.keys_and_values(context, positions))
+
+    def _merged(
+        self,
+        x: Tensor,
+        context: Tensor | tuple[Tensor, ...],
+        visible: KeyRange,
+        positions: Positions | None,
+    ) -> Part:
         """What self-attention sees of the context, with a row for each of `x`."""
-        keys, values = context if isinstance(context, tuple) else self.read(context)
+        keys, values = context if isinstance(context, tuple) else self.read(context, positions)
         each = x.shape[0] // keys.shape[0] if x.shape[0] and keys.shape[0] else 1
         if each > 1:  # samples or beams share a row
             keys, values, start, end = (

@@ -15,6 +15,7 @@ from keras_encdec.layers import cache as caches
 from keras_encdec.layers import masks
 from keras_encdec.layers.cache import Kept, KeysValues
 from keras_encdec.layers.masks import KeyRange
+from keras_encdec.layers.rotary import Positions
 from keras_encdec.layers.rows import project
 from keras_encdec.layers.stack import Stack
 from keras_encdec.spec import (
@@ -113,13 +114,38 @@ class Decoder(Stack):
         """
         shared = token_ids.shape[0] != encoder_output.shape[0]
         read = masks.cross_attention(encoder_padding_mask, None if shared else padding_mask)
+        positions, visible = self._places(padding_mask)
         return self._run(
             token_ids,
-            *self._places(padding_mask),
+            self._behind(read, positions, token_ids.shape[0]),
+            visible,
             [encoder_output] * len(self.blocks),
             read,
+            self._context_positions(encoder_padding_mask),
             training=training,
         )
+
+    def _context_positions(self, encoder_padding_mask: Tensor) -> Tensor | None:
+        """(B, S) of an input's tokens; None where its keys do not turn."""
+        continuous = self.cross_attention.rotary == "continuous"
+        return masks.positions(encoder_padding_mask) if continuous else None
+
+    def _behind(self, read: KeyRange, positions: Positions, rows: int | None) -> Positions:
+        """Positions of targets: where they are continuous, behind those of their inputs.
+
+        Self-attention, which knows differences alone, has the same numbers by both.
+
+        Args:
+            read: what cross-attention sees, of B rows.
+            positions: (B * n or 1, T) from 0 in each target.
+            rows: B * n, of targets, or None where it is not known.
+        """
+        if self.cross_attention.rotary is None:
+            return positions
+        assert read.segments is not None
+        inputs = masks.key_counts(read.segments)
+        each = rows // inputs.shape[0] if rows and inputs.shape[0] else 1
+        return positions + ops.repeat(inputs, each, axis=0)
 
     def context(self, encoder_output: Tensor, encoder_padding_mask: Tensor) -> Context:
         """What the cross-attention reads in each step, computed once.
@@ -128,7 +154,8 @@ class Decoder(Stack):
             encoder_output: (B, S, D') states of the encoder.
             encoder_padding_mask: (B, S).
         """
-        layers = [block.read(encoder_output) for block in self.blocks]
+        positions = self._context_positions(encoder_padding_mask)
+        layers = [block.read(encoder_output, positions) for block in self.blocks]
         return Context(layers, masks.cross_attention(encoder_padding_mask))
 
     def prefill(
@@ -149,7 +176,7 @@ class Decoder(Stack):
         layers: list[KeysValues] = []
         states = self._run(
             token_ids,
-            masks.positions(every_key),
+            self._behind(context.visible, masks.positions(every_key), token_ids.shape[0]),
             self._visible(every_key),
             *context,
             each=lambda _, keys_values: layers.append(keys_values),
@@ -176,6 +203,7 @@ class Decoder(Stack):
         """
         index, count = ops.cast(index, "int32"), token_ids.shape[1]
         positions = ops.reshape(index, (-1, 1)) + ops.arange(count, dtype="int32")
+        positions = self._behind(context.visible, positions, token_ids.shape[0])
         own = self._visible(ops.ones((1, count), "int32"))
         before: list[Any] = []
         for i, window in enumerate(self.spec.windows):

@@ -38,6 +38,11 @@ class Stretch(NamedTuple):
     period: int
     times: int
 
+    @property
+    def end(self) -> int:
+        """Number behind its last block."""
+        return self.start + self.period * self.times
+
 
 def stretches(kinds: Sequence[Hashable]) -> list[Stretch]:
     """Cuts blocks into stretches: from the left, the longest that repeats something.
@@ -61,12 +66,16 @@ def stretches(kinds: Sequence[Hashable]) -> list[Stretch]:
 
 
 def stretches_of(
-    blocks: Sequence[Block], windows: Sequence[Window], scanned: bool
+    blocks: Sequence[Block], windows: Sequence[Window], scanned: bool, ends: Sequence[int]
 ) -> list[Stretch]:
-    """Blocks with their windows, one by one or, scanned, those that are alike together."""
+    """Blocks with their windows, one by one or, scanned, those that are alike together.
+
+    One ends at each of `ends`, numbers behind a block whose output is asked for.
+    """
     if not scanned:
         return [Stretch(i, 1, 1) for i in range(len(blocks))]
-    return stretches([(kind(block), w) for block, w in zip(blocks, windows, strict=True)])
+    groups = [sum(i >= end for end in ends) for i in range(len(blocks))]
+    return stretches(list(zip(map(kind, blocks), windows, groups, strict=True)))
 
 
 def _times(kinds: Sequence[Hashable], period: int) -> int:
@@ -132,9 +141,9 @@ def scan(
     """
     import jax
 
-    start, period, times = stretch
+    start, period, _ = stretch
     numbers = range(start, start + period)
-    members = [blocks[i : start + period * times : period] for i in numbers]
+    members = [blocks[i : stretch.end : period] for i in numbers]
 
     def body(x: Tensor, stacked: list[list[Tensor]]) -> tuple[Tensor, tuple[list, list]]:
         after: list[Any] = []

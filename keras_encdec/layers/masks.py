@@ -9,6 +9,7 @@ to intervals, so a mask takes O(T) memory, because of one rule for padding masks
 Leaves what a mask does to the logits to `keras_encdec.layers.attention`.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from keras import ops
@@ -20,8 +21,8 @@ class Segments(NamedTuple):
     """Which keys each query may see but for `Limits`: those of the same number that is not 0.
 
     Args:
-        queries: (B or 1, T or 1) int32.
-        keys: (B or 1, S) int32.
+        queries: (B, T or 1) int32.
+        keys: (B, S) int32.
     """
 
     queries: Tensor
@@ -81,15 +82,31 @@ def text_lengths(padding_mask: Tensor) -> Tensor:
     return ops.take_along_axis(sizes, segment, axis=-1)
 
 
+def key_counts(segments: Segments) -> Tensor:
+    """How many keys the segment of each query has, (B, T) int32; (B, 1) of one for all queries."""
+    query, segment = segments
+    bins = ops.shape(segment)[-1] + ops.shape(query)[-1] + 1  # more than the numbers of either
+    token = ops.cast(ops.not_equal(segment, 0), "int32")
+    sizes = _by_segment(ops.segment_sum, token, segment, bins)
+    return ops.take_along_axis(sizes, query, axis=-1)
+
+
 def _segments(padding_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of each place its segment and 1 for a token (B, S), and tokens by segment (B, S + 1)."""
     segment = ops.cast(padding_mask, "int32")
-    batch, length = ops.shape(segment)
     token = ops.cast(ops.not_equal(segment, 0), "int32")
-    bins = length + 1  # segments are not empty: their numbers go up to `length`
+    bins = ops.shape(segment)[-1] + 1  # segments are not empty: their numbers go up to the length
+    return segment, token, _by_segment(ops.segment_sum, token, segment, bins)
+
+
+def _by_segment(
+    reduce: Callable[..., Tensor], x: Tensor, segment: Tensor, bins: int | Tensor
+) -> Tensor:
+    """`x` (B, S) by segment, (B, bins)."""
+    batch = ops.shape(segment)[0]
     flat = ops.reshape(segment + bins * ops.arange(batch, dtype="int32")[:, None], (-1,))
-    sizes = ops.segment_sum(ops.reshape(token, (-1,)), flat, num_segments=batch * bins)
-    return segment, token, ops.reshape(sizes, (batch, bins))
+    reduced = reduce(ops.reshape(x, (-1,)), flat, num_segments=batch * bins)
+    return ops.reshape(reduced, (batch, bins))
 
 
 def self_attention(padding_mask: Tensor, *, causal: bool, window: Window = None) -> KeyRange:
@@ -136,7 +153,7 @@ def cross_attention(padding_mask: Tensor, query_mask: Tensor | None = None) -> K
     to_end, past_start = token * (length - index), token * (index + 1)  # both 0 at padding
     if query_mask is None:
         to_end, past_start = (ops.max(x, axis=-1, keepdims=True) for x in (to_end, past_start))
-        query, segment = ops.ones((1, 1), "int32"), token
+        query, segment = ops.ones_like(token[:, :1]), token  # of each row: rows change places
     else:
         query = ops.cast(query_mask, "int32")
         to_end, past_start = (_largest(x, segment, query) for x in (to_end, past_start))
@@ -145,11 +162,9 @@ def cross_attention(padding_mask: Tensor, query_mask: Tensor | None = None) -> K
 
 def _largest(x: Tensor, segment: Tensor, query: Tensor) -> Tensor:
     """The largest of `x` (B, S) in the segment of each query (B, T), 0 where it has none."""
-    batch, length = ops.shape(segment)
-    bins = length + ops.shape(query)[-1] + 1  # more than the numbers of either side
-    flat = ops.reshape(segment + bins * ops.arange(batch, dtype="int32")[:, None], (-1,))
-    largest = ops.segment_max(ops.reshape(x, (-1,)), flat, num_segments=batch * bins)
-    largest = ops.reshape(ops.maximum(largest, 0), (batch, bins))  # of nothing it is negative
+    bins = ops.shape(segment)[-1] + ops.shape(query)[-1] + 1  # more than the numbers of either
+    largest = _by_segment(ops.segment_max, x, segment, bins)
+    largest = ops.maximum(largest, 0)  # of nothing it is negative
     return ops.take_along_axis(largest, query, axis=-1)
 
 

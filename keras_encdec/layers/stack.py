@@ -82,6 +82,7 @@ class Stack(keras.layers.Layer):
         if spec.per_layer_dim is not None:
             self.per_layer = PerLayerEmbedding(spec, name="per_layer", **policy)
         self._expert_load: Tensor | None = None
+        self._ends: Sequence[int] = (spec.num_layers,)  # numbers behind blocks that are read out
         self.final_norm = RMSNorm(spec.norm, name="final_norm", **policy)
         self.dropout = keras.layers.Dropout(spec.dropout, **policy)
 
@@ -143,6 +144,7 @@ class Stack(keras.layers.Layer):
         visible: Mapping[Window, KeyRange],
         context: Sequence[Any] | None = None,
         context_visible: KeyRange | None = None,
+        context_positions: Positions | None = None,
         cache: Sequence[Part] | None = None,
         training: bool | None = None,
         each: Callable[[Tensor, KeysValues], None] | None = None,
@@ -155,6 +157,7 @@ class Stack(keras.layers.Layer):
             visible: of the self-attention, by window.
             context: for each block, what its cross-attention reads; None in an encoder.
             context_visible: of the cross-attention.
+            context_positions: (B, S) int of states that are read, where their keys turn.
             cache: for each block, of the tokens before these.
             training: whether dropout is on.
             each: called with each block's input and its self-attention's keys and values.
@@ -172,28 +175,36 @@ class Stack(keras.layers.Layer):
             lender = self.spec.lender_of(i)
             if lender is not None:
                 tensors["borrowed"] = lent[lender]
+            if context_positions is not None:
+                tensors["context_positions"] = context_positions
             kept = {} if cache is None else {"cache": cache[i]}
             limits = Limits(self.causal, self.spec.windows[i])
             return self._run_block(self.blocks[i], tensors, limits, training, **kept)
 
         loads: list[Tensor] = []
+        ends: list[Tensor] = []
         scanned = self.scan and each is None and depth.is_traced(x)
-        for stretch in depth.stretches_of(self.blocks, self.spec.windows, scanned):
+        for stretch in depth.stretches_of(self.blocks, self.spec.windows, scanned, self._ends):
             if stretch.times > 1:
                 x, some = depth.scan(run, x, self.blocks, stretch)
                 loads += some
-                continue
-            y, keys_values, load = run(stretch.start, x)
-            loads += [one[None] for one in load]
-            if stretch.start in self.spec.lenders:
-                lent[stretch.start] = keys_values
-            if each is not None:
-                each(x, keys_values)
-            x = y
+            else:
+                y, keys_values, load = run(stretch.start, x)
+                loads += [one[None] for one in load]
+                if stretch.start in self.spec.lenders:
+                    lent[stretch.start] = keys_values
+                if each is not None:
+                    each(x, keys_values)
+                x = y
+            ends += [x] if stretch.end in self._ends else []
         if training and loads:
             self._balance(ops.concatenate(loads))
-        states = self.dropout(self.final_norm(x), training=training)
+        states = self.dropout(self._read_out(ends), training=training)
         return states_to_read(states, self.spec) if self._writes else states
+
+    def _read_out(self, ends: Sequence[Tensor]) -> Tensor:
+        """States (B, T, D) behind the blocks of `_ends` to what is read of them."""
+        return self.final_norm(ends[-1])
 
     def busiest_expert(self) -> Tensor:
         """Of the last call in training: see `keras_encdec.layers.experts.busiest`.

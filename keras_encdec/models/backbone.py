@@ -13,7 +13,13 @@ from keras_encdec.layers.decoder import Decoder
 from keras_encdec.layers.encoder import Encoder
 from keras_encdec.layers.stack import Stack
 from keras_encdec.models.base import StacksBackbone
-from keras_encdec.spec import CrossAttentionSpec, EncoderAttention, StackSpec, pair_from_json
+from keras_encdec.spec import (
+    AdaptorSpec,
+    CrossAttentionSpec,
+    EncoderAttention,
+    StackSpec,
+    pair_from_json,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
@@ -22,7 +28,8 @@ class EncDecBackbone(StacksBackbone):
 
     Inputs are KerasHub's: `encoder_token_ids`, `encoder_padding_mask` (B, S) and
     `decoder_token_ids`, `decoder_padding_mask` (B, T). Outputs are
-    `encoder_sequence_output` (B, S, D') and `decoder_sequence_output` (B, T, D).
+    `encoder_sequence_output` (B, S, D'), of the encoder's width or an adaptor's, and
+    `decoder_sequence_output` (B, T, D).
     `backbone.encoder` and `backbone.decoder` can each be called alone.
 
     A padding mask is 0 for padding and 1 for tokens. Rows that hold several examples
@@ -55,6 +62,7 @@ class EncDecBackbone(StacksBackbone):
         encoder_attention: `"bidirectional"` or `"causal"`.
         cross_attention: `CrossAttentionSpec`, or its fields as a dict; None for the usual one.
         tied_embeddings: whether both sides share an embedding.
+        adaptor: `AdaptorSpec` of the encoder's states, or its fields as a dict; or None.
         dtype: dtype or policy of computations and weights.
         **kwargs: of `keras_hub.models.Backbone`.
 
@@ -77,19 +85,21 @@ class EncDecBackbone(StacksBackbone):
         encoder_attention: EncoderAttention = "bidirectional",
         cross_attention: CrossAttentionSpec | dict[str, Any] | None = None,
         tied_embeddings: bool = False,
+        adaptor: AdaptorSpec | dict[str, Any] | None = None,
         dtype: Any = None,
         **kwargs: Any,
     ):
-        given = encoder, decoder, encoder_attention, cross_attention, tied_embeddings
+        given = encoder, decoder, encoder_attention, cross_attention, tied_embeddings, adaptor
         spec = pair_from_json(*given)
         layout.check(spec.weights())
         policy = {"dtype": dtype}
         self.decoder = Decoder(
-            spec.decoder, spec.encoder.width, spec.cross_attention, name="decoder", **policy
+            spec.decoder, spec.context_width, spec.cross_attention, name="decoder", **policy
         )
         self.encoder = Encoder(
             spec.encoder,
             causal=encoder_attention == "causal",
+            adaptor=spec.adaptor,
             embedding=self.decoder.embedding if tied_embeddings else None,
             name="encoder",
             **policy,
@@ -128,13 +138,14 @@ class EncDecBackbone(StacksBackbone):
         target_layer_names: Sequence[str] | None = None,
         train_cross_attention: bool = True,
     ) -> None:
-        """Freezes the model, but for LoRA and for the cross-attention, which is new.
+        """Freezes the model, but for LoRA and for the cross-attention and adaptor, which are new.
 
         Args:
             rank: of the LoRA factors.
             target_layer_names: layers that get them, by default `"query"` and `"value"`.
-            train_cross_attention: whether the cross-attention, its norms included, trains
-                whole and gets no LoRA; with False it is treated like self-attention.
+            train_cross_attention: whether the cross-attention, its norms and an adaptor
+                included, trains whole and gets no LoRA; with False it is treated like
+                self-attention, and an adaptor like any layer.
 
         Raises:
             ValueError: if the rank is no number of 1 or more, there are no such layers, or the

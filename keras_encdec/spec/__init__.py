@@ -1,8 +1,8 @@
 """What a model is: frozen dataclasses for a stack, a pair and an encoder.
 
 Knows every number that shapes a model, and from them the name and shape of each
-weight. Leaves attentions, norms and positions to `keras_encdec.spec.sublayers`, whose names are
-here too, what is computed to `keras_encdec.layers`, and what other projects
+weight. Leaves attentions, norms, positions and adaptors to `keras_encdec.spec.sublayers`, whose
+names are here too, what is computed to `keras_encdec.layers`, and what other projects
 call these fields to `keras_encdec.families`. Standard library only.
 
 Axes, everywhere in this package: B batch, S source length, T target length,
@@ -19,11 +19,13 @@ from keras_encdec import check
 from keras_encdec.spec.experts import MoESpec, experts_from_json
 from keras_encdec.spec.fields import check_fields, check_given, require
 from keras_encdec.spec.sublayers import (
+    AdaptorSpec,
     AttentionSpec,
     CrossAttentionSpec,
     NormSpec,
     RotarySpec,
     Shape,
+    adaptor_from_json,
     attention_from_json,
     cross_attention_from_json,
     rotary_from_json,
@@ -285,6 +287,7 @@ class PairSpec:
         cross_attention: how the decoder looks at the encoder.
         tied_embeddings: encoder and decoder share one embedding (arXiv 2512.14856,
             section 2).
+        adaptor: of the encoder's states before the decoder reads them, or None.
     """
 
     encoder: StackSpec
@@ -292,6 +295,7 @@ class PairSpec:
     encoder_attention: EncoderAttention = "bidirectional"
     cross_attention: CrossAttentionSpec = CrossAttentionSpec()
     tied_embeddings: bool = False
+    adaptor: AdaptorSpec | None = None
 
     def __post_init__(self) -> None:
         encoder, decoder, cross = self.encoder, self.decoder, self.cross_attention
@@ -306,7 +310,8 @@ class PairSpec:
         require(layers and cross.layers != (), "cross_attention in layers that there are", cross)
         same_width = encoder.width == decoder.width
         widths = encoder.width, decoder.width
-        require(same_width or not cross.merged, "one width for merged attention", widths)
+        self._check_adaptor()
+        self._check_positions()
         fits = same_width and encoder.vocabulary_size == decoder.vocabulary_size
         fits = fits and decoder.tied_output
         expected = "one width, one vocabulary and a tied output for tied_embeddings"
@@ -314,13 +319,46 @@ class PairSpec:
         received = f"widths {widths}, vocabularies {sizes}, tied_output {decoder.tied_output}"
         require(fits or not self.tied_embeddings, expected, received)
 
+    def _check_adaptor(self) -> None:
+        """Refuses more groups than layers, and a width that merged attention cannot read."""
+        depth, widths = self.encoder.num_layers, (self.context_width, self.decoder.width)
+        fits = self.adaptor is None or self.adaptor.groups <= depth
+        require(fits, f"groups of an adaptor from 1 to {depth}", self.adaptor)
+        one_width = widths[0] == widths[1] or not self.cross_attention.merged
+        require(one_width, "one width for merged attention", widths)
+
+    def _check_positions(self) -> None:
+        """Refuses continuous positions that no layer has, or whose speed a text's length changes.
+
+        In LongRoPE it would be that of input and target, which is not known while one writes.
+        """
+        if self.cross_attention.rotary is None:
+            return
+        layers = enumerate(self.decoder.rotaries)
+        turned = [rotary for i, rotary in layers if rotary and self.cross_attention.is_in(i)]
+        expected = "a decoder with rotary positions for those of a continuous cross-attention"
+        require(bool(turned), f"{expected}, in a layer that has it", self.decoder.rotary)
+        fits = self.decoder.longest_written is None
+        require(fits, f"{expected}, without long_factors", self.decoder.rotary)
+
     def weights(self) -> dict[str, Shape]:
         """Name and shape of each weight of the pair; names are variable paths."""
-        decoder = self.decoder.weights(self.encoder.width, self.cross_attention)
+        decoder = self.decoder.weights(self.context_width, self.cross_attention)
         if self.tied_embeddings:
             del decoder[_EMBEDDING]
         encoder = EncoderSpec(self.encoder, self.encoder_attention).weights()
+        encoder |= {f"encoder/{k}": v for k, v in self.adaptor_weights().items()}
         return {**encoder, **{f"decoder/{k}": v for k, v in decoder.items()}}
+
+    def adaptor_weights(self) -> dict[str, Shape]:
+        """Name and shape of each weight of the adaptor, as the encoder calls it."""
+        weights = {} if self.adaptor is None else self.adaptor.weights(self.encoder.width)
+        return {f"adaptor/{name}": shape for name, shape in weights.items()}
+
+    @property
+    def context_width(self) -> int:
+        """Width of the states that the decoder reads."""
+        return (self.adaptor and self.adaptor.width) or self.encoder.width
 
     @property
     def vocabulary_sizes(self) -> dict[str, int]:
@@ -396,6 +434,7 @@ def pair_from_json(
     encoder_attention: EncoderAttention = "bidirectional",
     cross_attention: "CrossAttentionSpec | dict[str, Any] | None" = None,
     tied_embeddings: bool = False,
+    adaptor: "AdaptorSpec | dict[str, Any] | None" = None,
 ) -> PairSpec:
     """A pair from the fields that `dataclasses.asdict` gives."""
     return PairSpec(
@@ -404,6 +443,7 @@ def pair_from_json(
         encoder_attention,
         cross_attention_from_json(cross_attention),
         tied_embeddings,
+        adaptor_from_json(adaptor),
     )
 
 

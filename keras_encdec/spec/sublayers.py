@@ -1,16 +1,18 @@
-"""What the sublayers of a block are: frozen dataclasses of an attention, its positions and norms.
+"""What the sublayers of a block are: frozen dataclasses of an attention, its positions and norms,
+and of what brings an encoder's states to a decoder.
 
 Knows their numbers, and from them the name and shape of each weight. Leaves the stacks that are
 made of them, and what axes are called, to `keras_encdec.spec`. Standard library only.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, get_args
 
 from keras_encdec import check
 from keras_encdec.spec.fields import check_fields, check_given, require
 
 Shape = tuple[int, ...]
+CrossRotary = Literal["continuous", None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +192,8 @@ class AttentionSpec:
 class CrossAttentionSpec:
     """How a decoder looks at its encoder; its heads, scale, cap and norms are the decoder's.
 
-    It sees every encoder position and knows no positions (gemma/research/t5gemma/modules.py).
+    It sees every encoder position, and by default knows no positions
+    (gemma/research/t5gemma/modules.py).
 
     Args:
         merged: instead of a sublayer of its own, self-attention also sees the encoder's
@@ -198,14 +201,20 @@ class CrossAttentionSpec:
         gate: multiply what the sublayer adds by the tanh of a number that starts at 0, so
             that a pair starts as its decoder's source (arXiv 2204.14198, section 3.1).
         layers: the layers that have it, by number; None for all.
+        rotary: `"continuous"` to turn queries and keys as the layer's self-attention does, where
+            it does: token s of an input stands at s, and token t of its target behind the last of
+            them, at S + t, as in a decoder-only model that reads both in a row
+            (arXiv 2510.26622). Merged attention then has these positions too. None for none.
     """
 
     merged: bool = False
     gate: bool = False
     layers: tuple[int, ...] | None = None
+    rotary: CrossRotary = None
 
     def __post_init__(self) -> None:
         check_fields(self, check.flag, "merged", "gate")
+        check.one_of("rotary of CrossAttentionSpec", self.rotary, get_args(CrossRotary))
         for layer in self.layers or ():
             check.whole("layers of CrossAttentionSpec", layer, least=0)
         require(not (self.merged and self.gate), "no gate where attention is merged", self)
@@ -213,6 +222,45 @@ class CrossAttentionSpec:
     def is_in(self, layer: int) -> bool:
         """Whether a layer sees the encoder."""
         return self.layers is None or layer in self.layers
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptorSpec:
+    """What stands between an encoder's layers and the cross-attention that reads them.
+
+    Layers are cut into groups of neighbours. The state behind each group goes through the
+    encoder's last norm, and their sum is read, each times a number that is learned: 0 at first,
+    1 for the last layer's, as without an adaptor. A projection may bring the sum to another width.
+    The idea, fusion by groups and projection, is LaMaTE's (arXiv 2503.06594); that a group gives
+    the state behind its last layer, and where all starts, are ours.
+
+    Args:
+        groups: G, at most as many as the encoder has layers; 1 for the last layer alone.
+        width: that the projection gives; it starts as the identity, or of another width than the
+            encoder's orthonormal. None for no projection.
+    """
+
+    groups: int = 1
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, check.whole, "groups")
+        check_given(self, check.whole, "width")
+        adapts = self.groups > 1 or self.width is not None
+        require(adapts, "several groups or a width of an adaptor, else None for it", self)
+
+    def ends(self, depth: int) -> tuple[int, ...]:
+        """For each group of an encoder's layers, how many of them are up to its end."""
+        return tuple((i + 1) * depth // self.groups for i in range(self.groups))
+
+    def weights(self, width: int) -> dict[str, Shape]:
+        """Name and shape of each weight, of an encoder of a width D."""
+        weights: dict[str, Shape] = {}
+        if self.groups > 1:
+            weights["scale"] = (self.groups,)
+        if self.width is not None:
+            weights["projection/kernel"] = (width, self.width)
+        return weights
 
 
 def attention_from_json(data: AttentionSpec | dict[str, Any]) -> AttentionSpec:
@@ -226,6 +274,11 @@ def attention_from_json(data: AttentionSpec | dict[str, Any]) -> AttentionSpec:
 def rotary_from_json(data: RotarySpec | dict[str, Any] | None) -> RotarySpec | None:
     """As `stack_from_json`, of a `RotarySpec`."""
     return RotarySpec(**data) if isinstance(data, dict) else data
+
+
+def adaptor_from_json(data: AdaptorSpec | dict[str, Any] | None) -> AdaptorSpec | None:
+    """As `stack_from_json`, of an `AdaptorSpec`."""
+    return AdaptorSpec(**data) if isinstance(data, dict) else data
 
 
 def cross_attention_from_json(

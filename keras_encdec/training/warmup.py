@@ -1,7 +1,7 @@
 """The first steps of an unbalanced pair: only what is new in it trains.
 
-Knows which weights are the cross-attention's and when all of them join. Leaves steps on
-some of the weights to `keras_encdec.training.jax_step`.
+Knows which weights are new, the cross-attention's and an adaptor's, and when all of them join.
+Leaves steps on some of the weights to `keras_encdec.training.jax_step`.
 """
 
 from typing import Any
@@ -16,9 +16,9 @@ class CrossAttentionWarmup(keras.callbacks.Callback):
     """Trains the cross-attention alone for K steps, then everything, in one `fit`.
 
     Cross-attention that starts from random weights would disturb what both models know
-    (arXiv 2504.06225, section 3.2). Its norms train with it. Gradients and optimizer
-    state of the rest stay as they are until then. Steps are counted by the optimizer:
-    a resumed run goes on in the phase that it was in.
+    (arXiv 2504.06225, section 3.2). Its norms train with it, and so does an adaptor.
+    Gradients and optimizer state of the rest stay as they are until then. Steps are counted by
+    the optimizer: a resumed run goes on in the phase that it was in.
 
     Args:
         steps: K; 1000 in the paper.
@@ -45,8 +45,8 @@ class CrossAttentionWarmup(keras.callbacks.Callback):
             )
         if not any(is_new(variable.path) for variable in self.model.trainable_variables):
             raise ValueError(
-                "Expected a pair with a cross-attention of its own to warm up. Received: one "
-                "without, such as with merged attention. Leave the warm-up out."
+                "Expected a pair with a cross-attention of its own, or an adaptor, to warm up. "
+                "Received: one without, such as with merged attention. Leave the warm-up out."
             )
         if self._done() < self.steps:
             self._freeze([v for v in self.model.trainable_variables if not is_new(v.path)])
@@ -116,7 +116,7 @@ class CrossAttentionWarmup(keras.callbacks.Callback):
 
 def is_new(path: str) -> bool:
     """Whether a decoder-only model has no such weight."""
-    return "cross_attention" in path
+    return "cross_attention" in path or "encoder/adaptor" in path
 
 
 def pretrained(layer: keras.layers.Layer) -> bool:

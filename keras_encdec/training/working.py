@@ -8,7 +8,8 @@ device has. For each row of the batch a block keeps, for the backward pass,
     c (3 N H per query + 2 K H per key) for each attention, and its logits if it is plain:
     12 N T S,
 
-and c D per query for a gate. A decoder's block without cross-attention has only its own;
+and c D per query for a gate. An adaptor keeps 8 D per token of the input and group but the last,
+and c (D + its width) if it projects. A decoder's block without cross-attention has only its own;
 where attention is merged, one sees T + S keys, by the plain path whatever the others take.
 Beside what is kept, one attention at a time works on 4 N T S more if it is plain; if fused,
 on 24 N 256 S, a block of queries at a time.
@@ -92,7 +93,17 @@ class Working:
         if run.remat:
             inputs = sum(block.length * block.spec.width for block in blocks)
             size = run.rows * self._width * inputs + max(kept)
+        size += self._adaptor()
         return max(size + max(map(self._work, blocks)), self._teacher())
+
+    def _adaptor(self) -> int:
+        """Bytes that the backward pass needs of what stands between the encoder and its reader."""
+        adaptor, width = self.run.pair.adaptor, self.run.pair.encoder.width
+        if adaptor is None:
+            return 0
+        size = 4 * _PER_NORM * width * (adaptor.groups - 1)
+        size += self._width * (width + adaptor.width) if adaptor.width else 0
+        return self.run.rows * self.run.source_length * size
 
     def gathered(self) -> int:
         """Weights of blocks that the batch axis cuts, whole in the compute dtype."""

@@ -19,7 +19,7 @@ from keras_encdec.models import (
     EncDecSeq2SeqLM,
 )
 from keras_encdec.sharing.load import tokenizer_alone
-from keras_encdec.spec import CrossAttentionSpec, MoESpec, PairSpec
+from keras_encdec.spec import AdaptorSpec, CrossAttentionSpec, MoESpec, PairSpec
 from keras_encdec.testing.specs import (
     later,
     other_pair,
@@ -36,6 +36,9 @@ PAIRS = {
         decoder=tiny_encoder(),
         cross_attention=CrossAttentionSpec(merged=True),
         tied_embeddings=True,
+    ),
+    "adapted": tiny_pair(
+        cross_attention=CrossAttentionSpec(rotary="continuous"), adaptor=AdaptorSpec(3, 24)
     ),
     "later": tiny_pair(encoder=later(tiny_encoder(), 20), decoder=later(tiny_decoder(), 18)),
     "uneven": tiny_pair(encoder=uneven(tiny_encoder()), decoder=uneven(tiny_encoder(width=42))),

@@ -41,7 +41,7 @@ def test_backends_agree(results, backend):
 @pytest.mark.slow
 def test_the_step_moves_every_weight(results):
     # A weight that no backend trains would agree everywhere.
-    for pair in ("usual", "other", "merged", "later"):
+    for pair in ("usual", "other", "merged", "adapted", "later"):
         prefix = f"{pair}/after/"
         weights = {k: v for k, v in results["jax"].items() if k.startswith(prefix)}
         rng = np.random.default_rng(0)

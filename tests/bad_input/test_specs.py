@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_encdec.spec import (
+    AdaptorSpec,
     AttentionSpec,
     CrossAttentionSpec,
     MoESpec,
@@ -27,6 +28,7 @@ WHOLE = {
     StackSpec: dict.fromkeys(("vocabulary_size", "width", "feedforward_dim"), SIZES),
     RotarySpec: {"original_length": (0, 1.5, "8")},
     MoESpec: dict.fromkeys(("num_experts", "top_k", "expert_dim"), SIZES),
+    AdaptorSpec: {"groups": SIZES, "width": (0, -1, 1.5, "8", True, NAN)},
 }
 REAL = {
     AttentionSpec: {
@@ -61,7 +63,7 @@ OTHER = {
     },
     MoESpec: {"top_k": (5,), "layers": ((-1,), (0.5,), ("1",))},
     AttentionSpec: {"num_kv_heads": (3,), "head_dim": (13,)},
-    CrossAttentionSpec: {"layers": ((-1,), (0.5,), ("1",))},
+    CrossAttentionSpec: {"layers": ((-1,), (0.5,), ("1",)), "rotary": ("own", True, 1)},
     PairSpec: {"encoder_attention": ("both", None, "Causal")},
 }
 MODELS = {
@@ -71,6 +73,7 @@ MODELS = {
     NormSpec: NormSpec(),
     MoESpec: MoESpec(4, 2, 8),
     CrossAttentionSpec: CrossAttentionSpec(),
+    AdaptorSpec: AdaptorSpec(2, 8),
     PairSpec: tiny_pair(),
 }
 CASES = [

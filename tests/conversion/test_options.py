@@ -22,7 +22,10 @@ DEFAULTS = {
     "merged_attention": False,
     "cross_attention_gate": "auto",
     "cross_attention_layers": None,
+    "cross_attention_rotary": None,
     "tied_embeddings": False,
+    "adaptor_groups": 1,
+    "adaptor_projection": False,
 }
 FUNCTIONS = {
     "adapt": keras_encdec.adapt,
@@ -93,6 +96,10 @@ def test_a_misspelt_option_names_the_nearest(name_of_function, name, nearest):
         ({"cross_attention_init": "zero"}, "Expected cross_attention_init 'auto'"),
         ({"encoder_attention": "both"}, "Expected encoder_attention 'bidirectional' or 'causal'"),
         ({"cross_attention_gate": "yes"}, "Expected cross_attention_gate 'auto', True or False"),
+        ({"cross_attention_rotary": True}, "Expected cross_attention_rotary 'continuous' or None"),
+        ({"adaptor_groups": 0}, "Expected adaptor_groups of at least 1"),
+        ({"adaptor_groups": 7}, "Expected groups of an adaptor from 1 to 6"),
+        ({"adaptor_projection": 1}, "Expected adaptor_projection True or False"),
         ({"expand_gqa": "false"}, "Expected expand_gqa True or False"),
         ({"cross_attention_layers": 3}, "Expected cross_attention_layers as numbers"),
         ({"decoder_layers": ["first"]}, "Expected decoder_layers as numbers"),

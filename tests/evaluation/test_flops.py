@@ -12,7 +12,7 @@ from keras_encdec.evaluation import forward_flops, token_flops
 from keras_encdec.evaluation.compiled import compiled_flops, traced
 from keras_encdec.evaluation.flops import flops_by_side
 from keras_encdec.sharing import catalog
-from keras_encdec.spec import AttentionSpec, CrossAttentionSpec, PairSpec, StackSpec
+from keras_encdec.spec import AdaptorSpec, AttentionSpec, CrossAttentionSpec, PairSpec, StackSpec
 from keras_encdec.testing.specs import other_pair, tiny_decoder, tiny_encoder, tiny_pair, uneven
 
 # TFLOP at 4096 + 4096 tokens, worked out from tables 1 and 2 of arXiv 2408.00118 and the released
@@ -154,6 +154,7 @@ PAIRS = {
     "tiny": tiny_pair(),
     "other": other_pair(),
     "causal encoder": tiny_pair(encoder_attention="causal"),
+    "adapted": tiny_pair(adaptor=AdaptorSpec(2, 24)),
     "merged": PairSpec(
         tiny_encoder(width=42), tiny_decoder(), cross_attention=CrossAttentionSpec(merged=True)
     ),

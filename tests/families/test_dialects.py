@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from keras_encdec.families import dialect, gemma, t5gemma
 from keras_encdec.families import keras_hub as keras_hub_rules
-from keras_encdec.spec import CrossAttentionSpec, NormSpec, PairSpec
+from keras_encdec.spec import AdaptorSpec, CrossAttentionSpec, NormSpec, PairSpec
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
 
 TIED = {"tie_word_embeddings": True}
@@ -262,6 +262,8 @@ def without_positions(spec):
         (tiny_pair(decoder=tiny_decoder(tied_output=False)), "tied_output"),
         (tiny_pair(decoder=tiny_decoder(vocabulary_size=97)), "vocabulary_size"),
         (tiny_pair(cross_attention=CrossAttentionSpec(gate=True)), "cross_attention"),
+        (tiny_pair(adaptor=AdaptorSpec(2)), "adaptor"),
+        (tiny_pair(cross_attention=CrossAttentionSpec(rotary="continuous")), "cross_attention"),
         (tiny_pair(decoder=tiny_decoder(windows=(4, 8))), "one window size"),
         (tiny_pair(decoder=without_positions(tiny_decoder())), "rotary"),
     ],

@@ -42,6 +42,12 @@ def test_stretches(kinds, expected):
     assert sum(stretch.period * stretch.times for stretch in found) == len(kinds)
 
 
+def test_a_stretch_ends_where_states_are_read():
+    blocks = tiny_backbone(pair()).decoder.blocks
+    found = depth.stretches_of(blocks, (6,) * 6, True, ends=(2, 6))
+    assert found == [(0, 1, 2), (2, 1, 4)]
+
+
 def test_blocks_are_alike_by_what_they_compute():
     blocks = tiny_backbone(pair()).decoder.blocks
     assert len({depth.kind(block) for block in blocks}) == 1

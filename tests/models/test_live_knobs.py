@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_encdec.spec import (
+    AdaptorSpec,
     AttentionSpec,
     CrossAttentionSpec,
     MoESpec,
@@ -77,7 +78,9 @@ CHANGES = {
         "merged": [lambda old: True],
         "gate": [lambda old: True],
         "layers": [lambda old: (1,)],
+        "rotary": [lambda old: "continuous"],
     },
+    AdaptorSpec: {"groups": [lambda old: old + 1], "width": [lambda old: 24, lambda old: None]},
     PairSpec: {"encoder_attention": [lambda old: "causal"], "tied_embeddings": [lambda old: True]},
 }
 EXEMPT = {
@@ -90,6 +93,7 @@ EXEMPT = {
     (PairSpec, "encoder"): "its own fields are changed one by one",
     (PairSpec, "decoder"): "its own fields are changed one by one",
     (PairSpec, "cross_attention"): "its own fields are changed one by one",
+    (PairSpec, "adaptor"): "its own fields are changed one by one",
     ("encoder", "final_logit_soft_cap"): "an encoder writes no logits; kept for its source model",
     ("encoder", "logits_scaling"): "an encoder writes no logits; kept for its source model",
     ("encoder", "tied_output"): "an encoder writes no logits; kept for its source model",
@@ -98,7 +102,8 @@ EXPERTS = MoESpec(num_experts=4, top_k=3, expert_dim=24)
 STRETCHED = RotarySpec(100.0, 8.0, 1.0, 4.0, 64)
 
 
-ONE_SIDE = {PairSpec: ("pair",), CrossAttentionSpec: ("pair",), MoESpec: ("decoder",)}
+OF_PAIR = {CrossAttentionSpec: "cross_attention", AdaptorSpec: "adaptor"}
+ONE_SIDE = {PairSpec: ("pair",), **dict.fromkeys(OF_PAIR, ("pair",)), MoESpec: ("decoder",)}
 
 
 def by_length(stack):
@@ -131,6 +136,8 @@ def start(spec_class, field):
         return tiny_pair(**{k: dataclasses.replace(v, **beside(v)) for k, v in sides.items()})
     if spec_class is MoESpec:  # a norm behind experts would undo how much all of them weigh
         return tiny_pair(decoder=tiny_decoder(experts=EXPERTS, post_norm=False))
+    if spec_class is AdaptorSpec:
+        return tiny_pair(adaptor=AdaptorSpec(2, 40))
     if spec_class in (CrossAttentionSpec, PairSpec):
         return tiny_pair(decoder=tiny_encoder(windows=(8, None)))
     return tiny_pair()
@@ -152,9 +159,9 @@ def changed(pair, side, spec_class, field, change):
         RotarySpec: "rotary",
         NormSpec: "norm",
         MoESpec: "experts",
-        CrossAttentionSpec: "cross_attention",
+        **OF_PAIR,
     }.get(spec_class)
-    if spec_class is CrossAttentionSpec:
+    if spec_class in OF_PAIR:
         return dataclasses.replace(pair, **{owner: replaced(getattr(pair, owner))})
     stack = getattr(pair, side)
     if owner is None:

@@ -6,7 +6,7 @@ import pytest
 
 import keras_encdec
 from keras_encdec.models import EncDecSeq2SeqLM
-from keras_encdec.spec import CrossAttentionSpec, count_parameters
+from keras_encdec.spec import AdaptorSpec, CrossAttentionSpec, count_parameters
 from keras_encdec.testing.models import (
     assert_close,
     decoded,
@@ -15,7 +15,7 @@ from keras_encdec.testing.models import (
     tiny_backbone,
     to_numpy,
 )
-from keras_encdec.testing.specs import later, tiny_encoder, tiny_pair, uneven
+from keras_encdec.testing.specs import later, tiny_decoder, tiny_encoder, tiny_pair, uneven
 
 SOURCE = "gemma2_tiny_docs"
 SWITCHES = {
@@ -23,6 +23,16 @@ SWITCHES = {
     "gate": {"cross_attention": CrossAttentionSpec(gate=True)},
     "some layers": {"cross_attention": CrossAttentionSpec(layers=(1, 3))},
     "merged in some layers": {"cross_attention": CrossAttentionSpec(merged=True, layers=(0,))},
+    "continuous": {"cross_attention": CrossAttentionSpec(rotary="continuous")},
+    "merged and continuous": {
+        "cross_attention": CrossAttentionSpec(merged=True, rotary="continuous")
+    },
+    "adaptor": {"decoder": tiny_decoder(), "adaptor": AdaptorSpec(3, 24)},
+    "merged by an adaptor": {
+        "decoder": tiny_decoder(),
+        "cross_attention": CrossAttentionSpec(merged=True),
+        "adaptor": AdaptorSpec(width=42),
+    },
     "tied": {"tied_embeddings": True},
     "borrowed keys": {"encoder": uneven(tiny_encoder()), "decoder": uneven(tiny_encoder())},
     # Texts of 20 tokens are long, those of 13 are not.
@@ -72,8 +82,7 @@ def test_cached_is_full_and_padding_does_not_matter(changes):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
-    [SWITCHES["merged"], SWITCHES["gate"]],
-    ids=["merged", "gate"],
+    [pytest.param(SWITCHES[name], id=name) for name in ("merged", "gate", "continuous", "adaptor")],
 )
 def test_packed_is_unpacked(changes):
     backbone, inputs = tiny_backbone(pair(changes)), make_inputs((9, 7), (8, 8))
@@ -113,9 +122,11 @@ def test_a_gated_pair_starts_as_its_source():
 @pytest.mark.slow
 def test_a_switch_is_saved(tmp_path):
     options = {"cross_attention_gate": True, "cross_attention_layers": [0, 2]}
+    options["cross_attention_rotary"] = "continuous"
     lm = keras_encdec.adapt(SOURCE, tied_embeddings=True, decoder_layers=[0, 1, 3], **options)
     spec = lm.backbone.spec
     assert spec.decoder.num_layers == 3
+    assert spec.cross_attention.rotary == "continuous"
     lm.save_to_preset(tmp_path / "pair")
     again = keras_encdec.from_preset(tmp_path / "pair")
     assert again.backbone.spec == spec

@@ -11,7 +11,7 @@ from compiled_step import needed
 
 import keras_encdec
 from keras_encdec.models import EncDecBackbone
-from keras_encdec.spec import AttentionSpec, CrossAttentionSpec, PairSpec, StackSpec
+from keras_encdec.spec import AdaptorSpec, AttentionSpec, CrossAttentionSpec, PairSpec, StackSpec
 from keras_encdec.testing.models import tiny_lm
 from keras_encdec.testing.specs import other_pair, tiny_encoder, tiny_pair, uneven
 from keras_encdec.training.estimate import estimate
@@ -72,6 +72,8 @@ MEASURED = {
     "merged in one layer": (crossed(merged=True, layers=(1,)), {}),
     "cross-attention in one layer": (crossed(layers=(1,)), {}),
     "gated": (crossed(gate=True), {}),
+    "continuous": (crossed(rotary="continuous"), {}),
+    "adapted": (dataclasses.replace(pair(layers=4), adaptor=AdaptorSpec(4, 96)), {}),
     "in four parts": (pair(), {"gradient_accumulation_steps": 4}),
     "with a teacher": (pair(), {"teacher": pair().decoder}),
 }
