@@ -65,7 +65,7 @@ def test_layers_of_two_shapes_take_turns_and_those_that_hand_on_stay_apart():
         (uneven(tiny_encoder()), [(i, 1, 1) for i in range(4)]),
     ):
         blocks = tiny_backbone(tiny_pair(encoder=stack)).encoder.blocks
-        assert depth.stretches_of(blocks, stack.windows, True) == expected
+        assert depth.stretches_of(blocks, stack.windows, True, (4,)) == expected
 
 
 def loss(backbone, inputs, training):
