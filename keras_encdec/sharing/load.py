@@ -61,8 +61,8 @@ def from_preset(
               sources through KerasHub and converts them, or makes random weights for
               an architecture such as `"t5gemma_s_s"`;
             - a folder or `kaggle://`, `hf://` handle of a saved pair of ours;
-            - a folder or handle in the released T5Gemma layout, or T5Gemma 2's, whose
-              text part is read;
+            - a folder or handle in the released T5Gemma layout, or T5Gemma 2's, which may
+              read images too;
             - anything else that `adapt` takes: adapted, balanced.
         dtype: dtype or policy of the pair. If None, a pair that was saved in another policy
             than float32 comes back in its own; everything else is in Keras' default policy.
@@ -309,6 +309,7 @@ def _task(
             chat=chat,
             encoder_tokenizer=encoder_tokenizer,
             chat_template=chat_template,
+            vision=backbone.spec.vision,
         )
     return EncDecSeq2SeqLM(backbone, preprocessor)
 
@@ -376,7 +377,8 @@ def _load_released(
     release = RELEASED[config["model_type"]]
     source = SafetensorsSource(lambda name: file_of(preset, name), preset)
     pair = release.from_transformers(config)
-    backbone = load(pair, source, release.TRANSFORMERS, release.TRANSFORMERS_DROPPED, dtype)
+    rules, dropped = release.dialect_of(pair, source.tensors())
+    backbone = load(pair, source, rules, dropped, dtype)
     read_record(backbone, preset, name, "pair")
     tokenizer, template = None, None
     if preprocessor == _AUTO:

@@ -27,6 +27,7 @@ from keras_encdec.spec.sublayers import (
     cross_attention_from_json,
     rotary_from_json,
 )
+from keras_encdec.spec.vision import VisionSpec, vision_from_json
 
 Tensor = Any  # of the active backend: JAX, TensorFlow or PyTorch
 InputShape = tuple[Any, ...]  # of a layer's input, None where a length is open
@@ -213,6 +214,8 @@ class PairSpec:
         cross_attention: how the decoder looks at the encoder.
         tied_embeddings: encoder and decoder share one embedding (arXiv 2512.14856,
             section 2).
+        vision: of images among the encoder's tokens (arXiv 2512.14856, section 2); None
+            for text alone.
     """
 
     encoder: StackSpec
@@ -220,6 +223,7 @@ class PairSpec:
     encoder_attention: EncoderAttention = "bidirectional"
     cross_attention: CrossAttentionSpec = CrossAttentionSpec()
     tied_embeddings: bool = False
+    vision: VisionSpec | None = None
 
     def __post_init__(self) -> None:
         encoder, decoder, cross = self.encoder, self.decoder, self.cross_attention
@@ -239,6 +243,15 @@ class PairSpec:
         sizes = encoder.vocabulary_size, decoder.vocabulary_size
         received = f"widths {widths}, vocabularies {sizes}, tied_output {decoder.tied_output}"
         require(fits or not self.tied_embeddings, expected, received)
+        self._check_vision()
+
+    def _check_vision(self) -> None:
+        """Refuses images where the ids around them are not of both vocabularies."""
+        if self.vision is not None:
+            smallest = min(self.vocabulary_sizes.values())
+            require(self.vision.largest_id < smallest, "ids of images below the vocabulary", self)
+            same = self.encoder.width == self.decoder.width
+            require(same, "one width of encoder and decoder with images", self)
 
     def weights(self) -> dict[str, Shape]:
         """Name and shape of each weight of the pair; names are variable paths."""
@@ -246,7 +259,12 @@ class PairSpec:
         if self.tied_embeddings:
             del decoder[_EMBEDDING]
         encoder = EncoderSpec(self.encoder, self.encoder_attention).weights()
-        return {**encoder, **{f"decoder/{k}": v for k, v in decoder.items()}}
+        vision = self.vision.weights(self.encoder.width) if self.vision else {}
+        return {
+            **encoder,
+            **{f"decoder/{k}": v for k, v in decoder.items()},
+            **{f"vision/{k}": v for k, v in vision.items()},
+        }
 
     @property
     def vocabulary_sizes(self) -> dict[str, int]:
@@ -318,6 +336,7 @@ def pair_from_json(
     encoder_attention: EncoderAttention = "bidirectional",
     cross_attention: "CrossAttentionSpec | dict[str, Any] | None" = None,
     tied_embeddings: bool = False,
+    vision: "VisionSpec | dict[str, Any] | None" = None,
 ) -> PairSpec:
     """A pair from the fields that `dataclasses.asdict` gives."""
     return PairSpec(
@@ -326,6 +345,7 @@ def pair_from_json(
         encoder_attention,
         cross_attention_from_json(cross_attention),
         tied_embeddings,
+        vision_from_json(vision),
     )
 
 
