@@ -3,7 +3,7 @@
 Leaves what the pixels of one may be to `keras_encdec.objectives.images`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,15 @@ def images_of(images: Any, count: int, single: bool) -> list[list[np.ndarray]]:
             f"{len(rows)}."
         )
     return [_of_text(row) for row in rows]
+
+
+def refuse_images(names: Iterable[str]) -> None:
+    """Raises ValueError if there are images among the columns of data that is texts alone."""
+    if "images" in names:
+        raise ValueError(
+            "Expected texts alone, which is all that this is for. Received: a column images. "
+            "Leave it out, or train pairs: {'images': ..., 'inputs': ..., 'targets': ...}."
+        )
 
 
 def _of_text(images: Any) -> list[np.ndarray]:

@@ -32,6 +32,11 @@ class EncDecSeq2SeqLM(
     which the preprocessor's objective makes into examples, `keras_encdec.data.Tokens`, or
     ready model inputs.
 
+    A pair with `vision` reads `images` beside texts: for each text an array (H, W, 3) of integers
+    from 0 to 255 or floats from 0 to 1, a picture of PIL, or a list of several. They stand in
+    front of the text, or where it says `<start_of_image>`, once for each. `vision` is frozen
+    unless `backbone.vision.trainable` is set.
+
     Args:
         backbone: `EncDecBackbone`.
         preprocessor: `EncDecSeq2SeqLMPreprocessor`, or None to work on tokens.
