@@ -391,13 +391,14 @@ class FeatureConverter:
     @functools.cached_property
     def rows(self) -> Rows:
         """How examples are laid into rows."""
-        sides = self.reads_by, self.tokenizer
+        read, written = (side.pad_token_id or 0 for side in (self.reads_by, self.tokenizer))
         return Rows(
             self.encoder_sequence_length,
             self.decoder_sequence_length,
             self.start_token_id,
             self.tokenizer.end_token_id,
-            *(side.pad_token_id or 0 for side in sides),
+            read,
+            written,
             self.images,
         )
 

@@ -36,6 +36,7 @@ from keras_encdec.sharing.decoder_only import (
 from keras_encdec.sharing.fetch import file_of, folder_of
 from keras_encdec.sharing.hub_errors import explained
 from keras_encdec.sharing.hubs import hub_of
+from keras_encdec.sharing.pixels import check_pixels
 from keras_encdec.sharing.tokenizers import chat_template_of_files, tokenizer_of_files
 from keras_encdec.spec import EncoderSpec, PairSpec, StackSpec
 
@@ -377,6 +378,8 @@ def _load_released(
     release = RELEASED[config["model_type"]]
     source = SafetensorsSource(lambda name: file_of(preset, name), preset)
     pair = release.from_transformers(config)
+    if pair.vision is not None and preprocessor == _AUTO:
+        check_pixels(preset, pair.vision.image_size)
     rules, dropped = release.dialect_of(pair, source.tensors())
     backbone = load(pair, source, rules, dropped, dtype)
     read_record(backbone, preset, name, "pair")

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 import keras_encdec
 from keras_encdec.families import t5gemma2
 from keras_encdec.models.lora import numbered_layers
+from keras_encdec.sharing.pixels import check_pixels
 from keras_encdec.spec import VisionSpec
 from keras_encdec.testing.models import assert_close, to_numpy
 
@@ -101,6 +102,25 @@ def test_older_names_and_a_part_that_no_token_reaches(lm, folder, tmp_path):
     for ours, theirs in zip(lm.backbone.weights, found, strict=True):
         np.testing.assert_array_equal(to_numpy(ours.value), to_numpy(theirs.value))
     assert keras_encdec.from_preset(tmp_path / "texts").backbone.spec.vision is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_mean", [0.48, 0.46, 0.41]),
+        ("do_pan_and_scan", True),
+        ("size", {"height": 8, "width": 16}),
+    ],
+)
+def test_a_processor_of_other_pixels_is_refused(tmp_path, field, value):
+    said = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255}
+    said |= {"size": {"height": 8, "width": 8}, "do_pan_and_scan": None}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    check_pixels(str(tmp_path), 8)
+    said = {"image_processor": {**said, field: value}}
+    (tmp_path / "processor_config.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=f"Expected {field} of .* in processor_config.json"):
+        check_pixels(str(tmp_path), 8)
 
 
 def test_a_tensor_of_images_too_many_is_named(folder, tmp_path):
