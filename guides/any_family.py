@@ -140,7 +140,7 @@ for name, options in variants.items():
 
 """
 These are fields of the pair's spec and are saved with it. Released T5Gemma 2 checkpoints
-load by `keras_encdec.from_preset("hf://google/t5gemma-2-270m-270m")`, their text part.
+load by `keras_encdec.from_preset("hf://google/t5gemma-2-270m-270m")`, with what reads images.
 
 ## Two tokenizers
 

@@ -102,7 +102,7 @@ def layout_map(
 
 def _rules() -> dict[str, Axes]:
     """Axes by pattern of a weight's path, for pairs of any size."""
-    rules = {rf"(encoder|decoder)/(.*/)?\w*{name}": axes for name, axes in _AXES.items()}
+    rules = {rf"(?<!_)(encoder|decoder)/(.*/)?\w*{name}": axes for name, axes in _AXES.items()}
     few = {k: v for k, v in rules.items() if k.endswith(_KEYS_AND_VALUES)}
     rules |= {k: tuple(a if a == _BATCH else None for a in axes) for k, axes in few.items()}
     return rules
@@ -124,6 +124,8 @@ def _fitted(spec: PairSpec | EncoderSpec, sizes: Mapping[str, int]) -> dict[str,
 
 def _wanted(path: str, shape: Shape) -> Axes:
     """An axis or None for each dimension of a weight of a pair, whatever its size."""
+    if path.startswith("vision/"):
+        return (None,) * len(shape)  # frozen, and small beside the stacks
     axes = next(axes for name, axes in _AXES.items() if path.endswith(name))
     return (*axes, *[None] * (len(shape) - len(axes)))
 

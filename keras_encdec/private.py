@@ -28,6 +28,9 @@ from keras.src.backend.common.global_state import get_global_attribute
 # Which `keras.StatelessScope` is open; see `keras_encdec.hosts`.
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
+# Which layers the `filters` of `quantize` mean, to mean fewer.
+from keras.src.quantizers.utils import should_quantize_layer
+
 # Keras takes batches of one's own through it, on every backend and with their number.
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
@@ -42,6 +45,7 @@ __all__ = [
     "get_stateless_scope",
     "kaggle_files",
     "read_ahead",
+    "should_quantize_layer",
     "tokamax_attention",
     "told_to_jit",
 ]

@@ -36,6 +36,7 @@ from keras_encdec.data.recognize import READ_AHEAD
 from keras_encdec.data.tokenizing import Log, encoded, tokenize
 from keras_encdec.objectives import Example, Stages
 from keras_encdec.objectives.converter import FeatureConverter
+from keras_encdec.objectives.images import ImageTokens
 from keras_encdec.objectives.rows import Batch
 from keras_encdec.progress import track
 
@@ -60,6 +61,7 @@ class Batching:
         inputs_only: leaves labels and weights of ready arrays out, as in prediction.
         vocabularies: sizes, which ready ids must be below, of each side.
         classes: which labels a text may have, where it has one for all of it.
+        images: how ready images are read; None where none are.
 
     Raises:
         ValueError: if a number is below 1.
@@ -76,6 +78,7 @@ class Batching:
     inputs_only: bool = False
     vocabularies: Mapping[str, int] = dataclasses.field(default_factory=dict)
     classes: Classes | None = None
+    images: ImageTokens | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps"):
@@ -86,6 +89,7 @@ class Batching:
     def rows(self, inputs: ModelInputs) -> ready.Rows:
         """The rows of ready arrays."""
         x = ready.checked_ids(inputs.x, self.vocabularies)
+        ready.check_images(x, self.images)
         inputs = ModelInputs(x) if self.inputs_only else dataclasses.replace(inputs, x=x)
         inputs = ready.checked(inputs, self.labels)
         return ready.Rows(inputs.x, inputs.y, inputs.weights)
@@ -323,12 +327,13 @@ def examples_of(source: Pairs | Conversations, converter: FeatureConverter) -> l
 
 
 def _examples_of_pairs(pairs: Pairs, converter: FeatureConverter) -> list[Example]:
-    read, written, weights = pairs.encoder_text, pairs.targets(), pairs.weights
+    pairs.targets()  # all of them, before a part
     examples: list[Example] = []
     for at in track(range(0, len(pairs), _TOGETHER), "Tokenising"):
-        some = slice(at, at + _TOGETHER)
-        counts = None if weights is None else weights[some]
-        examples += converter.of_pairs(read[some], written[some], counts)
+        some = pairs[at : at + _TOGETHER]
+        examples += converter.of_pairs(
+            some.encoder_text, some.targets(), some.weights, images=some.images
+        )
     return examples
 
 

@@ -6,6 +6,7 @@ difference to `keras_encdec.training`.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -31,6 +32,7 @@ from keras_encdec.data.tokens import Tokens, vocabulary_digest
 from keras_encdec.objectives import Objective, Stages
 from keras_encdec.objectives.config import to_config
 from keras_encdec.objectives.converter import FeatureConverter
+from keras_encdec.objectives.images import ImageTokens
 
 
 def made_of(
@@ -84,6 +86,8 @@ def _settings(converter: FeatureConverter | None, batching: Batching) -> dict[st
     }
     for field in () if converter is None else dataclasses.fields(converter):
         facts[field.name] = _of_field(getattr(converter, field.name))
+    if facts.get("images") is None:
+        facts.pop("images", None)  # as before there were any
     return facts
 
 
@@ -93,7 +97,7 @@ def _of_field(value: Any) -> Any:
             return to_config(value)
         except ValueError:  # one of the user's
             return repr(value)
-    return value
+    return dataclasses.asdict(value) if isinstance(value, ImageTokens) else value
 
 
 def _is_tokenizer(value: Any) -> bool:
@@ -108,6 +112,8 @@ def _parts(source: Any) -> Iterable[bytes]:
     elif isinstance(source, Pairs):
         for texts in (source.encoder_text, source.decoder_text or ()):
             yield from (text.encode() for text in texts)
+        for image in itertools.chain.from_iterable(source.images or ()):
+            yield from (str(np.shape(image)).encode(), _bytes(image))
     elif isinstance(source, Conversations):
         yield source.answers.encode()
         for messages in source.messages:

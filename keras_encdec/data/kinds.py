@@ -18,6 +18,7 @@ from keras_encdec import check
 from keras_encdec.data import conversations
 from keras_encdec.data.conversations import Conversations
 from keras_encdec.data.tokens import Tokens
+from keras_encdec.objectives.images import check_image, parts_of
 from keras_encdec.objectives.rows import Inputs
 from keras_encdec.progress import track
 
@@ -27,6 +28,7 @@ INPUTS = (
     "decoder_token_ids",
     "decoder_padding_mask",
 )
+IMAGES = "images"  # of model inputs too, where a pair reads images
 
 
 class Document(NamedTuple):
@@ -82,15 +84,18 @@ class Pairs:
         decoder_text: as many, or None where only prompts are asked for.
         weights: (n,) or (n, T), what each pair or each of its targets counts; or None.
         single: whether it was one pair rather than several.
+        images: of each text to read its images, arrays (H, W, 3); None where there are none.
 
     Raises:
-        ValueError: if there are not as many of each, none at all, or an empty one to read.
+        ValueError: if there are not as many of each, none at all, or an empty one to read; or
+            images that are none, or not as many as their text has places for.
     """
 
     encoder_text: Sequence[str]
     decoder_text: Sequence[str] | None = None
     weights: np.ndarray | None = None
     single: bool = False
+    images: Sequence[Sequence[np.ndarray]] | None = None
 
     def __post_init__(self) -> None:
         _check_some(self.encoder_text, "encoder_text")
@@ -101,6 +106,10 @@ class Pairs:
             )
         for number, text in enumerate(self.encoder_text):
             _check_not_empty(text, "encoder_text", number)
+        for number, images in enumerate(self.images or ()):
+            parts_of(self.encoder_text[number], len(images))
+            for image in images:
+                check_image(image, number)
 
     def __len__(self) -> int:
         return len(self.encoder_text)
@@ -139,6 +148,7 @@ class Pairs:
             self.encoder_text[part],
             None if written is None else written[part],
             None if self.weights is None else self.weights[part],
+            images=None if self.images is None else self.images[part],
         )
 
 
@@ -147,7 +157,7 @@ class ModelInputs:
     """Arrays that are ready for the model, N rows each.
 
     Args:
-        x: the four model inputs, (N, S) and (N, T).
+        x: the four model inputs, (N, S) and (N, T); and `images` where there are some.
         y: (N, T) labels; or a dict of `labels`, `teacher_ids` and `teacher_log_probs`; or None.
         weights: (N,) or (N, T), what labels count, or None.
     """
@@ -272,12 +282,16 @@ def _joined_pairs(parts: Sequence[Pairs]) -> Pairs:
     written = [part.decoder_text for part in parts]
     some = [texts for texts in written if texts is not None]
     weights = [part.weights for part in parts if part.weights is not None]
-    if len(some) not in (0, len(parts)) or len(weights) not in (0, len(parts)):
-        raise ValueError("Expected decoder_text, and sample_weight, in all elements or in none.")
+    images = [part.images for part in parts if part.images is not None]
+    if not {len(some), len(weights), len(images)} <= {0, len(parts)}:
+        raise ValueError(
+            "Expected decoder_text, sample_weight and images in all elements or in none."
+        )
     return Pairs(
         list(itertools.chain.from_iterable(part.encoder_text for part in parts)),
         list(itertools.chain.from_iterable(some)) if some else None,
         np.concatenate(weights) if weights else None,
+        images=list(itertools.chain.from_iterable(images)) if images else None,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_encdec import check
+from keras_encdec.data.images import refuse_images
 from keras_encdec.data.kinds import Stream
 from keras_encdec.data.recognize import (
     array_of,
@@ -163,6 +164,7 @@ def as_labelled(x: Any, y: Any = None, sample_weight: Any = None) -> Labelled | 
     rows = listed(x)
     first = rows[0] if len(rows) else ""
     if isinstance(first, Mapping):
+        refuse_images(first)
         return _of_columns({n: [row[n] for row in rows] for n in first}, y, sample_weight)
     if isinstance(first, (tuple, list)) and y is None and not all(map(is_single_text, first)):
         return joined([as_labelled(*row) for row in rows])
@@ -219,6 +221,7 @@ def columns_of(x: Any, names: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: if a row lacks one.
     """
+    refuse_images(names)
     if isinstance(x, (list, tuple)):
         return columns_of_rows(x, names)
     return {name: x[name] for name in names}
@@ -230,6 +233,7 @@ def columns_of_rows(rows: Sequence[Any], names: Sequence[str]) -> dict[str, list
     Raises:
         ValueError: if a row lacks one.
     """
+    refuse_images(rows[0] if len(rows) and isinstance(rows[0], Mapping) else ())
     for number, row in enumerate(rows):
         if missing := [n for n in names if not isinstance(row, Mapping) or n not in row]:
             raise ValueError(
@@ -272,6 +276,7 @@ def _column_names(x: Any) -> list[str] | None:
     names = names_of_columns(x)
     if names is None:
         return None
+    refuse_images(names)
     known = [name for name in (*_TEXTS, *_LABELS, *READY) if name in names]
     if not {"text", "token_ids"} & set(known):
         raise ValueError(

@@ -1,12 +1,14 @@
 """Data as what generation reads: prompts, and pairs to score."""
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_encdec.data.kinds import (
+    IMAGES,
     INPUTS,
     Conversations,
     Documents,
@@ -17,7 +19,7 @@ from keras_encdec.data.kinds import (
     kind_of,
 )
 from keras_encdec.data.recognize import as_source
-from keras_encdec.objectives.converter import FeatureConverter, Prompt
+from keras_encdec.objectives.converter import FeatureConverter, Images, Prompt
 from keras_encdec.objectives.rows import Batch, Inputs
 
 
@@ -33,6 +35,8 @@ class Prompts:
         width: T, where they came as model inputs; None for text.
         single: whether it was one text rather than several.
         numbers: those of the rows.
+        images: of each row, where there are some.
+        pixels: images of rows to the model input.
     """
 
     lengths: Sequence[int]
@@ -42,12 +46,18 @@ class Prompts:
     width: int | None = None
     single: bool = False
     numbers: Sequence[int] | None = None
+    images: Any = None
+    pixels: Callable[[Sequence[Any]], Inputs] = lambda images: {IMAGES: np.stack(images)}
 
     @classmethod
     def of_ids(
-        cls, prompts: list[Prompt], converter: FeatureConverter, single: bool = False
+        cls,
+        prompts: list[Prompt],
+        converter: FeatureConverter,
+        single: bool = False,
+        images: Images = None,
     ) -> "Prompts":
-        """Prompts from `converter.of_prompts`."""
+        """Prompts from `converter.of_prompts`, and their images."""
         starts = [len(start) for _, start in prompts]
 
         def laid(numbers: Sequence[int]) -> Inputs:
@@ -56,7 +66,8 @@ class Prompts:
             return converter.resized(decoder=room).lay_prompts(some)
 
         lengths = [len(ids) for ids, _ in prompts]
-        return cls(lengths, starts, laid, converter.encoder_sequence_length, single=single)
+        longest, pixels = converter.encoder_sequence_length, converter.rows.pixels
+        return cls(lengths, starts, laid, longest, None, single, None, images, pixels)
 
     @classmethod
     def of_arrays(cls, x: Inputs) -> "Prompts":
@@ -65,9 +76,10 @@ class Prompts:
         lengths, starts = (count.tolist() for count in counts)
 
         def laid(numbers: Sequence[int]) -> Inputs:
-            return {name: array[list(numbers)] for name, array in x.items()}
+            return {name: x[name][list(numbers)] for name in INPUTS}
 
-        return cls(lengths, starts, laid, width=x["decoder_token_ids"].shape[1])
+        width = x["decoder_token_ids"].shape[1]
+        return cls(lengths, starts, laid, width=width, images=x.get(IMAGES))
 
     def __len__(self) -> int:
         return len(self.lengths if self.numbers is None else self.numbers)
@@ -77,19 +89,30 @@ class Prompts:
         return dataclasses.replace(self, numbers=numbers)
 
     def arrays(self) -> Inputs:
-        """The four model inputs of all rows."""
-        return self.laid(range(len(self)) if self.numbers is None else self.numbers)
+        """The model inputs of all rows."""
+        some = self._numbers
+        images = {} if self.images is None else self.pixels([self.images[i] for i in some])
+        return {**self.laid(some), **images}
 
-    def ids(self) -> list[list[list[int]]]:
-        """The tokens of each row, to know it by."""
-        x = self.arrays()
+    @property
+    def _numbers(self) -> Sequence[int]:
+        return range(len(self)) if self.numbers is None else self.numbers
+
+    def ids(self) -> list[list[Any]]:
+        """The tokens of each row, and a digest of its images, to know it by."""
+        x = self.laid(self._numbers)
         return [
             [
                 x[f"{side}_token_ids"][i][x[f"{side}_padding_mask"][i] > 0].tolist()
                 for side in ("encoder", "decoder")
             ]
-            for i in range(len(self))
+            + ([] if self.images is None else [_digests(self.images[number])])
+            for i, number in enumerate(self._numbers)
         ]
+
+
+def _digests(images: Any) -> list[int]:
+    return [zlib.crc32(np.ascontiguousarray(image).tobytes()) for image in images]
 
 
 def in_memory(inputs: Any) -> Source:
@@ -103,13 +126,16 @@ def in_memory(inputs: Any) -> Source:
     if not isinstance(source, Stream):
         return source
     parts = [part.x for part in source.begin(0) if isinstance(part, ModelInputs)]
-    shapes = {name: {part[name].shape[1] for part in parts} for name in INPUTS}
+    names = [*INPUTS, *[IMAGES] * any(IMAGES in part for part in parts)]
+    if any(set(names) - set(part) for part in parts):
+        raise ValueError("Expected images in all batches or in none. Received: in some.")
+    shapes = {name: {part[name].shape[1] for part in parts} for name in names}
     if any(len(widths) > 1 for widths in shapes.values()):
         raise ValueError(
             f"Expected batches of one width. Received: {shapes}. Pad them alike, or generate for "
             "one batch at a time."
         )
-    return ModelInputs({name: np.concatenate([part[name] for part in parts]) for name in INPUTS})
+    return ModelInputs({name: np.concatenate([part[name] for part in parts]) for name in names})
 
 
 def prompts_of(source: Source, converter: FeatureConverter) -> list[Prompt]:
@@ -119,7 +145,7 @@ def prompts_of(source: Source, converter: FeatureConverter) -> list[Prompt]:
         ValueError: if the data is no text.
     """
     if isinstance(source, Pairs):
-        return converter.of_prompts(source.encoder_text, source.decoder_text)
+        return converter.of_prompts(source.encoder_text, source.decoder_text, source.images)
     if isinstance(source, Documents):
         return converter.of_prompts(source.texts("encoder_text"))
     if isinstance(source, Conversations):
@@ -141,6 +167,8 @@ def whole_pairs(source: Source, converter: FeatureConverter) -> Batch:
             "Expected pairs to score: encoder_text, and the decoder_text whose likelihood is asked "
             f"for. Received: {kind_of(source)}."
         )
+    if source.images is not None:
+        raise ValueError("Expected pairs of texts alone to score. Received: pairs with images.")
     examples = converter.of_pairs(source.encoder_text, source.targets(), warn=True)
     longest = max(2, *(len(example.targets) for example in examples))
     return converter.resized(decoder=longest).rows.batch([[example] for example in examples])

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from keras_encdec.data.images import refuse_images
 from keras_encdec.data.labelled import columns_of_rows, elements, numbers_of, together
 from keras_encdec.data.recognize import (
     is_single_text,
@@ -116,6 +117,7 @@ def as_ranked(x: Any, y: Any = None, sample_weight: Any = None) -> Ranked:
         refuse_beside(x, y=y, sample_weight=sample_weight)
         return x
     if (names := names_of_columns(x)) is not None:
+        refuse_images(names)
         return _of_columns({name: x[name] for name in _known(names)}, y, sample_weight)
     if y is not None:
         return _of_columns({"query": x, "positive": y}, None, sample_weight)
@@ -169,6 +171,7 @@ def as_judged(x: Any, y: Any = None, sample_weight: Any = None) -> Ranked:
 def _judged_columns(x: Any, y: Any) -> dict[str, Any] | None:
     """Columns as of `as_ranked` of what has documents with labels; None for all else."""
     names = names_of_columns(x)
+    refuse_images(names or ())
     if names is not None:
         columns = {name: x[name] for name in names} if "document" in names else None
     elif isinstance(x, tuple) and len(x) == 2 and y is not None and all(map(is_texts, x)):

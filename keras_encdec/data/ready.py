@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from keras_encdec import check
-from keras_encdec.data.kinds import ModelInputs
+from keras_encdec.data.kinds import IMAGES, ModelInputs
+from keras_encdec.objectives.images import ImageTokens
 from keras_encdec.objectives.rows import Batch, Inputs
 
 IGNORED = -100  # as collators of transformers and PyTorch's cross-entropy have it
@@ -70,6 +71,23 @@ def checked_ids(x: Inputs, vocabularies: Mapping[str, int]) -> Inputs:
         name = f"{side}_token_ids"
         found[name] = ids_within(name, x[name], x[f"{side}_padding_mask"], size)
     return found
+
+
+def check_images(x: Inputs, images: ImageTokens | None) -> None:
+    """Raises ValueError where ready images are not what a model reads.
+
+    Args:
+        x: model inputs.
+        images: how it reads them; None where it does not.
+    """
+    given = x.get(IMAGES)
+    if images is not None:
+        images.check_inputs(x["encoder_token_ids"], x["encoder_padding_mask"], given)
+    elif given is not None:
+        raise ValueError(
+            "Expected model inputs without images, as the model reads none. Received: images of "
+            f"shape {given.shape}."
+        )
 
 
 def ids_within(name: str, ids: Any, padding_mask: Any, size: int) -> np.ndarray:

@@ -5,6 +5,7 @@ over, by what their objects can do: none of these libraries is imported for it. 
 a kind holds to `keras_encdec.data.kinds`.
 """
 
+import dataclasses
 import itertools
 import math
 import numbers
@@ -18,8 +19,11 @@ import keras
 import numpy as np
 
 from keras_encdec import check
+from keras_encdec.data.arrays import array_of, short, weights_of
 from keras_encdec.data.conversations import of_columns
+from keras_encdec.data.images import images_of
 from keras_encdec.data.kinds import (
+    IMAGES,
     INPUTS,
     Conversations,
     Document,
@@ -34,8 +38,10 @@ from keras_encdec.data.kinds import (
 # Batches are made in one thread, a few ahead: NumPy holds the interpreter either way.
 READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
 
-_COLUMNS = ("text", "encoder_text", "decoder_text", "messages", "prompt", "completion", *INPUTS)
 _COMPLETED = "prompt", "completion"
+_READ = "encoder_text", "inputs", "text", "prompt"  # what a row with images may read, and write
+_WRITTEN = "decoder_text", "targets", "completion"
+_COLUMNS = tuple(dict.fromkeys(("text", *_READ, *_WRITTEN, "messages", IMAGES, *INPUTS)))
 _TEXT = (str, bytes)
 
 Make = Callable[..., Any]  # what an element of a stream is
@@ -145,7 +151,7 @@ def _known(names: Sequence[str], field: str) -> list[str]:
     """
     wanted = _COLUMNS if field == "text" else (field,)
     known = [name for name in wanted if name in names]
-    if known and set(known) not in ({"prompt"}, {"completion"}):
+    if known and set(known) not in ({"prompt"}, {"completion"}, {"targets"}, {IMAGES}):
         return known
     if field != "text":
         raise ValueError(f"Expected a column {field!r}. Received: a dataset with columns {names}.")
@@ -161,9 +167,11 @@ def _known(names: Sequence[str], field: str) -> list[str]:
 
 def _of_columns(columns: dict[str, Any], y: Any, weight: Any, field: str) -> Source:
     if any(name in columns for name in INPUTS):
-        x = {name: array_of(columns[name]) for name in INPUTS if name in columns}
+        x = {name: array_of(columns[name]) for name in (*INPUTS, IMAGES) if name in columns}
         labels = {k: array_of(v) for k, v in y.items()} if isinstance(y, Mapping) else array_of(y)
         return ModelInputs(x, labels, array_of(weight))
+    if IMAGES in columns:
+        return _of_images(columns, y, weight)
     if "encoder_text" in columns or "decoder_text" in columns:
         return _of_pairs(columns, y, weight)
     said = {name: listed(columns[name]) for name in ("messages", *_COMPLETED) if name in columns}
@@ -172,7 +180,22 @@ def _of_columns(columns: dict[str, Any], y: Any, weight: Any, field: str) -> Sou
     if set(_COMPLETED) <= set(said):
         prompt, completion = (columns[name] for name in _COMPLETED)
         return _of_pairs({"encoder_text": prompt, "decoder_text": completion}, y, weight)
+    if "inputs" in columns and "text" not in columns:
+        return _of_pairs(_as_pairs(columns), y, weight)
     return as_source(columns[field], y, weight)
+
+
+def _as_pairs(columns: dict[str, Any]) -> dict[str, Any]:
+    """The columns that are read and written, by the names of those of pairs."""
+    sides = {"encoder_text": _READ, "decoder_text": _WRITTEN}
+    there = {side: [n for n in names if n in columns] for side, names in sides.items()}
+    return {side: columns[names[0]] for side, names in there.items() if names}
+
+
+def _of_images(columns: dict[str, Any], y: Any, weight: Any) -> Pairs:
+    pairs = _of_pairs(_as_pairs(columns), y, weight)
+    images = images_of(columns[IMAGES], len(pairs), pairs.single)
+    return dataclasses.replace(pairs, images=images)
 
 
 def _of_pairs(columns: dict[str, Any], y: Any, weight: Any) -> Pairs:
@@ -215,7 +238,7 @@ def _of_sequence(x: Sequence[Any], y: Any, weight: Any, field: str) -> Source:
     if _is_numeric(first):
         raise ValueError(
             "Expected text, pairs of texts, or a dict of the four model inputs. Received: "
-            f"{_short(first)} of type {type(first).__name__} in a {type(x).__name__}."
+            f"{short(first)} of type {type(first).__name__} in a {type(x).__name__}."
         )
     if y is not None:
         return _of_pairs({"encoder_text": x}, y, weight)
@@ -342,51 +365,8 @@ def listed(x: Any) -> Sequence[Any]:
         return [x[i] for i in range(len(x))]
     raise ValueError(
         "Expected text, pairs, model inputs, a dataset or a generator. "
-        f"Received: {_short(x)} of type {type(x).__name__}."
+        f"Received: {short(x)} of type {type(x).__name__}."
     )
-
-
-def array_of(x: Any) -> Any:
-    """An array or tensor of any framework, or a list of numbers, as a NumPy array."""
-    if x is None or isinstance(x, np.ndarray):
-        return x
-    if hasattr(x, "detach"):
-        x = x.detach().cpu()
-    if hasattr(x, "numpy") and not hasattr(x, "to_numpy"):
-        return np.asarray(x.numpy())
-    try:
-        return np.asarray(x)
-    except ValueError as error:
-        raise ValueError(
-            f"Expected rows of one length. Received: {_short(x)}. Pad them first."
-        ) from error
-
-
-def weights_of(weight: Any, count: int) -> np.ndarray | None:
-    """One weight, or several, for each of `count` rows."""
-    if weight is None:
-        return None
-    if not isinstance(weight, np.ndarray) and _is_ragged(weight):
-        weight = _padded([np.asarray(row, "float32") for row in weight])
-    array = np.asarray(array_of(weight))
-    numbers = array.dtype.kind in "biuf"
-    array = array.astype("float32") if numbers else np.full(0, np.nan, "float32")
-    array = array[None] if not array.ndim else array
-    if len(array) != count or array.ndim > 2 or not np.isfinite(array).all() or (array < 0).any():
-        raise ValueError(
-            f"Expected a sample_weight, finite and 0 or more, for each of {count} rows. Received: "
-            f"shape {array.shape}."
-        )
-    return array
-
-
-def _is_ragged(rows: Any) -> bool:
-    return isinstance(rows, (list, tuple)) and len({np.size(row) for row in rows}) > 1
-
-
-def _padded(rows: list[np.ndarray]) -> np.ndarray:
-    length = max(row.size for row in rows)
-    return np.stack([np.pad(row, (0, length - row.size)) for row in rows])
 
 
 def is_single_text(x: Any) -> bool:
@@ -422,11 +402,6 @@ def _is_numeric(x: Any) -> bool:
     if isinstance(x, np.ndarray):
         return x.dtype.kind in "biufc"
     return isinstance(x, numbers.Number)
-
-
-def _short(x: Any) -> str:
-    text = repr(x)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _as_it_is(x: Source, y: Any, weight: Any) -> Source:

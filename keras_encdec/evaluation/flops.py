@@ -79,6 +79,7 @@ def flops_by_side(
     """As `forward_flops`, apart: of `"encoder"` and `"decoder"`, or of `"decoder-only"`.
 
     The decoder has the keys and values that its cross-attention makes of the encoder's states.
+    What makes tokens of images is not counted.
     """
     source = check.whole("source_length", source_length)
     target = check.whole("target_length", target_length)

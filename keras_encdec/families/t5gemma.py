@@ -86,6 +86,11 @@ KERAS_HUB = (*_ENCODER[1], *_DECODER[1])
 TRANSFORMERS_DROPPED = ("lm_head.out_proj.weight",)
 
 
+def dialect_of(pair: PairSpec, names: Iterable[str]) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
+    """As of `keras_encdec.families.t5gemma2`."""
+    return TRANSFORMERS, TRANSFORMERS_DROPPED
+
+
 # What `to_transformers` writes and `_stack` reads, and what those of transformers hold beside it.
 _OF_A_PAIR = (
     *("is_encoder_decoder", "is_decoder", "vocab_size", "dropout_rate", "attention_dropout"),
@@ -219,6 +224,7 @@ def to_transformers(pair: PairSpec, dtype: str) -> dict[str, Any]:
         ("cross_attention", pair.cross_attention, CrossAttentionSpec()),
         ("tied_embeddings", pair.tied_embeddings, False),
         ("adaptor", pair.adaptor, None),
+        ("vision", pair.vision, None),
         ("encoder.vocabulary_size", pair.encoder.vocabulary_size, pair.decoder.vocabulary_size),
     )
     for stack in (pair.encoder, pair.decoder):

@@ -1,16 +1,17 @@
-"""The text part of the released T5Gemma 2 pairs, in the layout of transformers.
+"""The released T5Gemma 2 pairs, in the layout of transformers.
 
 Merged attention and one embedding for both sides (arXiv 2512.14856, section 2); each side is
-Gemma 3's text model otherwise. Source: transformers 5.23 models/t5gemma2. A pair that is written
-there gets the layout's part for images too, of one pixel and zeros, which no text reaches.
+Gemma 3's text model otherwise. Source: transformers 5.23 models/t5gemma2. A pair of text alone
+that is written there gets the layout's part for images too, of one pixel and zeros, which no text
+reaches. Leaves that part of other pairs to `keras_encdec.families.siglip`.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from keras_encdec.families import gemma3, transformers
-from keras_encdec.families.dialect import renamed
+from keras_encdec.families import gemma3, siglip, transformers
+from keras_encdec.families.dialect import Rule, renamed
 from keras_encdec.families.fields import Fields, reading
 from keras_encdec.families.t5gemma import SHARED
 from keras_encdec.spec import (
@@ -31,24 +32,35 @@ _NORMS = {
 }
 
 
-TRANSFORMERS = tuple(
-    dataclasses.replace(rule, ours=f"{side}/{rule.ours}")
-    for side, prefix in _SIDES.items()
-    for rule in renamed(transformers.rules(post_norm=True), {"model.": prefix, **_NORMS})
+TRANSFORMERS = (
+    *(
+        dataclasses.replace(rule, ours=f"{side}/{rule.ours}")
+        for side, prefix in _SIDES.items()
+        for rule in renamed(transformers.rules(post_norm=True), {"model.": prefix, **_NORMS})
+    ),
+    *siglip.rules(_SIDES["encoder"]),
 )
 
-# Images, with the one token that ends them; and ties that were stored as copies.
-TRANSFORMERS_DROPPED = (
-    "model.encoder.vision_tower.*",
-    "model.encoder.multi_modal_projector.*",
-    "*.embed_tokens.eoi_embedding",
-    "model.decoder.embed_tokens.weight",
+# Ties that were stored as copies.
+_DROPPED = (
+    "model.decoder.embed_tokens.*",
     "lm_head.out_proj.weight",
 )
 
 
-# What is said of images, of classification, and of both sides at once.
-_BESIDE = (*gemma3.IMAGES, "classifier_dropout_rate", "dropout_rate", "vocab_size")
+def dialect_of(pair: PairSpec, names: Iterable[str]) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
+    """The rules for a pair's tensors, and patterns of those that are left out.
+
+    Args:
+        pair: what is read.
+        names: of the tensors that there are.
+    """
+    rules = siglip.as_named(TRANSFORMERS, names)
+    return rules, (*_DROPPED, *siglip.dropped(_SIDES["encoder"], pair.vision))
+
+
+# What is said of classification, and of both sides at once.
+_BESIDE = ("classifier_dropout_rate", "dropout_rate", "vocab_size")
 
 
 def from_transformers(config: Mapping[str, Any]) -> PairSpec:
@@ -60,9 +72,12 @@ def from_transformers(config: Mapping[str, Any]) -> PairSpec:
     with reading(config) as field:
         dropout = field("dropout_rate", 0.0)  # which transformers gives to both sides
         field.only("is_encoder_decoder", True)
+        field.drop("eoi_token_index")  # the encoder's is meant
+        image = field("image_token_index", siglip.IMAGE_TOKEN)
         encoder, decoder = _taken(field, "encoder", "decoder")
         with reading(encoder) as inner:
             (text,) = _taken(inner, "text_config")
+            vision = siglip.from_transformers(inner, image, text["vocab_size"])
         encoder, decoder = _stack(text, dropout), _stack(decoder, dropout)
     windows = tuple(None if window is None else _halves(window) for window in encoder.windows)
     return PairSpec(
@@ -70,6 +85,7 @@ def from_transformers(config: Mapping[str, Any]) -> PairSpec:
         decoder,
         cross_attention=CrossAttentionSpec(merged=True),
         tied_embeddings=True,
+        vision=vision,
     )
 
 
@@ -110,7 +126,7 @@ def to_transformers(pair: PairSpec, dtype: str) -> dict[str, Any]:
         dtype: name of the dtype that the tensors are written in.
     """
     words = pair.decoder.vocabulary_size
-    never = dict.fromkeys(("boi_token_index", "eoi_token_index", "image_token_index"), words)
+    images = siglip.to_transformers(pair.vision, never=words)
     shared = {**SHARED, "attention_dropout": 0.0, "initializer_range": 0.02, "dtype": dtype}
     text = {**_module(pair.encoder), **shared, "model_type": "t5gemma2_text"}
     windows = [window_lengths(window) for window in pair.encoder.windows if window is not None]
@@ -121,26 +137,17 @@ def to_transformers(pair: PairSpec, dtype: str) -> dict[str, Any]:
         "is_encoder_decoder": True,
         "encoder": {
             **shared,
-            **never,
+            **images,
             "model_type": "t5gemma2_encoder",
             "text_config": text,
-            "vision_config": _ONE_PIXEL,
-            "mm_tokens_per_image": 1,
         },
         "decoder": {**_module(pair.decoder), **shared, "model_type": "t5gemma2_decoder"},
         "vocab_size": words,
         "dropout_rate": pair.decoder.dropout,
-        "eoi_token_index": words,
-        "image_token_index": words,
+        "eoi_token_index": images["eoi_token_index"],
+        "image_token_index": images["image_token_index"],
         **shared,
     }
-
-
-_ONE_PIXEL = {
-    **{"model_type": "siglip_vision_model", "hidden_size": 1, "intermediate_size": 1},
-    **{"num_hidden_layers": 0, "num_attention_heads": 1, "num_channels": 1},
-    **{"image_size": 1, "patch_size": 1, "vision_use_head": False},
-}
 
 
 def _module(stack: StackSpec) -> dict[str, Any]:
@@ -150,16 +157,5 @@ def _module(stack: StackSpec) -> dict[str, Any]:
 
 
 def blank(pair: PairSpec) -> dict[str, Shape]:
-    """The tensors of the part for images, whose config is `_ONE_PIXEL`."""
-    width, encoder = pair.encoder.width, "model.encoder"
-    tower, projector = f"{encoder}.vision_tower", f"{encoder}.multi_modal_projector"
-    return {
-        f"{encoder}.embed_tokens.eoi_embedding": (width,),
-        f"{projector}.mm_input_projection_weight": (1, width),
-        f"{projector}.mm_soft_emb_norm.weight": (1,),
-        f"{tower}.embeddings.patch_embedding.weight": (1, 1, 1, 1),
-        f"{tower}.embeddings.patch_embedding.bias": (1,),
-        f"{tower}.embeddings.position_embedding.weight": (1, 1),
-        f"{tower}.post_layernorm.weight": (1,),
-        f"{tower}.post_layernorm.bias": (1,),
-    }
+    """The tensors of the part for images that a pair lacks, by the config written for it."""
+    return {} if pair.vision else siglip.blank(_SIDES["encoder"], pair.encoder.width)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_encdec import hosts
+from keras_encdec.data.kinds import IMAGES
 from keras_encdec.data.prompts import Prompts
 from keras_encdec.generation import buckets
 from keras_encdec.generation.engine import Engine
@@ -28,7 +29,8 @@ def encode(engine: Engine, prompts: Prompts, **sizes: int) -> Encoding:
     hosts.check_same("prompts", prompts.ids)
     arrays = prompts.arrays()
     sides = arrays["encoder_token_ids"], arrays["encoder_padding_mask"]
-    source = engine.encode(*sides, largest=prompts.longest, **sizes)
+    images = arrays.get(IMAGES)
+    source = engine.encode(*sides, images=images, largest=prompts.longest, **sizes)
     given = arrays["decoder_padding_mask"].astype(bool)
     return Encoding(
         source, arrays["decoder_token_ids"], given, prompts.single, prompts.width is not None

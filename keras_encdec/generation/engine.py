@@ -207,6 +207,7 @@ class Engine:
         largest: int | None = None,
         smallest: int = buckets.SMALLEST_SOURCE,
         rows: int | None = None,
+        images: np.ndarray | None = None,
     ) -> Source:
         """What a decoder reads of inputs, computed once.
 
@@ -216,9 +217,12 @@ class Engine:
             largest: the longest S there will be.
             smallest: the shortest S that there is a program for.
             rows: B at least.
+            images: (B, N, H, W, 3), or None.
         """
         count = _rows(max(len(mask), rows or 0))
-        sides = _cut(token_ids, mask, rows=count, largest=largest, smallest=smallest)
+        sides: list[Any] = _cut(token_ids, mask, rows=count, largest=largest, smallest=smallest)
+        if images is not None:
+            sides.append(np.pad(images, [(0, count - len(images)), *[(0, 0)] * 4]))
         return self._encode(*map(distributed, sides))
 
     def decode(
@@ -276,8 +280,9 @@ class Engine:
         more = [(0, 0), (0, length - log_probs.shape[1])]
         return np.pad(log_probs, more), np.pad(likeliest, more)
 
-    def _run_encoder(self, token_ids: Tensor, mask: Tensor) -> Source:
-        states = self.backbone.encoder(token_ids, mask)
+    def _run_encoder(self, token_ids: Tensor, mask: Tensor, *images: Tensor) -> Source:
+        seen = {"images": images[0]} if images else {}
+        states = self.backbone.encoder(token_ids, mask, **seen)
         ids = ops.where(mask > 0, token_ids, drafts.NOTHING)
         return Source(self.backbone.decoder.context(states, mask), ids)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from keras_encdec import check, hosts, layout
-from keras_encdec.data.kinds import ModelInputs
+from keras_encdec.data.kinds import IMAGES, ModelInputs, Pairs
 from keras_encdec.data.prompts import Prompts, in_memory, prompts_of, whole_pairs
 from keras_encdec.generation import jobs
 from keras_encdec.generation.call import Call, encode
@@ -84,8 +84,9 @@ class Generator:
 
         Args:
             inputs: a text or texts, of any kind that `fit` takes; with `decoder_text` beside
-                `encoder_text`, what the outputs begin with; or model inputs, whose decoder
-                tokens are what the outputs begin with.
+                `encoder_text`, what the outputs begin with; with `images` beside `text`, what
+                is seen there, as of `EncDecSeq2SeqLM`; or model inputs, whose decoder tokens
+                are what the outputs begin with.
             max_length: tokens of an output at most, with `<bos>` and prompt; by default
                 the preprocessor's `decoder_sequence_length`, of model inputs T.
             stop_token_ids: ids that end an output; `"auto"` for the tokenizer's end
@@ -170,6 +171,8 @@ class Generator:
         source = in_memory(pairs)
         if isinstance(source, ModelInputs):
             x = checked_inputs(source.x, self.backbone.spec)
+            if IMAGES in x:
+                raise ValueError("Expected model inputs without images to score. Received: some.")
             ids, mask = (x[f"decoder_{name}"] for name in ("token_ids", "padding_mask"))
             y, weight = (np.pad(a[:, 1:], [(0, 0), (0, 1)]) for a in (ids, mask > 0))
         else:
@@ -198,7 +201,8 @@ class Generator:
             check_prompts(x)
             return Prompts.of_arrays(x)
         converter = self._required_converter()
-        return Prompts.of_ids(prompts_of(source, converter), converter, source.single)
+        images = source.images if isinstance(source, Pairs) else None
+        return Prompts.of_ids(prompts_of(source, converter), converter, source.single, images)
 
     def _encode(self, prompts: Prompts) -> Encoding:
         return encode(self.make_generate_function(), prompts)

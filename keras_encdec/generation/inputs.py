@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_encdec.data.ready import checked_ids
+from keras_encdec.data.ready import check_images, checked_ids
+from keras_encdec.objectives.images import ImageTokens
 from keras_encdec.objectives.rows import Inputs
 from keras_encdec.spec import PairSpec
 
@@ -16,9 +17,10 @@ def checked_inputs(x: Inputs, pair: PairSpec) -> Inputs:
     """The four model inputs with int32 ids and bool masks.
 
     Raises:
-        ValueError: if ids are none of the vocabularies.
+        ValueError: if ids are none of the vocabularies, or images are not for them.
     """
     x = checked_ids(x, pair.vocabulary_sizes)
+    check_images(x, ImageTokens.of(pair.vision))
     masks = "encoder_padding_mask", "decoder_padding_mask"
     return {**x, **{name: np.asarray(x[name]) > 0 for name in masks}}
 

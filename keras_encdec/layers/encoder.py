@@ -50,12 +50,19 @@ class Encoder(Stack):
         if self.adaptor is not None:
             self.adaptor.build((None, None, self.spec.width))
 
-    def call(self, token_ids: Tensor, padding_mask: Tensor, training: bool | None = None) -> Tensor:
+    def call(
+        self,
+        token_ids: Tensor,
+        padding_mask: Tensor,
+        training: bool | None = None,
+        images: Tensor | None = None,
+    ) -> Tensor:
         """(B, S) token ids and mask to (B, S, D) normalised states, D that of an adaptor's width.
 
-        With several examples in a row, the mask holds each one's number.
+        With several examples in a row, the mask holds each one's number. Images, as of
+        `keras_encdec.layers.vision`, are the row's, in the order of their tokens.
         """
-        return self._run(token_ids, *self._places(padding_mask), training=training)
+        return self._run(token_ids, *self._places(padding_mask), training=training, images=images)
 
     def all_states(
         self, token_ids: Tensor, padding_mask: Tensor, training: bool | None = None
@@ -69,7 +76,7 @@ class Encoder(Stack):
         return [*inputs, output]
 
     def compute_output_spec(
-        self, token_ids: Tensor, padding_mask: Tensor, training: bool | None = None
+        self, token_ids: Tensor, *args: Any, **kwargs: Any
     ) -> keras.KerasTensor:
         return keras.KerasTensor((*token_ids.shape, self.output_width), self.compute_dtype)
 

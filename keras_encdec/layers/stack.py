@@ -24,6 +24,7 @@ from keras_encdec.layers.masks import KeyRange, Limits
 from keras_encdec.layers.norm import RMSNorm
 from keras_encdec.layers.per_layer import PerLayerEmbedding
 from keras_encdec.layers.rotary import InTexts, Positions
+from keras_encdec.layers.vision import Vision
 from keras_encdec.spec import (
     CrossAttentionSpec,
     InputShape,
@@ -48,6 +49,7 @@ class Stack(keras.layers.Layer):
         cross_attention: `CrossAttentionSpec` of a decoder, which writes logits; or None.
         embedding: that of another stack to share, or None.
         causal: whether a token sees none after it.
+        vision: of images among the tokens, shared by the stacks of a pair; or None.
         **kwargs: of `keras.layers.Layer`.
     """
 
@@ -57,6 +59,7 @@ class Stack(keras.layers.Layer):
         cross_attention: CrossAttentionSpec | None = None,
         embedding: keras.layers.ReversibleEmbedding | None = None,
         causal: bool = True,
+        vision: Vision | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -85,6 +88,7 @@ class Stack(keras.layers.Layer):
         self._ends: Sequence[int] = (spec.num_layers,)  # numbers behind blocks that are read out
         self.final_norm = RMSNorm(spec.norm, name="final_norm", **policy)
         self.dropout = keras.layers.Dropout(spec.dropout, **policy)
+        self.vision = vision
 
     @property
     def attention(self) -> str:
@@ -130,11 +134,15 @@ class Stack(keras.layers.Layer):
             block.build(shape, context_shape)
         self.final_norm.build(shape)
 
-    def embed(self, token_ids: Tensor, training: bool | None = None) -> Tensor:
-        """(B, T) token ids to (B, T, D)."""
+    def embed(
+        self, token_ids: Tensor, training: bool | None = None, images: Tensor | None = None
+    ) -> Tensor:
+        """(B, T) token ids, and images as of `keras_encdec.layers.vision`, to (B, T, D)."""
         x = layout.rows_apart(self.embedding(token_ids))
         if self.spec.embedding_scale != 1:
             x = x * ops.cast(self.spec.embedding_scale, x.dtype)
+        if self.vision is not None:
+            x = self.vision(x, token_ids, images)
         return self.dropout(x, training=training)
 
     def _run(
@@ -148,6 +156,7 @@ class Stack(keras.layers.Layer):
         cache: Sequence[Part] | None = None,
         training: bool | None = None,
         each: Callable[[Tensor, KeysValues], None] | None = None,
+        images: Tensor | None = None,
     ) -> Tensor:
         """Tokens to (B, T, D) normalised states, block after block, of which none is kept.
 
@@ -161,8 +170,9 @@ class Stack(keras.layers.Layer):
             cache: for each block, of the tokens before these.
             training: whether dropout is on.
             each: called with each block's input and its self-attention's keys and values.
+            images: as of `embed`.
         """
-        x = self.embed(token_ids, training)
+        x = self.embed(token_ids, training, images)
         parts = None if self.per_layer is None else self.per_layer(token_ids, x)
         lent: dict[int, KeysValues] = {}
 

@@ -12,18 +12,22 @@ from keras_encdec import check, layout
 from keras_encdec.layers.decoder import Decoder
 from keras_encdec.layers.encoder import Encoder
 from keras_encdec.layers.stack import Stack
+from keras_encdec.layers.vision import Vision
 from keras_encdec.models.base import StacksBackbone
+from keras_encdec.models.images import IMAGES, OptionalImages
 from keras_encdec.spec import (
     AdaptorSpec,
     CrossAttentionSpec,
     EncoderAttention,
+    PairSpec,
     StackSpec,
+    VisionSpec,
     pair_from_json,
 )
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
-class EncDecBackbone(StacksBackbone):
+class EncDecBackbone(OptionalImages, StacksBackbone):
     """An encoder and a decoder with cross-attention, from two independent specs.
 
     Inputs are KerasHub's: `encoder_token_ids`, `encoder_padding_mask` (B, S) and
@@ -36,6 +40,11 @@ class EncDecBackbone(StacksBackbone):
     number them 1, 2, 3, ... in both masks: each then sees only itself, from position 0.
     An example stands in one run of the row, without padding inside; padding may stand
     before and after it.
+
+    With `vision` there may be `images` (B, N, H, W, 3) too, of which rows that have fewer are
+    filled up: float32 from -1 to 1, each in the places of `vision.tokens_per_image` tokens
+    `vision.image_token_id` of `encoder_token_ids`. What reads them, `backbone.vision`, is frozen
+    unless its `trainable` is set.
 
     Three settings change memory and speed but, rounding aside, no number. They are not
     saved, and, as in Keras, a compiled task sees a change at its next `compile()`:
@@ -63,6 +72,7 @@ class EncDecBackbone(StacksBackbone):
         cross_attention: `CrossAttentionSpec`, or its fields as a dict; None for the usual one.
         tied_embeddings: whether both sides share an embedding.
         adaptor: `AdaptorSpec` of the encoder's states, or its fields as a dict; or None.
+        vision: `VisionSpec`, or its fields as a dict; None for text alone.
         dtype: dtype or policy of computations and weights.
         **kwargs: of `keras_hub.models.Backbone`.
 
@@ -86,21 +96,30 @@ class EncDecBackbone(StacksBackbone):
         cross_attention: CrossAttentionSpec | dict[str, Any] | None = None,
         tied_embeddings: bool = False,
         adaptor: AdaptorSpec | dict[str, Any] | None = None,
+        vision: VisionSpec | dict[str, Any] | None = None,
         dtype: Any = None,
         **kwargs: Any,
     ):
-        given = encoder, decoder, encoder_attention, cross_attention, tied_embeddings, adaptor
+        sides = encoder, decoder, encoder_attention, cross_attention
+        given = *sides, tied_embeddings, adaptor, vision
         spec = pair_from_json(*given)
         layout.check(spec.weights())
         policy = {"dtype": dtype}
+        self.vision = _vision(spec, **policy)
         self.decoder = Decoder(
-            spec.decoder, spec.context_width, spec.cross_attention, name="decoder", **policy
+            spec.decoder,
+            spec.context_width,
+            spec.cross_attention,
+            vision=self.vision,
+            name="decoder",
+            **policy,
         )
         self.encoder = Encoder(
             spec.encoder,
             causal=encoder_attention == "causal",
             adaptor=spec.adaptor,
             embedding=self.decoder.embedding if tied_embeddings else None,
+            vision=self.vision,
             name="encoder",
             **policy,
         )
@@ -111,13 +130,18 @@ class EncDecBackbone(StacksBackbone):
         }
         source = (inputs["encoder_token_ids"], inputs["encoder_padding_mask"])
         target = (inputs["decoder_token_ids"], inputs["decoder_padding_mask"])
-        encoder_output = self.encoder(*source)
+        if spec.vision is not None:
+            pixels = (None, spec.vision.image_size, spec.vision.image_size, 3)
+            inputs[IMAGES] = keras.Input(pixels, dtype="float32", name=IMAGES, optional=True)
+        encoder_output = self.encoder(*source, images=inputs.get(IMAGES))
         decoder_output = self.decoder(*target, encoder_output, source[1])
         outputs = {
             "encoder_sequence_output": encoder_output,
             "decoder_sequence_output": decoder_output,
         }
         super().__init__(spec, inputs=inputs, outputs=outputs, dtype=dtype, **kwargs)
+        if self.vision is not None:
+            self.vision.trainable = False
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
@@ -157,3 +181,12 @@ class EncDecBackbone(StacksBackbone):
         """
         check.flag("train_cross_attention", train_cross_attention)
         self._enable_lora(rank, target_layer_names, train_cross_attention)
+
+
+def _vision(spec: PairSpec, **policy: Any) -> Vision | None:
+    """What reads images; None where there are none."""
+    if spec.vision is None:
+        return None
+    vision = Vision(spec.vision, spec.encoder.width, name="vision", **policy)
+    vision.build()
+    return vision

@@ -20,6 +20,7 @@ from keras_encdec import check, formats, hosts, integrity, layout
 from keras_encdec.files import atomic_folder, final_of, shard_names
 from keras_encdec.layers.stack import Stack
 from keras_encdec.models import lora, policies
+from keras_encdec.models.images import beside_images, of_images
 from keras_encdec.provenance import Provenance
 from keras_encdec.spec import EncoderSpec, PairSpec
 from keras_encdec.training.held import quantized
@@ -205,7 +206,7 @@ class StacksBackbone(keras_hub.models.Backbone):
         return getattr(self, "_lora_enabled_layers", [])
 
     def quantize(self, mode: Any = None, **kwargs: Any) -> None:
-        """As `keras.Model.quantize`, in seconds instead of minutes.
+        """As `keras.Model.quantize`, in seconds instead of minutes; what reads images stays.
 
         Raises:
             ValueError: if there are experts, or the active distribution cannot cut a weight in
@@ -219,9 +220,12 @@ class StacksBackbone(keras_hub.models.Backbone):
                     "Load it with dtype='bfloat16' for less memory."
                 )
         if mode == "int4":
-            parts = ((p, s) for p, s in self.spec.weights().items() if p.endswith(_QUANTISED))
+            weights = self.spec.weights().items()
+            parts = ((p, s) for p, s in weights if p.endswith(_QUANTISED) and not of_images(p))
             every = (w for path, shape in parts for w in quantized(path, shape, "float32", mode))
             layout.check({weight.path: weight.shape for weight in every})
+        if getattr(self.spec, "vision", None) is not None:
+            kwargs["filters"] = beside_images(kwargs.get("filters"))
         gc.freeze()  # Keras collects garbage after every kernel: 0.3 s each, without this
         try:
             with warnings.catch_warnings():  # of each norm, which is to stay as it is

@@ -17,6 +17,7 @@ from keras import ops
 
 from keras_encdec.files import atomic_file, readable
 from keras_encdec.integrity import check_finite, checksum
+from keras_encdec.models.images import of_images
 from keras_encdec.models.policies import bytes_in_file
 
 _LORA, _TRAINED, _RANK = "lora", "trained", "lora/vars/rank"
@@ -44,8 +45,9 @@ class LoraFile:
 
 
 def numbered_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Those with weights, in KerasHub's order."""
-    return [layer for layer in model._flatten_layers(include_self=False) if layer.weights]
+    """Those with weights, in KerasHub's order; behind them those that read images alone."""
+    every = [layer for layer in model._flatten_layers(include_self=False) if layer.weights]
+    return sorted(every, key=lambda layer: of_images(layer.path))
 
 
 def factors(layer: keras.layers.Layer) -> dict[str, keras.Variable]:

@@ -17,6 +17,7 @@ from keras_encdec.models.compiling import Compiled
 from keras_encdec.models.own_outputs import OwnOutputs
 from keras_encdec.models.policy_learner import PolicyLearner
 from keras_encdec.objectives import PrefixLM
+from keras_encdec.objectives.images import ImageTokens
 
 
 class PairLearner(PolicyLearner, Compiled):
@@ -42,6 +43,7 @@ class PairLearner(PolicyLearner, Compiled):
             "multiple": parts * layout.replicas(),
             "labels": None if options.get("inputs_only") else self._labels(class_weight),
             "vocabularies": self.backbone.spec.vocabulary_sizes,
+            "images": ImageTokens.of(self.backbone.spec.vision),
         }
         return Batching(batch_size, **{**own, **options})
 

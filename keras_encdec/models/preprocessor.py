@@ -4,6 +4,7 @@ Knows KerasHub's calls, its configs, and tf.data's graphs. What text becomes,
 `keras_encdec.objectives.converter` knows, which `converter` gives.
 """
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ import keras_hub
 import numpy as np
 
 from keras_encdec.data.batching import examples_of_conversations
-from keras_encdec.data.kinds import Conversations, Documents, Pairs, kind_of
+from keras_encdec.data.kinds import IMAGES, Conversations, Documents, Pairs, kind_of
 from keras_encdec.data.prompts import in_memory, prompts_of
 from keras_encdec.data.recognize import as_source
 from keras_encdec.models.backbone import EncDecBackbone
@@ -19,8 +20,10 @@ from keras_encdec.models.two_tokenizers import TwoTokenizers
 from keras_encdec.objectives import Example, Objective, Stages
 from keras_encdec.objectives.config import from_config, to_config
 from keras_encdec.objectives.converter import FeatureConverter
+from keras_encdec.objectives.images import ImageTokens
 from keras_encdec.objectives.rows import Batch, Inputs
-from keras_encdec.spec import PairSpec
+from keras_encdec.spec import PairSpec, VisionSpec
+from keras_encdec.spec.vision import vision_from_json
 
 _ARRAYS = ("encoder_token_ids", "encoder_padding_mask", "decoder_token_ids", "decoder_padding_mask")
 
@@ -60,6 +63,8 @@ class EncDecSeq2SeqLMPreprocessor(TwoTokenizers, keras_hub.models.Seq2SeqLMPrepr
         chat_template: how turns are framed, in Jinja as transformers renders it, of the
             tokenizer of the encoder; None for the format that its pieces tell. What begins
             the text behind an answer, such as `<|im_end|>`, ends it.
+        vision: `VisionSpec` of the pair, or its fields as a dict, to read images beside texts;
+            None for text alone.
         **kwargs: of `keras_hub.models.Seq2SeqLMPreprocessor`.
 
     Raises:
@@ -87,6 +92,7 @@ class EncDecSeq2SeqLMPreprocessor(TwoTokenizers, keras_hub.models.Seq2SeqLMPrepr
         allow_special: bool = False,
         encoder_tokenizer: Any = None,
         chat_template: str | None = None,
+        vision: VisionSpec | dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         super().__init__(tokenizer, encoder_sequence_length, decoder_sequence_length, **kwargs)
@@ -96,6 +102,7 @@ class EncDecSeq2SeqLMPreprocessor(TwoTokenizers, keras_hub.models.Seq2SeqLMPrepr
         self.packing = packing
         self.allow_special = allow_special
         self.chat_template = chat_template
+        self.vision = vision_from_json(vision)
         self.set_encoder_tokenizer(encoder_tokenizer)
         self.objective = objective
         self.converter  # noqa: B018 - checks the lengths
@@ -115,6 +122,7 @@ class EncDecSeq2SeqLMPreprocessor(TwoTokenizers, keras_hub.models.Seq2SeqLMPrepr
             self.packing,
             self.allow_special,
             self.chat_template,
+            ImageTokens.of(self.vision),
         )
         if found != self._converter:
             self._converter = found
@@ -159,7 +167,8 @@ class EncDecSeq2SeqLMPreprocessor(TwoTokenizers, keras_hub.models.Seq2SeqLMPrepr
 
         Args:
             x: `{"encoder_text": ..., "decoder_text": ...}` of strings or batches of
-                them; or plain text, of which each window becomes one row.
+                them, and `images` beside them; or plain text, of which each window becomes
+                one row.
             y: texts to write, where `x` is text to read alone.
             sample_weight: what each pair, or each text, counts in the loss.
             first: number of the first of the plain texts.
@@ -167,7 +176,8 @@ class EncDecSeq2SeqLMPreprocessor(TwoTokenizers, keras_hub.models.Seq2SeqLMPrepr
             **lengths: `encoder_sequence_length`, `decoder_sequence_length`.
 
         Returns:
-            `x` with the four model inputs (B, S) and (B, T) int32; `y` (B, T) int32,
+            `x` with the four model inputs (B, S) and (B, T) int32, and with `images`
+            (B, N, H, W, 3) float32 where a row has some; `y` (B, T) int32,
             the next token at each position; `sample_weight` (B, T) float32, 0 for
             padding. Without B for a single pair that is not packed.
         """
@@ -194,9 +204,11 @@ class EncDecSeq2SeqLMPreprocessor(TwoTokenizers, keras_hub.models.Seq2SeqLMPrepr
     def generate_preprocess(
         self, x: Any, sequence_length: int | None = None, **lengths: int | None
     ) -> Inputs:
-        """Prompts to model inputs: a text, a batch, or a dict with a `decoder_text` too."""
+        """Prompts to model inputs: a text, a batch, or a dict with `decoder_text` or `images`."""
         converter = self._resized(sequence_length=sequence_length, **lengths)
-        return converter.lay_prompts(prompts_of(in_memory(x), converter))
+        source = in_memory(x)
+        inputs = converter.lay_prompts(prompts_of(source, converter))
+        return {**inputs, **converter.rows.pixels(getattr(source, "images", None) or ())}
 
     def generate_postprocess(self, x: Any) -> list[str]:
         """Generated ids to strings, without special tokens."""
@@ -233,12 +245,14 @@ class EncDecSeq2SeqLMPreprocessor(TwoTokenizers, keras_hub.models.Seq2SeqLMPrepr
             "packing": self.packing,
             "allow_special": self.allow_special,
             "chat_template": self.chat_template,
+            "vision": None if self.vision is None else dataclasses.asdict(self.vision),
         }
 
 
 def _examples(source: Any, converter: FeatureConverter, first: int, epoch: int) -> list[Example]:
     if isinstance(source, Pairs):
-        return converter.of_pairs(source.encoder_text, source.targets(), source.weights)
+        sides = source.encoder_text, source.targets()
+        return converter.of_pairs(*sides, source.weights, images=source.images)
     if isinstance(source, Documents):
         return converter.of_texts(source.texts(), first, epoch, source.weights)
     if isinstance(source, Conversations):
@@ -268,6 +282,11 @@ def _in_graph(
     """A batch inside of tf.data's graph, by a Python call."""
     import tensorflow as tf
 
+    if isinstance(x, dict) and IMAGES in x:
+        raise ValueError(
+            "Expected texts alone inside a graph of tf.data. Received: images. Give the dataset "
+            "to fit, which makes its batches."
+        )
     parts = {"x": x, "y": y, "weight": weight}
     given = {name: part for name, part in parts.items() if part is not None}
     given["number"] = number
@@ -305,6 +324,11 @@ def check_preprocessor(preprocessor: Any, pair: PairSpec | None = None) -> None:
     if pair is not None:
         check_rows(preprocessor.encoder_tokenizer, pair.encoder.vocabulary_size)
         check_rows(preprocessor.tokenizer, pair.decoder.vocabulary_size)
+        if preprocessor.vision not in (None, pair.vision):
+            raise ValueError(
+                f"Expected a preprocessor for vision={pair.vision}, as the pair's. Received: one "
+                f"for {preprocessor.vision}."
+            )
 
 
 def check_rows(tokenizer: Any, rows: int) -> None:

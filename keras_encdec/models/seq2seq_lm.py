@@ -14,13 +14,16 @@ from keras_encdec.generation.generator import Generator
 from keras_encdec.layers.report import AttentionReport, report
 from keras_encdec.models.backbone import EncDecBackbone
 from keras_encdec.models.exports import Exports
+from keras_encdec.models.images import OptionalImages
 from keras_encdec.models.pair_learner import PairLearner
 from keras_encdec.models.preprocessor import EncDecSeq2SeqLMPreprocessor, check_preprocessor
 from keras_encdec.models.task_files import TaskFiles
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
-class EncDecSeq2SeqLM(Exports, Generator, TaskFiles, PairLearner, keras_hub.models.Seq2SeqLM):
+class EncDecSeq2SeqLM(
+    OptionalImages, Exports, Generator, TaskFiles, PairLearner, keras_hub.models.Seq2SeqLM
+):
     """An encoder-decoder language model with its preprocessor.
 
     Called on model inputs it returns logits (B, T, V). `fit` takes pairs of texts
@@ -28,6 +31,11 @@ class EncDecSeq2SeqLM(Exports, Generator, TaskFiles, PairLearner, keras_hub.mode
     `decoder_text`), plain texts (a list, files by `keras_encdec.data.read`, a dataset),
     which the preprocessor's objective makes into examples, `keras_encdec.data.Tokens`, or
     ready model inputs.
+
+    A pair with `vision` reads `images` beside texts: for each text an array (H, W, 3) of integers
+    from 0 to 255 or floats from 0 to 1, a picture of PIL, or a list of several. They stand in
+    front of the text, or where it says `<start_of_image>`, once for each. `vision` is frozen
+    unless `backbone.vision.trainable` is set.
 
     Args:
         backbone: `EncDecBackbone`.

@@ -19,6 +19,7 @@ from keras_encdec.objectives.chat import Frame
 from keras_encdec.objectives.chat_template import Template
 from keras_encdec.objectives.control import SENTINELS, plain
 from keras_encdec.objectives.draws import fold
+from keras_encdec.objectives.images import ImageTokens, parts_of
 from keras_encdec.objectives.mixture import Stages
 from keras_encdec.objectives.objective import Example, Objective
 from keras_encdec.objectives.retokenized import Retokenized
@@ -28,6 +29,7 @@ from keras_encdec.objectives.windows import Windows, cut
 from keras_encdec.warn import warn as warn_user
 
 Prompt = tuple[list[int], list[int]]  # what the encoder reads, what the decoder begins with
+Images = Sequence[Sequence[np.ndarray]] | None  # of each text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ class FeatureConverter:
             are plain text (`keras_encdec.objectives.control`).
         chat_template: in Jinja, of the encoder's tokenizer; None for the format that the pieces
             of the tokenizer tell.
+        images: how images are read beside texts; None where they are not.
 
     Raises:
         ValueError: if a length is below 2, or the template is no text.
@@ -64,6 +67,7 @@ class FeatureConverter:
     packing: bool = False
     allow_special: bool = False
     chat_template: str | None = None
+    images: ImageTokens | None = None
 
     def __post_init__(self) -> None:
         for name in ("encoder_sequence_length", "decoder_sequence_length"):
@@ -207,6 +211,7 @@ class FeatureConverter:
         decoder_texts: Sequence[str],
         weights: Any = None,
         warn: bool = False,
+        images: Images = None,
     ) -> list[Example]:
         """The examples of pairs of texts: the first is read, the second written and ended.
 
@@ -215,13 +220,20 @@ class FeatureConverter:
             decoder_texts: as many.
             weights: (n,) or (n, T), what pairs or their targets count; or None.
             warn: whether to warn about texts that are cut.
+            images: of each encoder text; or None.
+
+        Raises:
+            ValueError: if there are images that cannot be read, or have no room.
         """
-        read = self._read(encoder_texts, warn)
+        read = self._read(encoder_texts, warn, images)
         if self.chat:
             examples = self._answers(read, decoder_texts)
         else:
             answers = encode(self.tokenizer, self._plain(self.tokenizer, decoder_texts))
             examples = _ended(read, answers, self.tokenizer.end_token_id)
+        if images is not None:
+            sides = zip(examples, images, strict=True)
+            examples = [dataclasses.replace(e, images=tuple(some)) for e, some in sides]
         return examples if weights is None else self._weighted(examples, weights)
 
     def of_conversations(
@@ -284,13 +296,16 @@ class FeatureConverter:
         return found
 
     def of_prompts(
-        self, encoder_texts: Sequence[str], decoder_texts: Sequence[str] | None = None
+        self,
+        encoder_texts: Sequence[str],
+        decoder_texts: Sequence[str] | None = None,
+        images: Images = None,
     ) -> list[Prompt]:
         """The ids that encoder and decoder begin with; texts that are cut are warned about."""
         starts: list[list[int]] = [[]] * len(encoder_texts)
         if decoder_texts is not None:
             starts = encode(self.tokenizer, self._plain(self.tokenizer, decoder_texts))
-        sides = zip(self._read(encoder_texts, warn=True), starts, strict=True)
+        sides = zip(self._read(encoder_texts, True, images), starts, strict=True)
         return [(ids, [self.start_token_id, *start]) for ids, start in sides]
 
     def of_chat(self, messages: Any) -> Prompt:
@@ -327,10 +342,12 @@ class FeatureConverter:
             said = plain(self.reads_by, said, others=self.frame.tokens)
         return None if system is None else said[0], said[1:]
 
-    def _read(self, texts: Sequence[str], warn: bool) -> list[list[int]]:
+    def _read(self, texts: Sequence[str], warn: bool, images: Images = None) -> list[list[int]]:
         """What the encoder reads of texts, cut to its length."""
         length = self.encoder_sequence_length
-        if self.chat:
+        if images is not None:
+            every = self._read_images(texts, images)
+        elif self.chat:
             _, texts = self._plain_turns(None, texts)
             said = [self.frame.conversation(None, [text]) for text in texts]
             every = self.frame.encode(self.reads_by, said)
@@ -350,18 +367,39 @@ class FeatureConverter:
             ]
         return [ids[:length] for ids in every]
 
+    def _read_images(
+        self, texts: Sequence[str], images: Sequence[Sequence[Any]]
+    ) -> list[list[int]]:
+        """As `_read`, before anything is cut, which no image may be."""
+        if self.images is None:
+            raise ValueError(
+                "Expected texts without images, as the model reads none. Received: images. Load "
+                "one that does, such as google/t5gemma-2-270m-270m, or leave them out."
+            )
+        if self.chat or self.packing:
+            name = "chat" if self.chat else "packing"
+            raise ValueError(
+                f"Expected preprocessor.{name} = False with images, one text with its images in a "
+                "row. Received: True."
+            )
+        parts = (parts_of(text, len(some)) for text, some in zip(texts, images, strict=True))
+        said = [self._plain(self.reads_by, part) for part in parts]
+        return self.images.encode(self.reads_by, said, self.encoder_sequence_length)
+
     # Examples to rows.
 
     @functools.cached_property
     def rows(self) -> Rows:
         """How examples are laid into rows."""
-        sides = self.reads_by, self.tokenizer
+        read, written = (side.pad_token_id or 0 for side in (self.reads_by, self.tokenizer))
         return Rows(
             self.encoder_sequence_length,
             self.decoder_sequence_length,
             self.start_token_id,
             self.tokenizer.end_token_id,
-            *(side.pad_token_id or 0 for side in sides),
+            read,
+            written,
+            self.images,
         )
 
     def grouped(self, examples: Sequence[Example]) -> list[list[Example]]:

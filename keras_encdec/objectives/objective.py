@@ -4,6 +4,7 @@ Tokens in, examples out. NumPy only; knows no model, no text and no padding.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class Example:
             one for each target and its end token, (n + 1,).
         places: of what an encoder learns alone (`MNTP`): 1-D int64, where in `inputs` each
             target belongs; None where a decoder writes the target.
+        images: of `inputs`, in the order of their tokens; arrays (H, W, 3).
     """
 
     inputs: np.ndarray
@@ -41,6 +43,7 @@ class Example:
     teacher: tuple[np.ndarray, np.ndarray] | None = dataclasses.field(default=None, repr=False)
     weight: float | np.ndarray = dataclasses.field(default=1.0, repr=False)
     places: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    images: Sequence[np.ndarray] = dataclasses.field(default=(), repr=False)
 
     def positions(self) -> tuple[np.ndarray, np.ndarray]:
         """Where in the window the tokens of `inputs` and of `targets` stood.

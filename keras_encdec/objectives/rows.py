@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_encdec.objectives.images import ImageTokens
 from keras_encdec.objectives.objective import Example
 from keras_encdec.objectives.packing import pack
 
@@ -35,6 +36,7 @@ class Rows:
         end: id that it writes where a target ends.
         source_pad: id that fills an encoder row.
         target_pad: id that fills a decoder row.
+        images: how images become pixels; None where there are none.
     """
 
     source: int
@@ -43,6 +45,7 @@ class Rows:
     end: int
     source_pad: int
     target_pad: int
+    images: ImageTokens | None = None
 
     def sides(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
         """What encoder and decoder read and write: `inputs`, and `<bos> targets <eos>`.
@@ -80,7 +83,8 @@ class Rows:
             size: empty rows, which count nothing, are added up to this many.
 
         Returns:
-            `(x, y, sample_weight)` as `EncDecSeq2SeqLMPreprocessor.call`. The padding
+            `(x, y, sample_weight)` as `EncDecSeq2SeqLMPreprocessor.call`; `x` with `images`
+            where a row has some. The padding
             masks hold 1 for a row's first example, 2 for its second, and so on. With a
             teacher, `y` is a dict of `labels` and of `teacher_ids` and
             `teacher_log_probs`, (B, T, k) each.
@@ -91,6 +95,7 @@ class Rows:
         targets = [[decoder[:-1] for _, decoder in row] for row in sides]
         labels = [[decoder[1:] for _, decoder in row] for row in sides]
         x = self.model_inputs(sources, targets)
+        x |= self.pixels([[image for example in row for image in example.images] for row in rows])
         y, _ = self._fill(labels, self.target, self.target_pad)
         weight = self._weights(rows, labels)
         teachers = [[example.teacher for example in row] for row in rows]
@@ -98,6 +103,13 @@ class Rows:
             return x, y, weight
         ids, log_probs = self._fill_teachers(teachers)
         return x, {"labels": y, "teacher_ids": ids, "teacher_log_probs": log_probs}, weight
+
+    def pixels(self, rows: Sequence[Sequence[np.ndarray]]) -> Inputs:
+        """`images` of rows, as the model's inputs have them; nothing where no row has any."""
+        if not any(rows):
+            return {}
+        assert self.images is not None
+        return {"images": self.images.pixels(rows)}
 
     def _weights(
         self, rows: Sequence[Sequence[Example]], labels: Sequence[Sequence[np.ndarray]]

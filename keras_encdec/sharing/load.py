@@ -36,6 +36,7 @@ from keras_encdec.sharing.decoder_only import (
 from keras_encdec.sharing.fetch import file_of, folder_of
 from keras_encdec.sharing.hub_errors import explained
 from keras_encdec.sharing.hubs import hub_of
+from keras_encdec.sharing.pixels import check_pixels
 from keras_encdec.sharing.tokenizers import chat_template_of_files, tokenizer_of_files
 from keras_encdec.spec import EncoderSpec, PairSpec, StackSpec
 
@@ -61,8 +62,8 @@ def from_preset(
               sources through KerasHub and converts them, or makes random weights for
               an architecture such as `"t5gemma_s_s"`;
             - a folder or `kaggle://`, `hf://` handle of a saved pair of ours;
-            - a folder or handle in the released T5Gemma layout, or T5Gemma 2's, whose
-              text part is read;
+            - a folder or handle in the released T5Gemma layout, or T5Gemma 2's, which may
+              read images too;
             - anything else that `adapt` takes: adapted, balanced.
         dtype: dtype or policy of the pair. If None, a pair that was saved in another policy
             than float32 comes back in its own; everything else is in Keras' default policy.
@@ -309,6 +310,7 @@ def _task(
             chat=chat,
             encoder_tokenizer=encoder_tokenizer,
             chat_template=chat_template,
+            vision=backbone.spec.vision,
         )
     return EncDecSeq2SeqLM(backbone, preprocessor)
 
@@ -376,7 +378,10 @@ def _load_released(
     release = RELEASED[config["model_type"]]
     source = SafetensorsSource(lambda name: file_of(preset, name), preset)
     pair = release.from_transformers(config)
-    backbone = load(pair, source, release.TRANSFORMERS, release.TRANSFORMERS_DROPPED, dtype)
+    if pair.vision is not None and preprocessor == _AUTO:
+        check_pixels(preset, pair.vision.image_size)
+    rules, dropped = release.dialect_of(pair, source.tensors())
+    backbone = load(pair, source, rules, dropped, dtype)
     read_record(backbone, preset, name, "pair")
     tokenizer, template = None, None
     if preprocessor == _AUTO:

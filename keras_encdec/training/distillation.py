@@ -102,8 +102,14 @@ class Distillation:
             `TeacherTargets`.
 
         Raises:
-            ValueError: if there is neither a teacher nor rows.
+            ValueError: if there is neither a teacher nor rows, or a teacher beside images, of
+                which it sees none.
         """
+        if self.teacher is not None and "images" in x:
+            raise ValueError(
+                "Expected texts alone with a teacher that is asked, as it reads no images. "
+                "Received: images."
+            )
         if self.teacher is not None:
             labels = y["labels"] if isinstance(y, dict) else y
             states = _states(self.teacher.backbone, x, labels, self.start_token)

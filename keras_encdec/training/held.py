@@ -66,6 +66,9 @@ def _variables(run: PlannedRun) -> Iterable[Weight]:
     dtype, rank = run.policy.variable_dtype, run.lora_rank
     for path, shape in run.pair.weights().items():
         layer, _, name = path.rpartition("/")
+        if path.startswith("vision/"):
+            yield Weight(path, shape, dtype, trainable=False)
+            continue
         if rank and run.train_cross_attention and is_new(path):
             yield Weight(path, shape, dtype)
             continue

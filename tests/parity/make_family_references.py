@@ -183,6 +183,7 @@ MODELS = {
 LENGTHS = (20, 13)
 IMAGES = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
 IMAGES |= {"num_attention_heads": 2, "image_size": 4, "patch_size": 2}
+BEGIN, END, IMAGE = 89, 90, 91  # ids around an image of T5Gemma 2, and for it
 
 
 def make(name):
@@ -233,7 +234,7 @@ def padded(rng, lengths, words=90, start=None):
 
 
 def make_t5gemma2():
-    """A whole pair, past its windows on both sides; its part for images is as small as can be."""
+    """A whole pair, past its windows on both sides; an image takes four tokens."""
     text = {
         **COMMON,
         **HEADS,
@@ -242,11 +243,13 @@ def make_t5gemma2():
         "layer_types": [LOCAL, LOCAL, GLOBAL, LOCAL],
         "rope_parameters": MODELS["gemma3"][1]["rope_parameters"],
     }
+    images = {**IMAGES, "intermediate_size": 12, "num_hidden_layers": 2, "image_size": 8}
+    ids = {"boi_token_index": BEGIN, "eoi_token_index": END, "image_token_index": IMAGE}
     encoder = transformers.T5Gemma2EncoderConfig(
-        text_config=text, vision_config=IMAGES, eoi_token_index=90, image_token_index=91
+        text_config=text, vision_config=images, mm_tokens_per_image=4, **ids
     )
     decoder = transformers.T5Gemma2DecoderConfig(**text)
-    config = transformers.T5Gemma2Config(encoder=encoder, decoder=decoder, image_token_index=91)
+    config = transformers.T5Gemma2Config(encoder=encoder, decoder=decoder, image_token_index=IMAGE)
     return config, transformers.T5Gemma2ForConditionalGeneration
 
 
@@ -266,7 +269,35 @@ def save_t5gemma2():
         tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
         output = model(**tensors, use_cache=False)
     states = output.encoder_last_hidden_state.numpy()
-    write("t5gemma2", facts, **arrays, states=states, logits=output.logits.numpy())
+    arrays |= {"states": states, "logits": output.logits.numpy()}
+    write("t5gemma2", facts, **arrays, **with_images(model, arrays, rng))
+
+
+def with_images(model, arrays, rng):
+    """Two images in the first row and one in the second, its last in no window of its first.
+
+    Pixels in our order, (rows, images, height, width, 3), filled up with one that nobody reads.
+    """
+    ids, target_ids = arrays["input_ids"].copy(), arrays["decoder_input_ids"].copy()
+    image = [BEGIN, IMAGE, IMAGE, IMAGE, IMAGE, END]
+    for row, at in ((0, 1), (0, 13), (1, 5)):
+        ids[row, at : at + len(image)] = image
+    target_ids[0, 4] = END  # which the decoder embeds by itself, too
+    pixels = rng.uniform(-1, 1, (2, 2, 8, 8, 3)).astype("float32")
+    seen = np.concatenate([pixels[0], pixels[1, :1]]).transpose(0, 3, 1, 2)
+    given = {"input_ids": ids, "attention_mask": arrays["attention_mask"], "pixel_values": seen}
+    given |= {"decoder_input_ids": target_ids}
+    given |= {"decoder_attention_mask": arrays["decoder_attention_mask"]}
+    with torch.no_grad():
+        tensors = {key: torch.from_numpy(np.ascontiguousarray(v)) for key, v in given.items()}
+        output = model(**tensors, use_cache=False)
+    return {
+        "image_input_ids": ids,
+        "image_decoder_input_ids": target_ids,
+        "images": pixels,
+        "image_states": output.encoder_last_hidden_state.numpy(),
+        "image_logits": output.logits.numpy(),
+    }
 
 
 def write(name, facts, **arrays):
