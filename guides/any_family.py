@@ -2,8 +2,8 @@
 Title: Any family, any pair
 Author: keras_encdec
 Date created: 2026/11/25
-Last modified: 2026/11/25
-Description: Qwen, Llama and SmolLM as encoder-decoders; two tokenizers, fewer layers, the gate.
+Last modified: 2026/11/27
+Description: Qwen, Llama and SmolLM as encoder-decoders; two tokenizers, fewer layers, the gate, experts.
 Accelerator: GPU
 """
 
@@ -13,13 +13,16 @@ Accelerator: GPU
 What Encoder-Decoder Gemma does to Gemma 2 can be done to any model of the same build.
 Sources may be
 
-- Gemma 1 to 3, Llama 2 and 3, SmolLM 2 and 3, Mistral, Qwen 2, 2.5 and 3, OLMo 2,
-  Granite 3, Phi-3, 3.5 and 4; of a Gemma 3 that reads images, its text part;
+- Gemma 1 to 4, Llama 2 and 3, SmolLM 2 and 3, Mistral, Qwen 2, 2.5 and 3, OLMo 2,
+  Granite 3, Phi-3, 3.5 and 4; of a Gemma 3 or 4 that reads images, its text part; of
+  Gemma 4 those without experts;
+- the mixtures of experts Mixtral and Qwen 3 MoE;
 - presets of KerasHub, its backbones and tasks in memory, or folders and `hf://` handles
   in the format of transformers (`config.json` with safetensors).
 
 Families differ in where they normalise, in biases, windows, soft caps and rotary
-positions. All of that is read from the configuration of the source. A field that would be
+positions; in Gemma 4 E2B and E4B the last layers borrow keys and values of earlier ones
+too, and each layer has an embedding of its own. All of that is read from the configuration of the source. A field that would be
 ignored is an error that names it.
 
 Phi-3.5 and Phi-4-mini turn their positions otherwise in long texts (LongRoPE). Here a text's
@@ -190,6 +193,35 @@ again = keras_encdec.from_preset("./two_families")
 again.compile(sampler="greedy")
 same = again.generate(prompt, max_length=24) == lm.generate(prompt, max_length=24)
 print("the same after loading:", same)
+
+"""
+## Experts
+
+A mixture of experts may be the source of either side or of both, as any other family. Each
+of its layers keeps its router and all experts, and a token goes through its own few. The
+smallest released one of the two families has 30 billion parameters, so one of two layers
+and random weights stands in here: it reads, and Qwen 3 writes.
+
+`fit` adds the loss of uneven experts, with the weight that the source's config gives it, and
+logs how evenly the tokens were spread: `encoder_expert_load` and `decoder_expert_load` are
+the tokens of the busiest expert over the mean of all, 1 where all have as many.
+"""
+
+mixture = tiny_source("Qwen3Moe", texts[:200])
+lm = prepared(keras_encdec.adapt(mixture, QWEN))
+print(lm.backbone.spec.encoder.experts)
+history = lm.fit(texts, batch_size=BATCH_SIZE, steps_per_epoch=4, verbose=0).history
+print(f"busiest over mean: {history['encoder_expert_load'][-1]:.2f}")
+
+"""
+What experts cannot do yet is refused by name: `lm.quantize`, `training.estimate`, and
+`texts_at_once` of an embedder.
+"""
+
+try:
+    lm.quantize("int8")
+except ValueError as error:
+    print(error)
 
 """
 A family that is not here yet is one short file of data:

@@ -22,6 +22,13 @@ SPECIAL = {
         "<|end_header_id|>",
     ],
     "Qwen3": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+    "Qwen3Moe": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+}
+# What a family's backbone asks for beyond the sizes of all.
+_OWN: dict[str, dict[str, int]] = {
+    "Llama3": {},
+    "Qwen3": {"head_dim": 16},
+    "Qwen3Moe": {"head_dim": 16, "num_experts": 8, "top_k": 2, "moe_intermediate_dim": 32},
 }
 
 
@@ -29,7 +36,7 @@ def tiny_source(family: str, texts: Iterable[str], pieces: int = 512) -> Any:
     """A decoder-only task of two layers, with a byte-pair tokenizer that some texts trained.
 
     Args:
-        family: `"Llama3"` or `"Qwen3"`.
+        family: `"Llama3"`, `"Qwen3"` or `"Qwen3Moe"`.
         texts: what the tokenizer is trained on.
         pieces: of the vocabulary at most, at least 262: bytes and special pieces.
 
@@ -53,7 +60,7 @@ def tiny_source(family: str, texts: Iterable[str], pieces: int = 512) -> Any:
         num_key_value_heads=2,
         hidden_dim=64,
         intermediate_dim=128,
-        **({"head_dim": 16} if family == "Qwen3" else {}),
+        **_OWN[family],
     )
     models = keras_hub.models
     preprocessor = getattr(models, f"{family}CausalLMPreprocessor")(tokenizer)
