@@ -8,6 +8,7 @@ import pytest
 
 import keras_encdec
 from keras_encdec import layout
+from keras_encdec.layout.axes import layout_map
 from keras_encdec.models import EncDecBackbone
 from keras_encdec.spec import AdaptorSpec
 from keras_encdec.testing.models import tiny_backbone, tiny_lm
@@ -33,7 +34,7 @@ def axes(path, shape=(2, 4), spec=None, **kwargs):
 def test_every_weight_has_a_layout_that_divides_it(mesh, name):
     spec = TINY[name] if name in TINY else keras_encdec.presets[name].spec
     sizes = dict(zip(("batch", "model"), mesh, strict=True))
-    for found in (layout.layout_map(planned(mesh), spec), layout.layout_map(planned(mesh))):
+    for found in (layout_map(planned(mesh), spec), layout_map(planned(mesh))):
         for path, shape in spec.weights().items():
             parts = found[path].axes
             assert len(parts) <= len(shape)
@@ -79,7 +80,7 @@ def test_variables_beside_the_weights_are_covered(mode):
         backbone.quantize(mode)
     assert len(backbone.weights) > len(pair.weights())
     for spec in (None, pair):
-        found = layout.layout_map(planned((2, 1)), spec)
+        found = layout_map(planned((2, 1)), spec)
         assert all(len(found[v.path].axes) <= len(v.shape) for v in backbone.weights)
 
 

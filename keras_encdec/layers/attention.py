@@ -244,13 +244,11 @@ class Attention(keras.layers.Layer):
             x: (B, T, D).
             visible: the keys that each token of `x` may see.
             positions: (B, T) int of `x`, or `rotary.InTexts`; unused without rotary positions.
-            context: what is attended to, by default `x`: (B, S, D') states, or their
-                `(keys, values)` in a cache's order, each (B, K, S, H); of one row for every n
-                of `x`, where every token of these sees the same.
-            context_positions: (B, S) int of states that are attended to, as `positions`; keys
-                in a cache's order have been turned.
-            also: `(keys, values, visible)` in a cache's order of what is attended to under
-                the same softmax; always by `attend_cached`.
+            context: what is attended to, by default `x`: (B, S, D') states, or their `(keys,
+                values)` in a cache's order, each (B, K, S, H), and turned; of one row for every
+                n of `x`, where every token of these sees the same.
+            context_positions: (B, S) int of states that are attended to, as `positions`.
+            also: what is attended to under the same softmax, as `cache`.
             cache: `(keys, values, visible)` of the tokens before `x`, keys and values each
                 (B, K, R, H).
             borrowed: keys and values of `x` as a call in another layer returned them.
@@ -265,15 +263,10 @@ class Attention(keras.layers.Layer):
             ValueError: from `attend`.
         """
         query = self._rotate(self.query_norm(project(self.query, x)), positions)
-        if borrowed is not None:
-            keys_values = borrowed
-        elif isinstance(context, tuple):
-            keys_values = context
-        elif context is not None:
-            keys_values = self.keys_and_values(context, context_positions)
-        else:
-            keys_values = self.keys_and_values(x, positions)
-            keys_values = keys_values if cache is None else caches.keep(keys_values)
+        keys_values = borrowed
+        if keys_values is None:
+            states = (x, positions) if context is None else (context, context_positions)
+            keys_values = self._read(*states, cached=cache is not None)
         scale, soft_cap = self.spec.query_scale, self.spec.logit_soft_cap
         spec: dict[str, Any] = {"scale": scale, "soft_cap": soft_cap}
         if cache is not None:
@@ -290,6 +283,15 @@ class Attention(keras.layers.Layer):
             output = attend(query, key, value, visible, **spec, limits=limits, path=path)
             output = ops.reshape(output, shape)
         return project(self.output_dense, output), keys_values
+
+    def _read(
+        self, states: Tensor | KeysValues, positions: Positions | None, *, cached: bool
+    ) -> KeysValues:
+        """Keys and values of states, if they are not these already; in a cache's order or not."""
+        if isinstance(states, tuple):
+            return states
+        keys_values = self.keys_and_values(states, positions)
+        return caches.keep(keys_values) if cached else keys_values
 
     def _rotate(self, x: Tensor, positions: Positions | None) -> Tensor:
         return x if self.rotary is None or positions is None else rotate(x, positions, self.rotary)

@@ -174,25 +174,21 @@ class Stack(keras.layers.Layer):
         """
         x = self.embed(token_ids, training, images)
         parts = None if self.per_layer is None else self.per_layer(token_ids, x)
+        of_blocks = {"context": context, "part": parts, "cache": cache}
+        read = {"context_visible": context_visible, "context_positions": context_positions}
+        all_blocks = {k: v for k, v in {"positions": positions, **read}.items() if v is not None}
         lent: dict[int, KeysValues] = {}
 
         def run(i: int, x: Tensor) -> tuple[Tensor, KeysValues, tuple[Tensor, ...]]:
-            tensors = {"x": x, "visible": visible[self.spec.windows[i]], "positions": positions}
-            if context is not None:
-                tensors |= {"context": context[i], "context_visible": context_visible}
-            if parts is not None:
-                tensors["part"] = parts[i]
+            tensors = {"x": x, "visible": visible[self.spec.windows[i]], **all_blocks}
+            tensors |= {name: own[i] for name, own in of_blocks.items() if own is not None}
             lender = self.spec.lender_of(i)
             if lender is not None:
                 tensors["borrowed"] = lent[lender]
-            if context_positions is not None:
-                tensors["context_positions"] = context_positions
-            kept = {} if cache is None else {"cache": cache[i]}
             limits = Limits(self.causal, self.spec.windows[i])
-            return self._run_block(self.blocks[i], tensors, limits, training, **kept)
+            return self._run_block(self.blocks[i], tensors, limits, training)
 
-        loads: list[Tensor] = []
-        ends: list[Tensor] = []
+        loads, ends = [], []
         scanned = self.scan and each is None and depth.is_traced(x)
         for stretch in depth.stretches_of(self.blocks, self.spec.windows, scanned, self._ends):
             if stretch.times > 1:
@@ -207,8 +203,7 @@ class Stack(keras.layers.Layer):
                     each(x, keys_values)
                 x = y
             ends += [x] if stretch.end in self._ends else []
-        if training and loads:
-            self._balance(ops.concatenate(loads))
+        self._balance(loads, training)
         states = self.dropout(self._read_out(ends), training=training)
         return states_to_read(states, self.spec) if self._writes else states
 
@@ -225,9 +220,12 @@ class Stack(keras.layers.Layer):
         assert load is not None
         return busiest(load)
 
-    def _balance(self, load: Tensor) -> None:
-        """Adds the loss of uneven experts, and keeps their load for `busiest_expert`."""
+    def _balance(self, loads: Sequence[Tensor], training: bool | None) -> None:
+        """In training adds the loss of uneven experts, and keeps their load for `busiest_expert`."""
+        if not (training and loads):
+            return
         assert self.spec.experts is not None
+        load = ops.concatenate(loads)
         self._expert_load = ops.stop_gradient(load)
         if self.spec.experts.balance_weight:
             uneven = unevenness(load, self.spec.experts)
@@ -239,14 +237,13 @@ class Stack(keras.layers.Layer):
         tensors: Mapping[str, Any],
         limits: Limits,
         training: bool | None,
-        **kept: Any,
     ) -> tuple[Tensor, KeysValues, tuple[Tensor, ...]]:
         """A block by the settings; in generation there is no backward pass to remat for."""
         static = {"path": self.attention, "limits": limits, "training": training}
         generates = isinstance(tensors.get("context"), tuple)
         if self.remat and not generates:
             return remat.call(block, tensors, **static)
-        return block(**tensors, **kept, **static)
+        return block(**tensors, **static)
 
     def _places(self, padding_mask: Tensor) -> tuple[Positions, dict[Window, KeyRange]]:
         """Positions of whole rows of tokens, and which of them each sees, by window."""

@@ -19,6 +19,7 @@ import keras_hub
 from keras_encdec import check, formats, hosts, integrity, layout
 from keras_encdec.files import atomic_folder, final_of, shard_names
 from keras_encdec.layers.stack import Stack
+from keras_encdec.layout.axes import layout_map
 from keras_encdec.models import lora, policies
 from keras_encdec.models.images import beside_images, of_images
 from keras_encdec.provenance import Provenance
@@ -294,7 +295,7 @@ class StacksBackbone(keras_hub.models.Backbone):
         model_parallel_dim_name: str = "model",
         data_parallel_dim_name: str = "batch",
     ) -> keras.distribution.LayoutMap:
-        """See `keras_encdec.layout.layout_map`.
+        """See `keras_encdec.layout.axes.layout_map`.
 
         Example:
             >>> mesh = keras.distribution.DeviceMesh((2, 4), ("batch", "model"))
@@ -302,7 +303,7 @@ class StacksBackbone(keras_hub.models.Backbone):
             >>> distribution = keras.distribution.ModelParallel(layout_map=layout_map)
             >>> keras.distribution.set_distribution(distribution)
         """
-        return layout.layout_map(device_mesh, spec, model_parallel_dim_name, data_parallel_dim_name)
+        return layout_map(device_mesh, spec, model_parallel_dim_name, data_parallel_dim_name)
 
     def get_config(self) -> dict[str, Any]:
         own = {"name": self.name, "trainable": self.trainable, **formats.mark("preset")}

@@ -8,7 +8,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from keras_encdec.layout import Weight, axis_sizes, undivided
+from keras_encdec.layout import Weight
+from keras_encdec.layout.axes import axis_sizes, undivided
 from keras_encdec.training.held import bytes_of
 from keras_encdec.training.loss import CHUNK_TOKENS
 from keras_encdec.training.planned import PlannedRun

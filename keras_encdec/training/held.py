@@ -15,7 +15,8 @@ import keras
 import numpy as np
 from keras.distribution import TensorLayout
 
-from keras_encdec.layout import Weight, axis_sizes, largest_cut, shard_shape
+from keras_encdec.layout import Weight, largest_cut, shard_shape
+from keras_encdec.layout.axes import axis_sizes
 from keras_encdec.spec import Shape
 from keras_encdec.training.planned import PlannedRun
 from keras_encdec.training.warmup import is_new

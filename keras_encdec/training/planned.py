@@ -15,7 +15,7 @@ import keras
 from keras.distribution import DeviceMesh, TensorLayout
 
 from keras_encdec import check
-from keras_encdec.layout import axis_sizes, layout_map
+from keras_encdec.layout.axes import axis_sizes, layout_map
 from keras_encdec.spec import PairSpec, StackSpec
 
 

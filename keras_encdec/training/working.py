@@ -35,7 +35,8 @@ from collections.abc import Iterator
 import numpy as np
 from keras.distribution import TensorLayout
 
-from keras_encdec.layout import axis_sizes, shard_shape
+from keras_encdec.layout import shard_shape
+from keras_encdec.layout.axes import axis_sizes
 from keras_encdec.spec import Shape, StackSpec
 from keras_encdec.training.planned import PlannedRun
 from keras_encdec.training.replicas import gathered_tokens
