@@ -221,7 +221,7 @@ class Stack(keras.layers.Layer):
         return busiest(load)
 
     def _balance(self, loads: Sequence[Tensor], training: bool | None) -> None:
-        """In training adds the loss of uneven experts, and keeps their load for `busiest_expert`."""
+        """In training: adds the loss of uneven experts, keeps their load for `busiest_expert`."""
         if not (training and loads):
             return
         assert self.spec.experts is not None
