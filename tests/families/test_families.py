@@ -48,7 +48,7 @@ def some_apart(names, mark):
     return pytest.mark.parametrize("name", apart)
 
 
-LATER = ("gemma3_images", "olmo2", "granite", "phi3", "phi4")
+LATER = ("gemma4", "gemma4_e2b", "gemma3_images", "olmo2", "granite", "phi3", "phi4")
 # What takes long runs with two of them, which together have most that families have.
 TWO = ("gemma3", "qwen2")
 two_families_and_the_others_by_hand = some_apart(set(FAMILIES) - set(TWO), pytest.mark.long)
