@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_encdec.data.arrays import array_of
+from keras_encdec.objectives.images import IMAGES
 
 
 def images_of(images: Any, count: int, single: bool) -> list[list[np.ndarray]]:
@@ -36,7 +37,7 @@ def images_of(images: Any, count: int, single: bool) -> list[list[np.ndarray]]:
 
 def refuse_images(names: Iterable[str]) -> None:
     """Raises ValueError if there are images among the columns of data that is texts alone."""
-    if "images" in names:
+    if IMAGES in names:
         raise ValueError(
             "Expected texts alone, which is all that this is for. Received: a column images. "
             "Leave it out, or train pairs: {'images': ..., 'inputs': ..., 'targets': ...}."

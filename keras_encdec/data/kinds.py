@@ -28,7 +28,6 @@ INPUTS = (
     "decoder_token_ids",
     "decoder_padding_mask",
 )
-IMAGES = "images"  # of model inputs too, where a pair reads images
 
 
 class Document(NamedTuple):

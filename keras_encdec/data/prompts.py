@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from keras_encdec.data.kinds import (
-    IMAGES,
     INPUTS,
     Conversations,
     Documents,
@@ -20,6 +19,7 @@ from keras_encdec.data.kinds import (
 )
 from keras_encdec.data.recognize import as_source
 from keras_encdec.objectives.converter import FeatureConverter, Images, Prompt
+from keras_encdec.objectives.images import IMAGES
 from keras_encdec.objectives.rows import Batch, Inputs
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from keras_encdec import check
-from keras_encdec.data.kinds import IMAGES, ModelInputs
-from keras_encdec.objectives.images import ImageTokens
+from keras_encdec.data.kinds import ModelInputs
+from keras_encdec.objectives.images import IMAGES, ImageTokens
 from keras_encdec.objectives.rows import Batch, Inputs
 
 IGNORED = -100  # as collators of transformers and PyTorch's cross-entropy have it

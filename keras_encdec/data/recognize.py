@@ -23,7 +23,6 @@ from keras_encdec.data.arrays import array_of, short, weights_of
 from keras_encdec.data.conversations import of_columns
 from keras_encdec.data.images import images_of
 from keras_encdec.data.kinds import (
-    IMAGES,
     INPUTS,
     Conversations,
     Document,
@@ -34,6 +33,7 @@ from keras_encdec.data.kinds import (
     Stream,
     Tokens,
 )
+from keras_encdec.objectives.images import IMAGES
 
 # Batches are made in one thread, a few ahead: NumPy holds the interpreter either way.
 READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)

@@ -80,13 +80,7 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
 
 def from_transformers_with_images(config: Mapping[str, Any]) -> StackSpec:
     """The spec behind the text part of a `config.json` of model type `gemma3`."""
-    with reading(config) as field:
-        field.only("tie_word_embeddings", True)
-        field.drop(*IMAGES)
-        text = field("text_config")
-    if not isinstance(text, Mapping):
-        raise ValueError(f"Expected the fields of a text model as text_config. Received: {text!r}.")
-    return from_transformers({"tie_word_embeddings": True, **_INSIDE, **text})
+    return from_transformers(transformers.text_part(config, IMAGES, _INSIDE))
 
 
 def to_transformers(spec: EncoderSpec) -> dict[str, Any]:

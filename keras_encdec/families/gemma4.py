@@ -137,13 +137,7 @@ def _with_layers(spec: StackSpec, wider: Callable[[int], dict[str, Any]], wide: 
 
 def from_transformers_with_images(config: Mapping[str, Any]) -> StackSpec:
     """The spec behind the text part of a `config.json` of model type `gemma4`."""
-    with reading(config) as field:
-        field.only("tie_word_embeddings", True)
-        field.drop(*_BESIDE_TEXT)
-        text = field("text_config")
-    if not isinstance(text, Mapping):
-        raise ValueError(f"Expected the fields of a text model as text_config. Received: {text!r}.")
-    return from_transformers({"tie_word_embeddings": True, **_INSIDE, **text})
+    return from_transformers(transformers.text_part(config, _BESIDE_TEXT, _INSIDE))
 
 
 def to_transformers(spec: EncoderSpec) -> dict[str, Any]:

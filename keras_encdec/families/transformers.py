@@ -9,11 +9,11 @@ the same things alike. A rule for a weight that a family lacks is never used.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keras_encdec.families.dialect import Rule
-from keras_encdec.families.fields import Fields
+from keras_encdec.families.fields import Fields, reading
 from keras_encdec.spec import (
     AttentionSpec,
     EncoderSpec,
@@ -93,6 +93,28 @@ def routing_config(experts: MoESpec) -> dict[str, Any]:
 def experts_of(spec: EncoderSpec) -> MoESpec:
     """Of an encoder; of one without, one expert: it reads as another model, and is refused."""
     return spec.encoder.experts or MoESpec(1, 1, spec.encoder.feedforward_dims[0])
+
+
+def text_part(
+    config: Mapping[str, Any], beside: Sequence[str], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The config of the text model inside one that reads more than text.
+
+    Args:
+        config: of the whole, whose output is tied.
+        beside: fields that say something of what is no text.
+        defaults: what the config inside may leave out.
+
+    Raises:
+        ValueError: if there is none, or the whole has a field that says something else.
+    """
+    with reading(config) as field:
+        field.only("tie_word_embeddings", True)
+        field.drop(*beside)
+        text = field("text_config")
+    if not isinstance(text, Mapping):
+        raise ValueError(f"Expected the fields of a text model as text_config. Received: {text!r}.")
+    return {"tie_word_embeddings": True, **defaults, **text}
 
 
 def stack(

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from keras_encdec import hosts
-from keras_encdec.data.kinds import IMAGES
 from keras_encdec.data.prompts import Prompts
 from keras_encdec.generation import buckets
 from keras_encdec.generation.engine import Engine
@@ -20,6 +19,7 @@ from keras_encdec.generation.options import DecodingOptions
 from keras_encdec.generation.results import Encoding, apart
 from keras_encdec.generation.session import DecodingSession, pad
 from keras_encdec.generation.text import Detokenize, SessionTexts
+from keras_encdec.objectives.images import IMAGES
 
 _SHARE = 8  # of a batch's slots, one share is filled again at a time
 

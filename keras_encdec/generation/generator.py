@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from keras_encdec import check, hosts, layout
-from keras_encdec.data.kinds import IMAGES, ModelInputs, Pairs
+from keras_encdec.data.kinds import ModelInputs, Pairs
 from keras_encdec.data.prompts import Prompts, in_memory, prompts_of, whole_pairs
 from keras_encdec.generation import jobs
 from keras_encdec.generation.call import Call, encode
@@ -26,6 +26,7 @@ from keras_encdec.generation.results import Encoding, Scores, together
 from keras_encdec.generation.scoring import in_groups
 from keras_encdec.generation.text import Detokenize
 from keras_encdec.objectives.converter import FeatureConverter
+from keras_encdec.objectives.images import IMAGES
 
 _ENGINES = threading.Lock()  # held while a task gets a new engine, so that threads share one
 

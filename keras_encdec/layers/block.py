@@ -52,7 +52,8 @@ class Block(keras.layers.Layer):
         self.spec, self.layer, self.experts = spec, layer, spec.experts_of(layer)
         attention, rotary = spec.attentions[layer], spec.rotaries[layer]
         policy = {"dtype": self.dtype_policy}
-        borrows = spec.lender_of(layer) is not None
+        self.lender = spec.lender_of(layer)
+        borrows = self.lender is not None
         self.attention = Attention(attention, rotary, borrows, name="attention", **policy)
         self.merged = cross_attention is not None and cross_attention.merged
         self.cross_attention = self.gate = None

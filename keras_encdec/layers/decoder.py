@@ -183,7 +183,7 @@ class Decoder(Stack):
         )
         filled: list[Kept] = []
         for i, window in enumerate(self.spec.windows):
-            own = self.spec.lender_of(i) is None
+            own = self.blocks[i].lender is None
             filled.append(caches.fill(layers[i], count, caches.room(length, window)) if own else ())
         return states, filled
 
@@ -207,7 +207,7 @@ class Decoder(Stack):
         own = self._visible(ops.ones((1, count), "int32"))
         before: list[Any] = []
         for i, window in enumerate(self.spec.windows):
-            lender = self.spec.lender_of(i)
+            lender = self.blocks[i].lender
             keys, values = cache[i if lender is None else lender]
             seen = caches.visible(index, count, keys.shape[2], window)
             before.append((keys, values, seen))

@@ -81,6 +81,7 @@ class Stack(keras.layers.Layer):
             Block(spec, i, cross_attention if sees[i] else None, name=f"block_{i}", **policy)
             for i in range(spec.num_layers)
         ]
+        self._lenders = {block.lender for block in self.blocks}
         self.per_layer = None
         if spec.per_layer_dim is not None:
             self.per_layer = PerLayerEmbedding(spec, name="per_layer", **policy)
@@ -182,7 +183,7 @@ class Stack(keras.layers.Layer):
         def run(i: int, x: Tensor) -> tuple[Tensor, KeysValues, tuple[Tensor, ...]]:
             tensors = {"x": x, "visible": visible[self.spec.windows[i]], **all_blocks}
             tensors |= {name: own[i] for name, own in of_blocks.items() if own is not None}
-            lender = self.spec.lender_of(i)
+            lender = self.blocks[i].lender
             if lender is not None:
                 tensors["borrowed"] = lent[lender]
             limits = Limits(self.causal, self.spec.windows[i])
@@ -197,7 +198,7 @@ class Stack(keras.layers.Layer):
             else:
                 y, keys_values, load = run(stretch.start, x)
                 loads += [one[None] for one in load]
-                if stretch.start in self.spec.lenders:
+                if stretch.start in self._lenders:
                     lent[stretch.start] = keys_values
                 if each is not None:
                     each(x, keys_values)

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_encdec.data.kinds import IMAGES
+from keras_encdec.objectives.images import IMAGES
 from keras_encdec.private import should_quantize_layer
 
 _Mixin: Any = object  # beside a keras.Model, whose methods it calls

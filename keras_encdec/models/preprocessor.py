@@ -12,7 +12,7 @@ import keras_hub
 import numpy as np
 
 from keras_encdec.data.batching import examples_of_conversations
-from keras_encdec.data.kinds import IMAGES, Conversations, Documents, Pairs, kind_of
+from keras_encdec.data.kinds import Conversations, Documents, Pairs, kind_of
 from keras_encdec.data.prompts import in_memory, prompts_of
 from keras_encdec.data.recognize import as_source
 from keras_encdec.models.backbone import EncDecBackbone
@@ -20,7 +20,7 @@ from keras_encdec.models.two_tokenizers import TwoTokenizers
 from keras_encdec.objectives import Example, Objective, Stages
 from keras_encdec.objectives.config import from_config, to_config
 from keras_encdec.objectives.converter import FeatureConverter
-from keras_encdec.objectives.images import ImageTokens
+from keras_encdec.objectives.images import IMAGES, ImageTokens
 from keras_encdec.objectives.rows import Batch, Inputs
 from keras_encdec.spec import PairSpec, VisionSpec
 from keras_encdec.spec.vision import vision_from_json

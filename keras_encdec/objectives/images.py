@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_encdec.objectives.tokenizer import encode
 
+IMAGES = "images"  # as data and model inputs name them
 PLACEHOLDER = "<start_of_image>"  # in a text, as in Gemma 3's processor (transformers 5.23)
 _AROUND = "\n\n"  # what that processor sets an image apart by
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_encdec.objectives.images import ImageTokens
+from keras_encdec.objectives.images import IMAGES, ImageTokens
 from keras_encdec.objectives.objective import Example
 from keras_encdec.objectives.packing import pack
 
@@ -109,7 +109,7 @@ class Rows:
         if not any(rows):
             return {}
         assert self.images is not None
-        return {"images": self.images.pixels(rows)}
+        return {IMAGES: self.images.pixels(rows)}
 
     def _weights(
         self, rows: Sequence[Sequence[Example]], labels: Sequence[Sequence[np.ndarray]]

@@ -170,11 +170,6 @@ class StackSpec:
         sees = list(zip(self.windows, self.attentions, self.rotaries, strict=True))
         return [i for i in range(self._borrowers.start) if sees[i] == sees[layer]]
 
-    @property
-    def lenders(self) -> set[int | None]:
-        """The layers whose keys and values others borrow."""
-        return {self.lender_of(layer) for layer in self._borrowers}
-
     def lender_of(self, layer: int) -> int | None:
         """The layer whose keys and values another borrows; None where it has its own."""
         return self._lenders(layer)[-1] if layer in self._borrowers else None

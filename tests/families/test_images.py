@@ -6,7 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from reference_folder import FAMILIES, facts_of, write_folder
+from reference_folder import facts_of, with_images, write_folder
 from safetensors.numpy import load_file, save_file
 
 import keras_encdec
@@ -30,15 +30,7 @@ def lm(folder):
 @pytest.fixture(scope="module")
 def reference():
     """Model inputs with images, and what transformers computes of them."""
-    with np.load(FAMILIES / "t5gemma2.npz") as arrays:
-        inputs = {
-            "encoder_token_ids": arrays["image_input_ids"].astype("int32"),
-            "encoder_padding_mask": arrays["attention_mask"].astype("int32"),
-            "decoder_token_ids": arrays["image_decoder_input_ids"].astype("int32"),
-            "decoder_padding_mask": arrays["decoder_attention_mask"].astype("int32"),
-            "images": arrays["images"],
-        }
-        return inputs, arrays["image_states"], arrays["image_logits"]
+    return with_images()
 
 
 def test_numbers_with_images_are_those_of_transformers(lm, reference):

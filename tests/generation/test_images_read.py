@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from reference_folder import FAMILIES, write_folder
+from reference_folder import with_images, write_folder
 
 import keras_encdec
 from keras_encdec.models import EncDecBackbone, EncDecSeq2SeqLM
@@ -22,15 +22,8 @@ def lm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference():
-    with np.load(FAMILIES / "t5gemma2.npz") as arrays:
-        inputs = {
-            "encoder_token_ids": arrays["image_input_ids"].astype("int32"),
-            "encoder_padding_mask": arrays["attention_mask"].astype("int32"),
-            "decoder_token_ids": arrays["image_decoder_input_ids"].astype("int32"),
-            "decoder_padding_mask": arrays["decoder_attention_mask"].astype("int32"),
-            "images": arrays["images"],
-        }
-        return inputs, arrays["image_logits"]
+    inputs, _, logits = with_images()
+    return inputs, logits
 
 
 def test_the_next_token_is_that_of_transformers(lm, reference):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 from drawn import drawn
 from safetensors.numpy import save_file
 
@@ -12,6 +13,19 @@ FAMILIES = Path(__file__).parent / "families"
 def facts_of(name):
     """The config.json of a reference, and the shape of each tensor by name."""
     return json.loads((FAMILIES / f"{name}.json").read_text())
+
+
+def with_images():
+    """Inputs of `t5gemma2` with images, and what transformers computes of them."""
+    with np.load(FAMILIES / "t5gemma2.npz") as arrays:
+        inputs = {
+            "encoder_token_ids": arrays["image_input_ids"].astype("int32"),
+            "encoder_padding_mask": arrays["attention_mask"].astype("int32"),
+            "decoder_token_ids": arrays["image_decoder_input_ids"].astype("int32"),
+            "decoder_padding_mask": arrays["decoder_attention_mask"].astype("int32"),
+            "images": arrays["images"],
+        }
+        return inputs, arrays["image_states"], arrays["image_logits"]
 
 
 def write_folder(folder, name, shards=1):
