@@ -15,6 +15,13 @@ def length(needed: int, largest: int | None = None, smallest: int = SMALLEST_TAR
     return max(needed, min(size, largest)) if largest else size
 
 
+def closer(needed: int, smallest: int = SMALLEST_TARGET) -> int:
+    """As `length`, for what is read in one go and often: 32, 48, 64, 96, 128, 192, ..."""
+    size = length(needed, smallest=smallest)
+    between = size * 3 // 4
+    return between if size > smallest and needed <= between else size
+
+
 def rows(needed: int, replicas: int = 1) -> int:
     """1, 2, 4, then multiples of 8, each a multiple of the data replicas."""
     size = 1 << (needed - 1).bit_length()

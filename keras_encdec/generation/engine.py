@@ -241,8 +241,9 @@ class Engine:
             mask: (B, S), 0 for padding.
             rows: B at least.
         """
-        sizes = {"rows": _rows(max(len(mask), rows)), "smallest": buckets.SMALLEST_SOURCE}
-        token_ids, mask = map(distributed, _cut(token_ids, mask, **sizes))
+        count = _rows(max(len(mask), rows))
+        cut = _cut(token_ids, mask, rows=count, to=buckets.closer)
+        token_ids, mask = map(distributed, cut)
         return self._states(token_ids, mask), mask
 
     def score(
@@ -254,27 +255,29 @@ class Engine:
         labels: Any,
         weights: Any,
         *,
-        rows: int = 0,
+        inputs: int = 0,
         temperature: float = 1.0,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(B, T) log-probabilities of labels, 0 where they do not count; see `log_likelihoods`.
+        """(B * n, T) log-probabilities of labels, 0 where they do not count; see `log_likelihoods`.
 
         Args:
             source: from `states`.
-            places: B, the row of the source that each target belongs to.
-            token_ids: (B, T) int array that the decoder reads.
-            mask: (B, T), 0 for padding.
-            labels: (B, T) int array.
-            weights: (B, T), 0 where there is no label.
-            rows: B at least.
+            places: B, rows of the source.
+            token_ids: (B * n, T) int array that the decoder reads, n targets of each of them.
+            mask: (B * n, T), 0 for padding.
+            labels: (B * n, T) int array.
+            weights: (B * n, T), 0 where there is no label.
+            inputs: B at least.
             temperature: that logits are divided by.
         """
         count, length = np.shape(labels)
-        padded = _rows(max(count, rows))
-        decoder = _cut(token_ids, mask, labels, weights, rows=padded, smallest=_SMALLEST_SCORED)
-        place = np.pad(np.asarray(places, "int32"), (0, padded - count))
-        given = *source, *map(distributed, (place, *decoder)), np.float32(temperature)
-        found = self._score(*given)
+        given, padded = len(places), _rows(max(len(places), inputs))
+        rows = padded * count // given
+        sizes: dict[str, Any] = {"to": buckets.closer, "smallest": _SMALLEST_SCORED}
+        decoder = _cut(token_ids, mask, labels, weights, rows=rows, **sizes)
+        place = np.pad(np.asarray(places, "int32"), (0, padded - given))
+        tensors = *source, *map(distributed, (place, *decoder)), np.float32(temperature)
+        found = self._score(*tensors)
         log_probs, likeliest = (hosts.whole(part)[:count, :length] for part in found)
         check_finite(np.isfinite(log_probs), "a log-probability")
         more = [(0, 0), (0, length - log_probs.shape[1])]
@@ -395,11 +398,18 @@ def _check_sampler(sampler: Any, vocabulary_size: int) -> None:
         )
 
 
-def _cut(token_ids: Any, mask: Any, *more: Any, rows: int, **sizes: Any) -> list[np.ndarray]:
+def _cut(
+    token_ids: Any,
+    mask: Any,
+    *more: Any,
+    rows: int,
+    to: Callable[..., int] = buckets.length,
+    **sizes: Any,
+) -> list[np.ndarray]:
     """Arrays (B, L) cut where the mask ends, and padded to a size that is seldom a new one."""
     used = np.flatnonzero(np.asarray(mask).any(axis=0))
     size = int(used[-1]) + 1 if len(used) else 1
-    length = buckets.length(size, **sizes)
+    length = to(size, **sizes)
     arrays = token_ids, mask, *more
     return [pad(np.asarray(x, "int32")[:, :size], length, rows) for x in arrays]
 

@@ -1,16 +1,22 @@
 """Which targets are scored together: each distinct input is read once for all of its targets.
 
-Knows order and batches. Leaves programs to `keras_encdec.generation.engine`.
+Its keys and values, too, are made once for as many of them as stand in a batch: of a long input
+and short targets that is most of the work. Knows order and batches. Leaves programs to
+`keras_encdec.generation.engine`.
 """
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from keras_encdec.generation import buckets
 from keras_encdec.generation.engine import Engine
 from keras_encdec.objectives.rows import Inputs
+
+_T = TypeVar("_T")
 
 
 def in_groups(
@@ -36,16 +42,8 @@ def in_groups(
     sides = x["encoder_token_ids"], x["encoder_padding_mask"]
     decoder = x["decoder_token_ids"], x["decoder_padding_mask"], labels, weights
     first, number = _distinct(*sides)
-    sizes = (weights > 0).sum(axis=1)
-
-    def targets(source: Any, place: dict[int, int], rows: list[int]) -> Iterator[dict[int, Any]]:
-        rows = sorted(rows, key=lambda row: -sizes[row])
-        for some, count in _batches(rows, batch_size):
-            places = [place[number[row]] for row in some]
-            given: Any = [source, places, *(a[some] for a in decoder)]
-            found = engine.score(*given, rows=count, temperature=temperature)
-            counted = weights[some] > 0
-            yield {row: tuple(part[i][counted[i]] for part in found) for i, row in enumerate(some)}
+    counted = weights > 0
+    sizes = counted.sum(axis=1)
 
     def write(rows: list[int]) -> Iterator[dict[int, Any]]:
         asked: dict[int, list[int]] = defaultdict(list)
@@ -54,9 +52,60 @@ def in_groups(
         for some, count in _batches(list(asked), batch_size):
             source = engine.states(*(a[[first[i] for i in some]] for a in sides), rows=count)
             place = {i: at for at, i in enumerate(some)}
-            yield from targets(source, place, [row for i in some for row in asked[i]])
+            each = {i: sorted(asked[i], key=lambda row: -sizes[row]) for i in some}
+            for batch in _together(each, sizes, batch_size):
+                places = [place[i] for i in batch.inputs]
+                given: Any = [source, places, *batch.of(decoder)]
+                found = engine.score(*given, inputs=batch.count, temperature=temperature)
+                yield {
+                    row: tuple(part[at][counted[row]] for part in found)
+                    for at, row in batch.rows.items()
+                }
 
     return write
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """Targets that are scored at once, as many for each input.
+
+    Args:
+        inputs: B of them, by number.
+        each: n, targets of an input; with those that are missing.
+        rows: the place among the B * n to the row of each target.
+        count: inputs to pad to.
+    """
+
+    inputs: list[int]
+    each: int
+    rows: dict[int, int]
+    count: int
+
+    def of(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Of arrays (N, T) these targets, (B * n, T); 0 where one is missing."""
+        shape = len(self.inputs) * self.each
+        found = []
+        for array in arrays:
+            some = np.zeros((shape, *array.shape[1:]), array.dtype)
+            some[list(self.rows)] = array[list(self.rows.values())]
+            found.append(some)
+        return found
+
+
+def _together(asked: dict[int, list[int]], sizes: np.ndarray, batch_size: int) -> Iterator[_Batch]:
+    """Batches of about so many targets: inputs that have about as many of them, long ones first."""
+    alike: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
+    for number, rows in asked.items():
+        for at in range(0, len(rows), batch_size):
+            part = rows[at : at + batch_size]
+            alike[buckets.rows(len(part))].append((number, part))
+    for each, parts in alike.items():
+        parts.sort(key=lambda part: -sizes[part[1][0]])
+        for some, count in _batches(parts, max(1, batch_size // each)):
+            places = {
+                at * each + k: row for at, (_, own) in enumerate(some) for k, row in enumerate(own)
+            }
+            yield _Batch([number for number, _ in some], each, places, count)
 
 
 def _distinct(token_ids: np.ndarray, mask: np.ndarray) -> tuple[list[int], list[int]]:
@@ -72,8 +121,8 @@ def _distinct(token_ids: np.ndarray, mask: np.ndarray) -> tuple[list[int], list[
     return first, number
 
 
-def _batches(numbers: Sequence[int], size: int) -> Iterator[tuple[list[int], int]]:
+def _batches(items: Sequence[_T], size: int) -> Iterator[tuple[list[_T], int]]:
     """So many at a time; the last are padded to as many, so that no program is made for them."""
-    count = size if len(numbers) > size else 0
-    for at in range(0, len(numbers), size):
-        yield list(numbers[at : at + size]), count
+    count = size if len(items) > size else 0
+    for at in range(0, len(items), size):
+        yield list(items[at : at + size]), count

@@ -38,14 +38,18 @@ def completed_at(text: Callable[[int], str], count: int, stops: Sequence[str]) -
     Returns:
         The number of tokens up to and with the one that completes it; `count` if none does.
     """
-    few, many = 0, count  # the first many hold a stop, or are all there are
+
+    def holds(tokens: int) -> bool:
+        said = text(tokens)
+        return cut(said, stops) != said
+
+    if not holds(count):
+        return count
+    few, many = 0, count  # the first many hold a stop
     while few < many:
         middle = (few + many) // 2
-        if cut(text(middle), stops) != text(middle):
-            many = middle
-        else:
-            few = middle + 1
-    return min(few, count)
+        few, many = (few, middle) if holds(middle) else (middle + 1, many)
+    return many
 
 
 class SessionTexts:

@@ -15,6 +15,12 @@ def test_no_length_goes_beyond_the_largest_without_need():
     assert [buckets.length(n, smallest=128) for n in (1, 128, 129)] == [128, 128, 256]
 
 
+def test_what_is_read_often_has_sizes_between():
+    found = [buckets.closer(needed) for needed in range(1, 1025)]
+    assert sorted(set(found)) == [32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
+    assert all(n <= size < max(1.5 * n, 33) for n, size in enumerate(found, start=1))
+
+
 def test_rows_are_few_and_a_multiple_of_the_replicas():
     found = [buckets.rows(needed) for needed in range(1, 33)]
     assert sorted(set(found)) == [1, 2, 4, 8, 16, 24, 32]

@@ -47,6 +47,22 @@ def test_batches_change_nothing(lm):
 
 
 @pytest.mark.slow
+def test_targets_of_one_input_are_scored_as_alone(lm):
+    """As many for an input as there are, in any order; an input's keys are shared by them."""
+    words = ["mean", "sorts an array", "of", "the axis along which", "no", "is a view", "x"]
+    asked = [(0, 7), (1, 1), (2, 3), (0, 2), (1, 4)]  # an input, and how many words of it
+    pairs = [
+        {"encoder_text": PAIRS["encoder_text"][i], "decoder_text": f"{word} {n}"}
+        for i, n in asked
+        for word in words[:n]
+    ]
+    np.random.default_rng(0).shuffle(pairs)
+    alone = [lm.score(pair).total[0] for pair in pairs]
+    for batch_size in (1, 3, 5, 32):
+        np.testing.assert_allclose(lm.score(pairs, batch_size).total, alone, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_no_target_is_cut(lm):
     pair = {"encoder_text": "An", "decoder_text": " ".join(PAIRS["decoder_text"])}
     whole = lm.score(pair).per_token[0]
