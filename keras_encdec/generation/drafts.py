@@ -9,11 +9,14 @@ draw follows from its row and place alone, outputs are those of one token a step
 Knows where drafts are found and when they pay. Leaves the step to `keras_encdec.generation.loop`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import keras
 from keras import ops
 
+from keras_encdec import layout
 from keras_encdec.generation.choosing import choose
 from keras_encdec.generation.loop import Numbers, State, is_going, resting, take
 from keras_encdec.generation.results import Source
@@ -23,7 +26,6 @@ from keras_encdec.spec import StackSpec, Tensor
 TOKENS = 7  # of a draft at most
 _LONGEST, _SHORTEST = 8, 2  # tokens that agree before a draft, as far as they are compared
 NOTHING, _BEFORE = -1, -2  # no token of the text; no token before its first
-LEAST = 1.0  # tokens a draft must give beside the one of any step, for a step of eight to pay
 _MOST_ROWS = 32
 _LEAST_LENGTH = 64  # tokens of an output at which a program more may pay
 _COPIES = 0.6  # the rate of a row that copies, at least
@@ -40,6 +42,23 @@ def fit(spec: StackSpec, length: int, rows: int) -> bool:
     """
     fewest = min(caches.room(length, window) for window in spec.windows)
     return length >= _LEAST_LENGTH and fewest > TOKENS and rows <= _MOST_ROWS
+
+
+def least(rows: int, draws: bool) -> float:
+    """Tokens that drafts must give each row beside the one of any step, for steps of eight to pay.
+
+    Where a step of so few rows takes as long as its weights take to be read, as on a GPU, that
+    is one, for what else a draft costs. A CPU is soon at its products: on JAX a step of eight
+    took 1.6, 2.7 and 4.1 steps of one there with 1, 4 and 32 rows, and up to two more where
+    tokens are drawn (LOG.md).
+
+    Args:
+        rows: of a step.
+        draws: whether tokens are drawn.
+    """
+    if keras.backend.backend() != "jax" or layout.platform() != "cpu":
+        return 1.0
+    return 1.0 + math.log2(rows) / 2 + draws
 
 
 def find(source: Tensor, token_ids: Tensor, index: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +126,7 @@ def _run(agrees: list[Tensor]) -> Tensor:
     return run
 
 
-def pause(source: Tensor, until: Tensor) -> Callable:
+def pause(source: Tensor, until: Tensor, worth: float) -> Callable:
     """For `loop.advance`: stops it where drafts are worth reading.
 
     Until then what would have been drafted is compared with what is chosen, for nothing.
@@ -115,6 +134,7 @@ def pause(source: Tensor, until: Tensor) -> Callable:
     Args:
         source: as of `find`.
         until: of `Numbers`.
+        worth: from `least`.
     """
 
     def pause(state: State, expected: Tensor | None) -> tuple[Tensor, Tensor, State]:
@@ -124,7 +144,7 @@ def pause(source: Tensor, until: Tensor) -> Callable:
             state = state._replace(rate=ops.where(expected >= 0, rate, state.rate))
         drafts, lengths = find(source, state.token_ids, state.index, state.rate)
         expected = ops.where(lengths > 0, drafts[:, 0], NOTHING)
-        return pay(lengths, until, state), expected, state
+        return pay(lengths, until, state, worth), expected, state
 
     return pause
 
@@ -134,15 +154,17 @@ def _seen(rate: Tensor, right: Tensor) -> Tensor:
     return rate + _NEWS * (ops.cast(right, "float32") - rate)
 
 
-def pay(lengths: Tensor, until: Tensor, state: State, least: float | Tensor = LEAST) -> Tensor:
-    """Whether drafts of these lengths give `least` tokens to each row that goes on; bool."""
+def pay(lengths: Tensor, until: Tensor, state: State, worth: float | Tensor) -> Tensor:
+    """Whether drafts of these lengths give `worth` tokens to each row that goes on; bool."""
     goes_on = ops.cast(ops.logical_not(resting(state, until)), "float32")
     each = ops.minimum(state.rate, 0.99)
-    worth = each * (1 - ops.power(each, ops.cast(lengths, "float32"))) / (1 - each)
-    return ops.sum(worth * goes_on) >= least * ops.maximum(ops.sum(goes_on), 1.0)
+    given = each * (1 - ops.power(each, ops.cast(lengths, "float32"))) / (1 - each)
+    return ops.sum(given * goes_on) >= worth * ops.maximum(ops.sum(goes_on), 1.0)
 
 
-def verify(decoder: Any, sampler: Any, source: Source, numbers: Numbers, state: State) -> State:
+def verify(
+    decoder: Any, sampler: Any, source: Source, numbers: Numbers, state: State, worth: float
+) -> State:
     """Generates by drafts as long as they pay.
 
     Args:
@@ -151,6 +173,7 @@ def verify(decoder: Any, sampler: Any, source: Source, numbers: Numbers, state: 
         source: `Source`.
         numbers: `Numbers`.
         state: `State`.
+        worth: from `least`.
     """
     vocabulary = decoder.spec.vocabulary_size
 
@@ -159,7 +182,7 @@ def verify(decoder: Any, sampler: Any, source: Source, numbers: Numbers, state: 
 
     def goes_on(drafts: Tensor, lengths: Tensor, *state: Any) -> Tensor:
         now = State(*state)
-        return ops.logical_and(is_going(now, numbers), pay(lengths, numbers.until, now))
+        return ops.logical_and(is_going(now, numbers), pay(lengths, numbers.until, now, worth))
 
     def body(drafts: Tensor, lengths: Tensor, *state: Any) -> tuple:
         now = State(*state)

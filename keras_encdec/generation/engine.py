@@ -301,7 +301,8 @@ class Engine:
         *,
         copies: bool,
     ) -> loop.State:
-        pause = drafts.pause(source.token_ids, numbers.until) if copies else None
+        least = self._least(state)
+        pause = drafts.pause(source.token_ids, numbers.until, least) if copies else None
         chooser = self._chooser(table)
         return loop.advance(self.backbone.decoder, chooser, source.context, numbers, state, pause)
 
@@ -327,7 +328,11 @@ class Engine:
         self, source: Source, numbers: loop.Numbers, table: Any, state: loop.State
     ) -> loop.State:
         chooser = self._chooser(table)
-        return drafts.verify(self.backbone.decoder, chooser, source, numbers, state)
+        given = source, numbers, state, self._least(state)
+        return drafts.verify(self.backbone.decoder, chooser, *given)
+
+    def _least(self, state: loop.State) -> float:
+        return drafts.least(state.index.shape[0], bool(self.sampler.variables))
 
     def _run_beams(self, *tensors: Any) -> Any:
         return search(self.backbone.decoder, self.sampler, *tensors)

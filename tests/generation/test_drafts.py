@@ -7,6 +7,7 @@ import pytest
 from keras import ops
 
 import keras_encdec
+from keras_encdec import layout
 from keras_encdec.generation import drafts
 from keras_encdec.generation.loop import State
 from keras_encdec.testing.models import tiny_lm, to_numpy
@@ -79,6 +80,15 @@ def test_drafts_pay_by_what_they_gave():
     assert not bool(drafts.pay(lengths, rests, state, np.float32(gains[1] + 0.01)))
     state = state._replace(done=np.array([True, False, True, True]))
     assert bool(drafts.pay(lengths, until, state, np.float32(gains[1] - 0.01)))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX's devices")
+def test_drafts_must_give_more_where_products_are_the_cost(monkeypatch):
+    on_cpu = [[drafts.least(rows, draws) for rows in (1, 4, 32)] for draws in (False, True)]
+    assert on_cpu == [[1, 2, 3.5], [2, 3, 4.5]]
+    assert max(on_cpu[1]) < drafts.TOKENS  # a row that copies is drafted anywhere
+    monkeypatch.setattr(layout, "platform", lambda: "gpu")
+    assert drafts.least(32, True) == 1
 
 
 @pytest.fixture(scope="module")
