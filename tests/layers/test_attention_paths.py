@@ -321,7 +321,7 @@ def test_tokamax_says_nothing_of_its_tuning(monkeypatch, caplog):
 
 @on_jax
 def test_tokamax_kernels_fill_up_tiles():
-    def kernel(query, key, value, visible):
+    def kernel(query, key, value, visible, sinks):
         assert query.shape[1] == visible.start.shape[1] == visible.end.shape[1] == 256
         assert key.shape[1] == value.shape[1] == 512
         return query
