@@ -405,7 +405,9 @@ def test_keras_manners(name, folder_of):
     half = keras_encdec.adapt(folder_of(name), **slim(name), dtype="mixed_bfloat16")
     assert {w.dtype for w in half.backbone.weights} == {"float32"}
     found = run(half.backbone, inputs)["encoder_sequence_output"]
-    assert 0 < np.abs(found - states).max() < 1
+    # A token whose experts are near a tie may go through another one in bfloat16.
+    most = 1.0 if half.backbone.spec.encoder.experts is None else 0.99
+    assert 0 < np.quantile(np.abs(found - states), most) < 1
     before = to_numpy(plain(inputs))
     plain.backbone.enable_lora(2)
     np.testing.assert_array_equal(to_numpy(plain(inputs)), before)
