@@ -82,6 +82,6 @@ def dequantized(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
     experts, rows, groups, size = blocks.shape
     values = np.empty((experts, rows, 2 * groups * size), ml_dtypes.bfloat16)
     for value, block, scale in zip(values, blocks, scales, strict=True):  # memory of one at a time
-        exponent = scale.astype("int32")[..., None, None] - 127
-        value[:] = np.ldexp(_OF_BYTE[block], exponent).reshape(rows, -1)
+        power = np.ldexp(np.float32(1), scale.astype("int32") - 127)
+        value[:] = (_OF_BYTE[block] * power[..., None, None]).reshape(rows, -1)
     return values

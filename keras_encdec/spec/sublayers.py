@@ -142,8 +142,7 @@ class AttentionSpec:
         output_bias: whether what leaves the sublayer adds one (gpt-oss).
         sinks: whether each query head has a logit of its own that takes part in the softmax and
             brings no value, so that a head's weights add up to less than 1 (gpt-oss;
-            transformers, `eager_attention_forward` of modeling_gpt_oss.py). A cross-attention
-            has its own.
+            transformers, `eager_attention_forward` of modeling_gpt_oss.py).
         query_key_norm: of each head's queries and keys, before they are rotated
             (Gemma 3, Qwen 3); None for no such norm.
         norm_across_heads: whether that norm is of all heads of a token together, each
@@ -218,7 +217,10 @@ class CrossAttentionSpec:
     """How a decoder looks at its encoder; its heads, scale, cap and norms are the decoder's.
 
     It sees every encoder position, and by default knows no positions
-    (gemma/research/t5gemma/modules.py).
+    (gemma/research/t5gemma/modules.py). Where heads have sinks, those of a cross-attention are its
+    own, and start from self-attention's if its kernels do: how much a head gives was learned with
+    its sink, and with one a head can look at nothing of the input. Merged attention is one
+    softmax, in which the layer's sinks take part once.
 
     Args:
         merged: instead of a sublayer of its own, self-attention also sees the encoder's
