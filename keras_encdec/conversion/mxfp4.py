@@ -1,7 +1,8 @@
 """Weights that lie in MXFP4, read as the numbers that they are: four bits each, and a scale for 32.
 
 Knows the format (OCP Microscaling Formats, version 1.0) and how transformers lays it into files.
-A number of four bits times a power of two is exact in bfloat16.
+A number of four bits times a power of two is exact in bfloat16; beyond its range it is infinite,
+which conversions refuse.
 Source: transformers 5.23, `convert_moe_packed_tensors` of integrations/mxfp4.py.
 """
 

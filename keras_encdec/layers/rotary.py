@@ -83,8 +83,8 @@ def _kept_by_yarn(
 ) -> np.ndarray:
     """(H / 2,): 1 for a pair that stays as it is, 0 for a slow one.
 
-    As `_compute_yarn_parameters` of transformers has it, up to the pair that H, not half of it,
-    bounds.
+    As `_compute_yarn_parameters` of transformers has it, which bounds the last of the pairs
+    between by H - 1, though there are H / 2 pairs.
 
     Args:
         spec: `RotarySpec`.

@@ -10,6 +10,7 @@ from keras import ops
 from keras_encdec.layers import by_head, cache, fused, masks, splash, tokamax
 from keras_encdec.layers.attention import attend, attend_cached
 from keras_encdec.layers.masks import Limits
+from keras_encdec.models import EncDecSeq2SeqLM
 from keras_encdec.testing.gradients import differences, value_and_gradients
 from keras_encdec.testing.models import assert_close, tiny_backbone, to_numpy
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
@@ -143,3 +144,14 @@ def test_a_cap_beside_sinks_is_not_for_every_kernel():
     with pytest.raises(ValueError, match="'xla_chunked' takes no sinks beside a soft cap"):
         backbone.attention = "xla_chunked"
     backbone.attention = "xla_by_head"
+
+
+@pytest.mark.parametrize("field", ["sinks", "output_bias"])
+def test_what_a_pair_cannot_be_written_with_is_named(field, tmp_path):
+    encoder = tiny_encoder()
+    encoder = dataclasses.replace(
+        encoder, attention=dataclasses.replace(encoder.attention, **{field: True})
+    )
+    lm = EncDecSeq2SeqLM(tiny_backbone(tiny_pair(encoder=encoder)))
+    with pytest.raises(ValueError, match=f"Expected attention.{field}=False, all that the T5Gemma"):
+        lm.export_to_transformers(tmp_path / "pair")
