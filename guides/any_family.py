@@ -16,11 +16,12 @@ Sources may be
 - Gemma 1 to 4, Llama 2 and 3, SmolLM 2 and 3, Mistral, Qwen 2, 2.5 and 3, OLMo 2,
   Granite 3, Phi-3, 3.5 and 4; of a Gemma 3 or 4 that reads images, its text part; of
   Gemma 4 those without experts;
-- the mixtures of experts Mixtral and Qwen 3 MoE;
+- the mixtures of experts Mixtral, Qwen 3 MoE and gpt-oss, whose MXFP4 becomes bfloat16 or
+  float32, number for number;
 - presets of KerasHub, its backbones and tasks in memory, or folders and `hf://` handles
   in the format of transformers (`config.json` with safetensors).
 
-Families differ in where they normalise, in biases, windows, soft caps and rotary
+Families differ in where they normalise, in biases, windows, soft caps, sinks and rotary
 positions; in Gemma 4 E2B and E4B the last layers borrow keys and values of earlier ones
 too, and each layer has an embedding of its own. All of that is read from the configuration of the source. A field that would be
 ignored is an error that names it.

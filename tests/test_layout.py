@@ -12,9 +12,10 @@ from keras_encdec.layout.axes import layout_map
 from keras_encdec.models import EncDecBackbone
 from keras_encdec.spec import AdaptorSpec
 from keras_encdec.testing.models import tiny_backbone, tiny_lm
-from keras_encdec.testing.specs import other_pair, tiny_pair
+from keras_encdec.testing.specs import other_pair, sunk, tiny_decoder, tiny_encoder, tiny_pair
 
-TINY = {"tiny": tiny_pair(), "adapted": tiny_pair(adaptor=AdaptorSpec(2, 24))}
+SUNK = tiny_pair(encoder=sunk(tiny_encoder(), 8), decoder=sunk(tiny_decoder(), 3))
+TINY = {"tiny": tiny_pair(), "adapted": tiny_pair(adaptor=AdaptorSpec(2, 24)), "sunk": SUNK}
 MESHES = [(1, 1), (8, 1), (1, 8), (2, 4), (4, 2)]
 
 
@@ -60,6 +61,17 @@ def test_key_and_value_heads_are_cut_where_they_divide():
     assert axes(key, (1, 8), spec) == ("batch",)
     assert axes(key, (2, 4)) == ("batch",)
     assert axes("decoder/block_0/attention/query/kernel", (1, 8), spec) == ("batch", "model")
+
+
+def test_sinks_lie_with_their_heads_and_biases_with_their_experts():
+    block = "encoder/block_0"  # of 4 heads and 8 experts; in the decoder 6 and 3
+    assert axes(f"{block}/attention/sinks", spec=SUNK) == ("model",)
+    assert axes("decoder/block_0/attention/sinks", spec=SUNK) == ()
+    assert axes("decoder/block_0/cross_attention/sinks", (4, 2), SUNK) == ("model",)
+    assert axes(f"{block}/feedforward/experts/down_bias", spec=SUNK) == ("model",)
+    assert axes("decoder/block_0/feedforward/experts/down_bias", spec=SUNK) == ()
+    for small in ("attention/attention_output/bias", "feedforward/router/bias"):
+        assert axes(f"{block}/{small}", spec=SUNK) == ()
 
 
 def test_axes_that_do_not_divide_are_left_out():

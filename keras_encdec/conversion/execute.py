@@ -14,8 +14,9 @@ import numpy as np
 
 from keras_encdec import layout
 from keras_encdec.conversion.effective import effective_weights
+from keras_encdec.conversion.mxfp4 import Stored
 from keras_encdec.conversion.plan import Plan
-from keras_encdec.conversion.sources import ModelSource, SafetensorsSource, Source
+from keras_encdec.conversion.sources import Source
 from keras_encdec.families import dialect
 from keras_encdec.families.dialect import Rule
 from keras_encdec.integrity import check_finite
@@ -66,7 +67,7 @@ def convert(plan: Plan, sources: Mapping[str, Source], dtype: Any = None) -> Enc
 
 def load(
     spec: PairSpec | EncoderSpec,
-    source: ModelSource | SafetensorsSource,
+    source: Stored,
     rules: Iterable[Rule],
     dropped: Iterable[str] = (),
     dtype: Any = None,
@@ -156,13 +157,11 @@ def export(
         ]
         first = parts[0][1]
         for their_name, *some in zip(first.names, *arrays, strict=True):
-            whole = np.concatenate(some, first.axis) if len(some) > 1 else some[0]
+            whole = first.joined(some) if len(some) > 1 else some[0]
             write(their_name, np.ascontiguousarray(whole))
 
 
-def _read(
-    tensor: dialect.Tensor, weights: ModelSource | SafetensorsSource, whose: str
-) -> np.ndarray:
+def _read(tensor: dialect.Tensor, weights: Stored, whose: str) -> np.ndarray:
     """A weight of ours, of finite numbers."""
     return tensor.to_ours(lambda name: check_finite(name, weights.read(name, tensor.part), whose))
 
@@ -172,9 +171,7 @@ def _readers(bound: Mapping[str, dialect.Tensor]) -> Counter[str]:
     return Counter(name for tensor in bound.values() for name in tensor.names)
 
 
-def _release(
-    tensor: dialect.Tensor, weights: ModelSource | SafetensorsSource, left: Counter[str]
-) -> None:
+def _release(tensor: dialect.Tensor, weights: Stored, left: Counter[str]) -> None:
     """Takes a weight off its tensors' readers, and lets go of those that have none left."""
     left.subtract(tensor.names)
     for name in tensor.names:

@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import safe_open
 
 from keras_encdec.conversion.effective import EffectiveWeights
+from keras_encdec.conversion.mxfp4 import Stored
 from keras_encdec.families.dialect import Rule
 from keras_encdec.files import shard_names
 from keras_encdec.spec import Shape, StackSpec
@@ -32,7 +33,7 @@ class Source:
     """
 
     spec: StackSpec
-    weights: "ModelSource | SafetensorsSource"
+    weights: Stored
     rules: tuple[Rule, ...]
     dropped: tuple[str, ...]
 

@@ -4,7 +4,7 @@ A multiply-add counts as two. Counted are the products with kernels (`linear`), 
 those that a token goes through, the two products
 of each attention (`attention`) and the product that writes the logits (`logits`). Not counted are
 the look-up of embeddings, norms, rotary positions, soft caps, softmax, activations, gates, sums
-of an adaptor and biases: they grow with the width, not with its square. The paper gives no
+of an adaptor, sinks and biases: they grow with the width, not with its square. The paper gives no
 formula; under the `"dense"` count a balanced pair takes about what its source takes, as the
 paper's section 5 says.
 Leaves the compiler's own count to `keras_encdec.evaluation.compiled`. Standard library only.
@@ -147,7 +147,7 @@ def _linear(spec: StackSpec, weights: Mapping[str, Shape], tokens: Callable[[str
     """Of all kernels, each with its tokens: 2 for each of its numbers and each token."""
     kernels = {name: shape for name, shape in weights.items() if name.endswith("/kernel")}
     if spec.experts is not None:
-        experts = {name: shape for name, shape in weights.items() if "/experts/" in name}
+        experts = {n: shape for n, shape in weights.items() if "/experts/" in n and len(shape) == 3}
         kernels |= {name: (spec.experts.top_k, *shape[1:]) for name, shape in experts.items()}
     return sum(2 * math.prod(shape) * tokens(name) for name, shape in kernels.items())
 

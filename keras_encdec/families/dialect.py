@@ -29,12 +29,15 @@ class Rule:
             index of their first axis: experts that lie apart.
         layout: einops pattern from their axes to ours; `"(n h) d -> d n h"`.
         axis: of theirs, along which rules of one tensor share it.
+        takes_turns: whether each of these rules has every other index of the axis, or every third,
+            and so on, and not a stretch of it.
     """
 
     ours: str
     theirs: str
     layout: str
     axis: int = 0
+    takes_turns: bool = False
 
 
 def renamed(rules: Iterable[Rule], names: Mapping[str, str]) -> tuple[Rule, ...]:
@@ -66,6 +69,7 @@ class Tensor:
         axis: along which weights of one tensor share it.
         first: index along it that is the weight's first.
         size: how many are the weight's.
+        step: from each of them to the next.
     """
 
     names: tuple[str, ...]
@@ -76,6 +80,7 @@ class Tensor:
     axis: int
     first: int
     size: int
+    step: int = 1
 
     @property
     def name(self) -> str:
@@ -87,7 +92,8 @@ class Tensor:
         """Where it lies in a tensor of which other weights have the rest; None if it has all."""
         if self.is_cut or not self.shape or self.size == self.shape[self.axis]:
             return None
-        return (slice(None),) * self.axis + (slice(self.first, self.first + self.size),)
+        end = self.first + self.size if self.step == 1 else None
+        return (slice(None),) * self.axis + (slice(self.first, end, self.step),)
 
     def to_ours(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
         """The weight, of what `read` gives for each name: a tensor, or `part` of it."""
@@ -101,6 +107,12 @@ class Tensor:
         left, right = self.layout.split("->")
         array = einops.rearrange(array, f"{right} -> {left}")
         return list(array) if self.is_cut else [array]
+
+    def joined(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """A whole tensor of theirs, of the parts of all weights that share it, in their order."""
+        if self.step == 1:
+            return np.concatenate(arrays, self.axis)
+        return np.stack(arrays, self.axis + 1).reshape(self.shape)
 
 
 def bind(rules: Iterable[Rule], weights: Mapping[str, Shape]) -> dict[str, Tensor]:
@@ -137,13 +149,15 @@ def _shared(theirs: str, members: Sequence[tuple[str, Rule, Shape]]) -> dict[str
     """Weights, usually one, by their names, in the order in which they share one tensor."""
     shapes = [_their_shape(rule.layout, shape) for _, rule, shape in members]
     axis, is_cut = members[0][1].axis, "{e}" in theirs
+    step = len(members) if members[0][1].takes_turns else 1
     sizes = [shape[axis] if shape else 1 for shape in shapes]
     whole = (*shapes[0][:axis], sum(sizes), *shapes[0][axis + 1 :]) if shapes[0] else ()
     names = [theirs.format(e=e) for e in range(whole[0])] if is_cut else [theirs]
     whole = whole[1:] if is_cut else whole
+    firsts = [sum(sizes[:i]) if step == 1 else i for i in range(len(sizes))]
     return {
         name: Tensor(
-            tuple(names), whole, shape, rule.layout, is_cut, axis, sum(sizes[:i]), sizes[i]
+            tuple(names), whole, shape, rule.layout, is_cut, axis, firsts[i], sizes[i], step
         )
         for i, (name, rule, shape) in enumerate(members)
     }

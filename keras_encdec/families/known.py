@@ -7,6 +7,7 @@ from keras_encdec.families import (
     gemma,
     gemma3,
     gemma4,
+    gpt_oss,
     granite,
     llama,
     mistral,
@@ -34,6 +35,7 @@ FAMILIES: tuple[Family, ...] = (
     *olmo2.FAMILIES,
     *granite.FAMILIES,
     *phi3.FAMILIES,
+    *gpt_oss.FAMILIES,
 )
 
 

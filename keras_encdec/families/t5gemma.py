@@ -289,6 +289,7 @@ _FIXED = {
     **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling"), 1.0),
     **{"layer_scalar": False, "borrowing_layers": 0, "per_layer_dim": None},
 }
+_WITHOUT = ("bias", "output_bias", "sinks", "values_are_keys")
 
 
 def _check_held(spec: StackSpec) -> None:
@@ -300,9 +301,8 @@ def _check_held(spec: StackSpec) -> None:
         ("norm", spec.norm, NormSpec(spec.norm.epsilon)),
         *((name, getattr(spec, name), held) for name, held in _FIXED.items()),
         ("attention", spec.attentions, (attention,) * spec.num_layers),
-        ("attention.bias", attention.bias, False),
+        *((f"attention.{name}", getattr(attention, name), False) for name in _WITHOUT),
         ("attention.query_key_norm", attention.query_key_norm, None),
-        ("attention.values_are_keys", attention.values_are_keys, False),
         ("attention.value_norm", attention.value_norm, None),
         ("feedforward_dim", spec.feedforward_dim, spec.feedforward_dims[0]),
         ("experts", spec.experts, None),

@@ -206,10 +206,10 @@ def rotary_of(parameters: Mapping[str, Any]) -> RotarySpec:
     given = Fields(parameters)
     kind = given("rope_type", None) or given("type", "default")
     given("type", None)
-    if kind not in ("default", "linear", "llama3", "proportional", *_BY_LENGTH):
+    if kind not in ("default", "linear", "llama3", "yarn", "proportional", *_BY_LENGTH):
         raise ValueError(
-            "Expected rope_type 'default', 'linear', 'llama3', 'proportional' or 'longrope'. "
-            f"Received: {kind!r}, which keras_encdec has no field for."
+            "Expected rope_type 'default', 'linear', 'llama3', 'yarn', 'proportional' or "
+            f"'longrope'. Received: {kind!r}, which keras_encdec has no field for."
         )
     spec: dict[str, Any] = {"base": float(given("rope_theta"))}
     if kind == "proportional":
@@ -221,6 +221,8 @@ def rotary_of(parameters: Mapping[str, Any]) -> RotarySpec:
         spec["factor"] = float(given("factor"))
     if kind in _BY_LENGTH:
         spec |= _by_length(given)
+    if kind == "yarn":
+        spec |= _yarn(given)
     if kind == "llama3":
         spec["low_frequency_factor"] = given("low_freq_factor")
         spec["high_frequency_factor"] = given("high_freq_factor")
@@ -247,6 +249,22 @@ def _by_length(given: Fields) -> dict[str, Any]:
         "long_factors": tuple(given("long_factor")),
         "original_length": original,
         "attention_factor": float(usual if said is None else said),
+    }
+
+
+def _yarn(given: Fields) -> dict[str, Any]:
+    """Of YaRN (`_compute_yarn_parameters` in modeling_rope_utils.py)."""
+    factor, said = float(given("factor")), given("attention_factor", None)
+    scales = given("mscale", None), given("mscale_all_dim", None)
+    grown = [0.1 * m * math.log(max(factor, 1.0)) + 1 for m in (scales if all(scales) else (1, 0))]
+    return {
+        "factor": factor,
+        "low_frequency_factor": float(given("beta_slow", None) or 1),
+        "high_frequency_factor": float(given("beta_fast", None) or 32),
+        "original_length": given("original_max_position_embeddings"),
+        "attention_factor": grown[0] / grown[1] if said is None else float(said),
+        "yarn": True,
+        "truncate": given("truncate", True),
     }
 
 
@@ -332,6 +350,17 @@ def rope_parameters(rotary: RotarySpec) -> dict[str, Any]:
             "long_factor": list(rotary.long_factors),
             "original_max_position_embeddings": rotary.original_length,
             "attention_factor": rotary.attention_factor,
+        }
+    if rotary.yarn:
+        return {
+            "rope_type": "yarn",
+            "rope_theta": rotary.base,
+            "factor": rotary.factor,
+            "beta_slow": rotary.low_frequency_factor,
+            "beta_fast": rotary.high_frequency_factor,
+            "original_max_position_embeddings": rotary.original_length,
+            "attention_factor": rotary.attention_factor,
+            "truncate": rotary.truncate,
         }
     if rotary.original_length is not None:
         return {

@@ -22,6 +22,7 @@ from keras_encdec.layers.norm import RMSNorm, normalized
 from keras_encdec.layers.rotary import Positions, rotate
 from keras_encdec.layers.rows import project
 from keras_encdec.layers.softmax import softmax
+from keras_encdec.private import AutocastScope
 from keras_encdec.spec import (
     AttentionSpec,
     InputShape,
@@ -42,6 +43,7 @@ def attend(
     *,
     scale: float,
     soft_cap: float | None = None,
+    sinks: Tensor | None = None,
     limits: Limits | None = None,
     path: str = "auto",
 ) -> Tensor:
@@ -54,6 +56,8 @@ def attend(
         visible: `masks.KeyRange`, the keys that each query may see.
         scale: multiplies the queries.
         soft_cap: cap on the logits, before the mask.
+        sinks: (N,), a logit of each query head that takes part in its softmax and brings no value,
+            as of `AttentionSpec`; or None.
         limits: that `visible` was made with; None if not known, which some kernels need.
         path: one of `keras_encdec.layers.choice.PATHS`.
 
@@ -67,12 +71,13 @@ def attend(
     known = None if visible.segments is None else limits
     dtype = keras.backend.standardize_dtype(query.dtype)
     shapes = tuple(query.shape), tuple(key.shape)
-    problem = fused.Problem(*shapes, dtype, scale=scale, soft_cap=soft_cap, limits=known)
+    spec: dict[str, Any] = {"scale": scale, "soft_cap": soft_cap}
+    problem = fused.Problem(*shapes, dtype, **spec, limits=known, sinks=sinks is not None)
     chosen = choice.choose(path, problem)
     if chosen.path == "plain":
         parts = (*caches.keep((key, value)), visible)
-        return attend_cached(query, parts, scale=scale, soft_cap=soft_cap)
-    output = fused.attend(chosen.path, problem, query, key, value, _never_empty(visible))
+        return attend_cached(query, parts, **spec, sinks=sinks)
+    output = fused.attend(chosen.path, problem, query, key, value, _never_empty(visible), sinks)
     sees_any = (visible.end > visible.start)[..., None, None]
     return ops.where(sees_any, output, ops.zeros_like(output))
 
@@ -85,7 +90,11 @@ def _never_empty(visible: KeyRange) -> KeyRange:
 
 
 def attend_cached(
-    query: Tensor, *parts: Part, scale: float, soft_cap: float | None = None
+    query: Tensor,
+    *parts: Part,
+    scale: float,
+    soft_cap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """As `attend`, plain, on keys and values in the order of axes of a cache, (B, K, S, H).
 
@@ -100,6 +109,7 @@ def attend_cached(
             and values are (B, K, S, H), and `visible` is the same for the n rows.
         scale: multiplies the queries.
         soft_cap: as in `attend`.
+        sinks: as in `attend`; once for all parts together.
 
     Returns:
         (B * n, T, N, H); zeros for a query that may see nothing in any part.
@@ -112,8 +122,10 @@ def attend_cached(
     logits = _joined([ops.einsum("bkgh,bksh->bkgs", query, key) for key, _, _ in parts])
     mask = _joined(_same([masks.dense(visible, ops.shape(key)[2]) for key, _, visible in parts]))
     total = ops.shape(logits)[-1]
-    logits = ops.reshape(logits, (rows, k, -1, length, total))
-    weights = softmax(logits, mask[:, None, None], soft_cap, query.dtype)
+    logits = ops.reshape(logits, (rows, k, -1, n // k, length, total))
+    if sinks is not None:
+        sinks = ops.reshape(sinks, (k, 1, n // k, 1, 1))
+    weights = softmax(logits, mask[:, None, None, None], soft_cap, query.dtype, sinks)
     weights = ops.reshape(weights, (rows, k, -1, total))
     output: Tensor = 0.0
     at = 0
@@ -175,6 +187,8 @@ class Attention(keras.layers.Layer):
         heads = (None, s.num_heads, s.head_dim)
         kv_heads = (None, s.num_kv_heads, s.head_dim)
         biases = ("nh", "kh") if s.bias else (None, None)
+        if s.sinks:  # of a head that has one key more, whose logit is 0
+            self.sinks = self.add_weight(name="sinks", shape=(s.num_heads,), initializer="zeros")
         self.query = self._dense("btd,dnh->btnh", heads, "query", query_shape, biases[0])
         self.query_norm = self._norm("query_norm", heads)
         if not self.borrows:
@@ -183,9 +197,8 @@ class Attention(keras.layers.Layer):
         if not (self.borrows or s.values_are_keys):
             self.value = self._dense("bsd,dkh->bskh", kv_heads, "value", context_shape, biases[1])
         # Contracted axes in alphabetical order: JAX sorts them, and would permute the kernel.
-        self.output_dense = self._dense(
-            "btgh,ghd->btd", (None, width), "attention_output", (None, None, *heads[1:])
-        )
+        shapes = (None, width), "attention_output", (None, None, *heads[1:])
+        self.output_dense = self._dense("btgh,ghd->btd", *shapes, "d" if s.output_bias else None)
 
     def _dense(
         self,
@@ -268,7 +281,7 @@ class Attention(keras.layers.Layer):
             states = (x, positions) if context is None else (context, context_positions)
             keys_values = self._read(*states, cached=cache is not None)
         scale, soft_cap = self.spec.query_scale, self.spec.logit_soft_cap
-        spec: dict[str, Any] = {"scale": scale, "soft_cap": soft_cap}
+        spec: dict[str, Any] = {"scale": scale, "soft_cap": soft_cap, "sinks": self._sinks()}
         if cache is not None:
             output = attend_cached(query, cache, (*keys_values, visible), *also, **spec)
         elif isinstance(context, tuple):
@@ -283,6 +296,13 @@ class Attention(keras.layers.Layer):
             output = attend(query, key, value, visible, **spec, limits=limits, path=path)
             output = ops.reshape(output, shape)
         return project(self.output_dense, output), keys_values
+
+    def _sinks(self) -> Tensor | None:
+        """In float32 whatever the policy, as the softmax is."""
+        if not self.spec.sinks:
+            return None
+        with AutocastScope(None):
+            return ops.cast(self.sinks, "float32")
 
     def _read(
         self, states: Tensor | KeysValues, positions: Positions | None, *, cached: bool

@@ -19,7 +19,9 @@ def kernel(*, scale: float, soft_cap: float | None) -> Attend:
     import jax
     import jax.numpy as jnp
 
-    def run(query: Tensor, key: Tensor, value: Tensor, visible: KeyRange) -> Tensor:
+    def run(
+        query: Tensor, key: Tensor, value: Tensor, visible: KeyRange, sinks: Tensor | None = None
+    ) -> Tensor:
         rows, length, heads, width = query.shape
         keys, kv_heads = key.shape[1:3]
         group = heads // kv_heads
@@ -42,23 +44,26 @@ def kernel(*, scale: float, soft_cap: float | None) -> Attend:
         key, value = (jnp.moveaxis(x, 2, 1) for x in (key, value))  # (B, K, S, H)
         start, end = each(visible.start), jnp.maximum(each(visible.end), 1)
         places = jnp.arange(keys)
+        if sinks is not None:  # (K, size * G, 1)
+            sinks = jnp.tile(sinks.reshape(kv_heads, group), (1, size))[..., None]
 
         def of_row(row: tuple[Tensor, ...]) -> Tensor:
             query, key, value, start, end = row
 
             def of_head(head: tuple[Tensor, ...]) -> Tensor:
-                query, key, value = head
+                query, key, value, sinks = head
 
                 @jax.checkpoint
                 def of_block(block: tuple[Tensor, ...]) -> Tensor:
                     query, start, end = block
                     seen = (places >= start[:, None]) & (places < end[:, None])
                     logits = jnp.matmul(query, key.T)
-                    return jnp.matmul(softmax(logits, seen, soft_cap, value.dtype), value)
+                    weights = softmax(logits, seen, soft_cap, value.dtype, sinks)
+                    return jnp.matmul(weights, value)
 
                 return jax.lax.map(of_block, (query, start, end))
 
-            return jax.lax.map(of_head, (query, key, value))
+            return jax.lax.map(of_head, (query, key, value, sinks))
 
         output = jax.lax.map(of_row, (query, key, value, start, end))
         output = output.reshape(rows, kv_heads, count, size, group, width)

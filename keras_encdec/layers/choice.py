@@ -43,13 +43,16 @@ class Choice:
         return f"{self.path}{cut}{instead}"
 
 
-def check_path(path: str, soft_cap: float | None = None, merged: bool = False) -> None:
+def check_path(
+    path: str, soft_cap: float | None = None, merged: bool = False, sinks: bool = False
+) -> None:
     """Refuses a path of attention that there is not, or not here whatever the lengths.
 
     Args:
         path: of `keras_encdec.layers.attention.attend`.
         soft_cap: of the attention.
         merged: whether self-attention sees the encoder's states too.
+        sinks: whether the attention has them.
 
     Raises:
         ValueError: if `path` is none of `PATHS`, or a kernel that cannot be, saying why.
@@ -59,7 +62,7 @@ def check_path(path: str, soft_cap: float | None = None, merged: bool = False) -
     if path in ("auto", "plain"):
         return
     obstacle = "of merged attention, which no kernel takes" if merged else None
-    obstacle = obstacle or fused.obstacle(path, soft_cap)
+    obstacle = obstacle or fused.obstacle(path, soft_cap, sinks)
     if obstacle is not None:
         raise _impossible(path, obstacle)
 
@@ -77,7 +80,7 @@ def choose(path: str, problem: Problem) -> Choice:
     Raises:
         ValueError: if `path` is none of `PATHS`, or a kernel that cannot be, saying why.
     """
-    check_path(path, problem.soft_cap)
+    check_path(path, problem.soft_cap, sinks=problem.sinks)
     choice = find(path, problem)
     if choice.path == "none":
         refused = choice.refused

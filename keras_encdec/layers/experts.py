@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_encdec import layout
 from keras_encdec.layers import ragged
-from keras_encdec.layers.feedforward import ACTIVATIONS
+from keras_encdec.layers.feedforward import gated
 from keras_encdec.private import AutocastScope
 from keras_encdec.spec import Activation, InputShape, MoESpec, Tensor
 from keras_encdec.spec.experts import experts_from_json
@@ -24,7 +24,7 @@ class MixtureOfExperts(keras.layers.Layer):
 
     Args:
         spec: `MoESpec`, or its fields as a dict.
-        activation: of each expert's gate: `"gelu_tanh"` or `"silu"`.
+        activation: of each expert's gate, as of `StackSpec`.
         **kwargs: of `keras.layers.Layer`.
     """
 
@@ -36,7 +36,7 @@ class MixtureOfExperts(keras.layers.Layer):
         assert found is not None
         self.spec, self.activation = found, activation
         policy = {"dtype": self.dtype_policy}
-        self.router = Router(found.num_experts, name="router", **policy)
+        self.router = Router(found.num_experts, found.router_bias, name="router", **policy)
         self.experts = Experts(found, activation, name="experts", **policy)
 
     def build(self, input_shape: InputShape) -> None:
@@ -80,21 +80,25 @@ class Router(keras.layers.Layer):
     often change places.
     """
 
-    def __init__(self, num_experts: int, **kwargs: Any) -> None:
+    def __init__(self, num_experts: int, use_bias: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.num_experts = num_experts
+        self.num_experts, self.use_bias = num_experts, use_bias
 
     def build(self, input_shape: InputShape) -> None:
         self.kernel = _kernel(self, "kernel", (input_shape[-1], self.num_experts))
+        if self.use_bias:
+            self.bias = _bias(self, "bias", (self.num_experts,))
 
     def call(self, x: Tensor) -> Tensor:
         with AutocastScope(None):
-            kernel = ops.cast(self.kernel, "float32")
-        return ops.softmax(ops.matmul(ops.cast(x, "float32"), kernel), axis=-1)
+            logits = ops.matmul(ops.cast(x, "float32"), ops.cast(self.kernel, "float32"))
+            if self.use_bias:
+                logits = logits + ops.cast(self.bias, "float32")
+        return ops.softmax(logits, axis=-1)
 
 
 class Experts(keras.layers.Layer):
-    """Gated feed-forwards side by side; no biases."""
+    """Gated feed-forwards side by side."""
 
     def __init__(self, spec: MoESpec, activation: Activation, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -107,6 +111,10 @@ class Experts(keras.layers.Layer):
         self.gate = _kernel(self, "gate", (experts, width, hidden))
         self.up = _kernel(self, "up", (experts, width, hidden))
         self.down = _kernel(self, "down", (experts, hidden, width))
+        if self.spec.expert_bias:
+            self.gate_bias = _bias(self, "gate_bias", (experts, hidden))
+            self.up_bias = _bias(self, "up_bias", (experts, hidden))
+            self.down_bias = _bias(self, "down_bias", (experts, width))
 
     def call(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Applies to each token its experts.
@@ -116,24 +124,29 @@ class Experts(keras.layers.Layer):
             weights: (B, T, k), of each of a token's experts.
             chosen: (B, T, k) int32, their numbers; E for none.
         """
-        kernels = [ops.convert_to_tensor(kernel) for kernel in (self.gate, self.up, self.down)]
+        weights_of_all = [self.gate, self.up, self.down]
+        if self.spec.expert_bias:
+            weights_of_all += [self.gate_bias, self.up_bias, self.down_bias]
+        kernels = [ops.convert_to_tensor(kernel) for kernel in weights_of_all]
         axes = layout.activation_axes()
         if axes is None:
             return self._through(x, weights, chosen, *kernels)
         return self._apart(axes, x, weights, chosen, *kernels)
 
-    def _through(
-        self, x: Tensor, weights: Tensor, chosen: Tensor, gate: Tensor, up: Tensor, down: Tensor
-    ) -> Tensor:
-        """As `call`, with the experts whose kernels these are, numbered from 0."""
-        each, width, count = chosen.shape[-1], x.shape[-1], gate.shape[0]
+    def _through(self, x: Tensor, weights: Tensor, chosen: Tensor, *kernels: Tensor) -> Tensor:
+        """As `call`, with the experts whose kernels and biases these are, numbered from 0."""
+        each, width, count = chosen.shape[-1], x.shape[-1], kernels[0].shape[0]
         numbers = ops.reshape(chosen, (-1,))
         order = ops.argsort(numbers)  # an expert's rows stand together, those of none last
         rows = ops.take(ops.reshape(x, (-1, width)), order // each, axis=0)
         sizes = _counts(numbers, count)
-        hidden = ACTIVATIONS[self.activation](ragged.product(rows, gate, sizes))
-        hidden = hidden * ragged.product(rows, up, sizes)
-        made = ragged.product(hidden, down, sizes)
+        experts = ops.take(numbers, order)
+
+        def product(rows: Tensor, i: int) -> Tensor:
+            made = ragged.product(rows, kernels[i], sizes)
+            return made + _of_rows(kernels[3 + i], experts) if len(kernels) > 3 else made
+
+        made = product(gated(self.activation, product(rows, 0), product(rows, 1)), 2)
         made = ops.reshape(ops.take(made, ops.argsort(order), axis=0), (-1, each, width))
         weights = ops.reshape(weights, (-1, each, 1))
         return ops.reshape(ops.sum(made * weights, axis=1), ops.shape(x))
@@ -162,7 +175,7 @@ class Experts(keras.layers.Layer):
             return jax.lax.psum(self._through(x, weights, chosen, *kernels), by_experts)
 
         rows, experts = (jax.sharding.PartitionSpec(axis) for axis in (by_rows, by_experts))
-        specs = (rows, rows, rows, experts, experts, experts)
+        specs = (rows, rows, rows, *[experts] * len(kernels))
         # A loop over blocks does not say along which axes its output varies.
         return jax.shard_map(run, mesh=axes.mesh, in_specs=specs, out_specs=rows, check_vma=False)(
             x, weights, chosen, *kernels
@@ -207,6 +220,16 @@ def _counts(chosen: Tensor, count: int) -> Tensor:
     """(E,) int32: how often each of that many experts was chosen; E stands for none."""
     numbers = ops.reshape(chosen, (-1,))
     return ops.segment_sum(ops.ones_like(numbers), numbers, num_segments=count + 1)[:count]
+
+
+def _of_rows(biases: Tensor, experts: Tensor) -> Tensor:
+    """(E, F) biases by each row's expert (R,), 0 for a row of none."""
+    none = ops.zeros_like(biases[:1])
+    return ops.take(ops.concatenate([biases, none]), experts, axis=0)
+
+
+def _bias(layer: keras.layers.Layer, name: str, shape: tuple[int, ...]) -> keras.Variable:
+    return layer.add_weight(name=name, shape=shape, initializer="zeros")
 
 
 def _kernel(layer: keras.layers.Layer, name: str, shape: tuple[int, ...]) -> keras.Variable:

@@ -8,17 +8,26 @@ from keras import ops
 
 from keras_encdec.layers.rows import project
 from keras_encdec.spec import Activation, InputShape, Tensor
+from keras_encdec.spec.stack import SWIGLU_ALPHA, SWIGLU_LIMIT
 
-ACTIVATIONS = {"gelu_tanh": functools.partial(ops.gelu, approximate=True), "silu": ops.silu}
+_ACTIVATIONS = {"gelu_tanh": functools.partial(ops.gelu, approximate=True), "silu": ops.silu}
+
+
+def gated(activation: Activation, gate: Tensor, up: Tensor) -> Tensor:
+    """What a gate lets through, by `StackSpec.activation`."""
+    if activation == "clamped_swiglu":
+        gate, up = ops.minimum(gate, SWIGLU_LIMIT), ops.clip(up, -SWIGLU_LIMIT, SWIGLU_LIMIT)
+        return (up + 1) * gate * ops.sigmoid(SWIGLU_ALPHA * gate)
+    return _ACTIVATIONS[activation](gate) * up
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
 class GatedFeedForward(keras.layers.Layer):
-    """`down(activation(gate(x)) * up(x))`, no biases.
+    """`down(gated(gate(x), up(x)))`, no biases.
 
     Args:
         hidden_dim: F, the width of the gate and of the up projection each.
-        activation: `"gelu_tanh"` or `"silu"`.
+        activation: as of `StackSpec`.
         **kwargs: of `keras.layers.Layer`.
     """
 
@@ -48,7 +57,7 @@ class GatedFeedForward(keras.layers.Layer):
 
     def call(self, x: Tensor) -> Tensor:
         gate, up = project(self.gate, x), project(self.up, x)
-        return project(self.down, ACTIVATIONS[self.activation](gate) * up)
+        return project(self.down, gated(self.activation, gate, up))
 
     def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         return input_shape

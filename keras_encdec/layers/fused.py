@@ -32,6 +32,7 @@ _KERNELS: dict[str, dict[str, str | None]] = {
     "torch": {"sdpa": None},
 }
 KERNELS = tuple(name for names in _KERNELS.values() for name in names)
+_WITHOUT_SINKS = ("mosaic_gpu", "triton", "sdpa")
 
 Refusals = tuple[tuple[str, str], ...]
 
@@ -52,6 +53,7 @@ class Problem(NamedTuple):
         scale: multiplies the queries.
         soft_cap: on the logits, or None.
         limits: None where these, or the segments, are not known.
+        sinks: whether each query head has a logit of its own in the softmax.
     """
 
     query: Shape
@@ -60,6 +62,7 @@ class Problem(NamedTuple):
     scale: float
     soft_cap: float | None
     limits: Limits | None
+    sinks: bool = False
 
 
 def cut(problem: Problem) -> Cut | None:
@@ -67,26 +70,33 @@ def cut(problem: Problem) -> Cut | None:
     return shards.cut(problem.query, problem.key)
 
 
-def obstacle(name: str, soft_cap: float | None) -> str | None:
-    """Why a kernel can take nothing here under this soft cap; None where it may.
+def obstacle(name: str, soft_cap: float | None, sinks: bool = False) -> str | None:
+    """Why a kernel can take nothing here under this soft cap and sinks; None where it may.
 
     Args:
         name: one of `KERNELS`, or `"fused"` for all that this backend has.
         soft_cap: of the attention.
+        sinks: whether it has them.
     """
     here = _KERNELS.get(keras.backend.backend(), {})
     if name == "fused":
-        found = [(other, obstacle(other, soft_cap)) for other in here]
+        found = [(other, obstacle(other, soft_cap, sinks)) for other in here]
         refused = tuple((other, reason) for other, reason in found if reason is not None)
         nothing = f"finds no kernel on {keras.backend.backend()}"
         return None if len(refused) < len(here) else f"{nothing} {said(refused)}".rstrip()
     if name not in here:
         backend = next(backend for backend, names in _KERNELS.items() if name in names)
         return f"is for {backend}, and this is {keras.backend.backend()}"
-    if name == "sdpa":
-        return None if soft_cap is None else f"takes no soft cap, and here it is {soft_cap}"
-    if here[name] not in (None, layout.platform()):
+    if name == "sdpa" and soft_cap is not None:
+        return f"takes no soft cap, and here it is {soft_cap}"
+    if name != "sdpa" and here[name] not in (None, layout.platform()):
         return f"runs on {here[name]}, and this is {layout.platform()}"
+    if sinks and name in _WITHOUT_SINKS:
+        return "takes no sinks, which the heads here have"
+    if sinks and soft_cap is not None and name == "xla_chunked":
+        return "takes no sinks beside a soft cap"
+    if name == "sdpa":
+        return None
     if name not in ("splash", "xla_by_head") and not tokamax.is_installed():
         return 'is Tokamax\'s, which is not installed: pip install "keras-encdec[jax]"'
     return None
@@ -105,7 +115,7 @@ def choose(name: str, problem: Problem) -> tuple[str | None, Refusals]:
     names = _KERNELS.get(keras.backend.backend(), {}) if name == "fused" else (name,)
     refused: list[tuple[str, str]] = []
     for kernel in names:
-        reason = obstacle(kernel, problem.soft_cap)
+        reason = obstacle(kernel, problem.soft_cap, problem.sinks)
         if reason is None and keras.backend.backend() == "jax":
             reason = _refusal(kernel, problem, cut(problem))
         if reason is None:
@@ -128,14 +138,15 @@ def _refusal(name: str, problem: Problem, cut: Cut | None) -> str | None:
     query, key = shards.shapes(cut, problem.query, problem.key)
     each, keys = (jax.ShapeDtypeStruct(shape[:2], "int32") for shape in (query, key))
     inputs = (jax.ShapeDtypeStruct(shape, problem.dtype) for shape in (query, key, key))
+    sinks = jax.ShapeDtypeStruct(query[2:3], "float32") if problem.sinks else None
 
-    def gradient(query: Tensor, key: Tensor, value: Tensor, visible: KeyRange) -> Any:
+    def gradient(visible: KeyRange, *given: Tensor) -> Any:
         attend = _kernel(name, problem)
-        output, vjp = jax.vjp(lambda q, k, v: attend(q, k, v, visible), query, key, value)
+        output, vjp = jax.vjp(lambda q, k, v, sinks: attend(q, k, v, visible, sinks), *given)
         return vjp(output)
 
     try:
-        jax.eval_shape(gradient, *inputs, KeyRange(each, each, Segments(each, keys)))
+        jax.eval_shape(gradient, KeyRange(each, each, Segments(each, keys)), *inputs, sinks)
     except NotImplementedError as error:
         return f"refuses: {_short(error)}"
     except Exception as error:
@@ -163,7 +174,13 @@ def _kernel(name: str, problem: Problem) -> Attend:
 
 
 def attend(
-    name: str, problem: Problem, query: Tensor, key: Tensor, value: Tensor, visible: KeyRange
+    name: str,
+    problem: Problem,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visible: KeyRange,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """As `keras_encdec.layers.attention.attend`, by a kernel that `choose` gave.
 
@@ -171,7 +188,8 @@ def attend(
     """
     if name != "sdpa":
         visible = _whole(visible, problem.query, problem.key)
-        return shards.attend(_kernel(name, problem), cut(problem), query, key, value, visible)
+        inputs = query, key, value, visible, sinks
+        return shards.attend(_kernel(name, problem), cut(problem), *inputs)
     mask = masks.dense(visible, ops.shape(key)[1])[:, None]
     return ops.dot_product_attention(query, key, value, mask=mask, scale=problem.scale)
 

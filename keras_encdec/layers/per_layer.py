@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_encdec.layers.feedforward import ACTIVATIONS
+from keras_encdec.layers.feedforward import gated
 from keras_encdec.layers.norm import RMSNorm
 from keras_encdec.layers.rows import project
 from keras_encdec.spec import InputShape, StackSpec, Tensor
@@ -59,7 +59,7 @@ class PerLayerEmbedding(keras.layers.Layer):
 
 
 class PerLayerInput(keras.layers.Layer):
-    """What a block makes of its part: `norm(output(activation(gate(x)) * part))`.
+    """What a block makes of its part: `norm(output(gated(gate(x), part)))`.
 
     Args:
         spec: `StackSpec` with a `per_layer_dim`, P.
@@ -88,5 +88,5 @@ class PerLayerInput(keras.layers.Layer):
 
     def call(self, x: Tensor, part: Tensor) -> Tensor:
         """(B, T, D) states and (B, T, P) to (B, T, D)."""
-        gate = ACTIVATIONS[self.spec.activation](project(self.gate, x))
-        return self.norm(project(self.output_dense, gate * part))
+        opened = gated(self.spec.activation, project(self.gate, x), part)
+        return self.norm(project(self.output_dense, opened))

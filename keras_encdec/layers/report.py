@@ -128,5 +128,6 @@ def _choice(
         scale=spec.query_scale,
         soft_cap=spec.logit_soft_cap,
         limits=limits,
+        sinks=spec.sinks,
     )
     return find(stack.attention, problem, merged)

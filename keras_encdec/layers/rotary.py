@@ -70,6 +70,32 @@ def timescales(spec: RotarySpec, width: int, long: bool = False) -> np.ndarray:
     low, high = spec.low_frequency_factor, spec.high_frequency_factor
     if low is None or high is None or spec.original_length is None:
         return scale * spec.factor
-    turns = spec.original_length / (2 * math.pi * scale)
-    kept = np.clip((turns - low) / (high - low), 0, 1)
+    if spec.yarn:
+        kept = _kept_by_yarn(spec, width, (high, low), spec.original_length)
+    else:
+        turns = spec.original_length / (2 * math.pi * scale)
+        kept = np.clip((turns - low) / (high - low), 0, 1)
     return 1 / (kept / scale + (1 - kept) / (scale * spec.factor))
+
+
+def _kept_by_yarn(
+    spec: RotarySpec, width: int, ends: tuple[float, float], length: int
+) -> np.ndarray:
+    """(H / 2,): 1 for a pair that stays as it is, 0 for a slow one.
+
+    As `_compute_yarn_parameters` of transformers has it, which bounds the last of the pairs
+    between by H - 1, though there are H / 2 pairs.
+
+    Args:
+        spec: `RotarySpec`.
+        width: H.
+        ends: how often the first and the last of the pairs between turn in `length`.
+        length: tokens of a text in pretraining.
+    """
+    log = math.log(spec.base)
+    first, last = (width * math.log(length / (2 * math.pi * n)) / (2 * log) for n in ends)
+    if spec.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, width - 1)
+    last += 0.001 * (first == last)
+    return 1 - np.clip((np.arange(width // 2) - first) / (last - first), 0, 1)

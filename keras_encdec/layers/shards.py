@@ -12,7 +12,7 @@ from keras_encdec import layout
 from keras_encdec.layers.masks import KeyRange
 from keras_encdec.spec import Shape, Tensor
 
-Attend = Callable[[Tensor, Tensor, Tensor, KeyRange], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, KeyRange, Tensor | None], Tensor]
 
 
 class Cut(NamedTuple):
@@ -56,9 +56,10 @@ def attend(attend: Attend, cut: Cut | None, *inputs: Any) -> Tensor:
     """`attend` on each device's shard.
 
     Args:
-        attend: of (query, key, value, visible) to an output of the queries' shape.
+        attend: of (query, key, value, visible, sinks) to an output of the queries' shape.
         cut: from `cut`.
-        *inputs: (B, T, N, H), (B, S, K, H) twice, and a `KeyRange` whose parts all have B rows.
+        *inputs: (B, T, N, H), (B, S, K, H) twice, a `KeyRange` whose parts all have B rows, and
+            (N,) sinks or None.
 
     Returns:
         (B, T, N, H), cut as the queries.
@@ -70,17 +71,19 @@ def attend(attend: Attend, cut: Cut | None, *inputs: Any) -> Tensor:
     rows = jax.sharding.PartitionSpec(cut.rows)
     heads = jax.sharding.PartitionSpec(cut.rows, None, cut.heads)
     keys = heads if cut.keys else rows
+    of_heads = jax.sharding.PartitionSpec(cut.heads)
 
-    def run(query: Tensor, key: Tensor, value: Tensor, visible: KeyRange) -> Tensor:
+    def run(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Tensor:
         if cut.heads and not cut.keys:
             group = inputs[0].shape[2] // key.shape[2]
             key, value = (_own(x, cut.heads, query.shape[2], group) for x in (key, value))
-        return attend(query, key, value, visible)
+        return attend(query, key, value, *rest)
 
     # A kernel does not say along which axes its output varies.
-    return jax.shard_map(
-        run, mesh=cut.mesh, in_specs=(heads, keys, keys, rows), out_specs=heads, check_vma=False
-    )(*inputs)
+    specs = (heads, keys, keys, rows, of_heads)
+    return jax.shard_map(run, mesh=cut.mesh, in_specs=specs, out_specs=heads, check_vma=False)(
+        *inputs
+    )
 
 
 def _own(x: Tensor, axis: str, count: int, group: int) -> Tensor:

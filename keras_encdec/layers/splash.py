@@ -30,7 +30,9 @@ def kernel(*, scale: float, soft_cap: float | None, limits: Limits, interpret: b
     import jax.numpy as jnp
     from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
 
-    def run(query: Tensor, key: Tensor, value: Tensor, visible: KeyRange) -> Tensor:
+    def run(
+        query: Tensor, key: Tensor, value: Tensor, visible: KeyRange, sinks: Tensor | None = None
+    ) -> Tensor:
         assert visible.segments is not None
         (_, length, heads, width), keys = query.shape, key.shape[1]
         sizes = _tile(length), _tile(keys)
@@ -45,7 +47,8 @@ def kernel(*, scale: float, soft_cap: float | None, limits: Limits, interpret: b
         segments = SegmentIds(
             q=_fill(queries, (rows, shape[0])), kv=_fill(_runs(runs), (rows, shape[1]))
         )
-        output = jax.vmap(splash)(query, key, value, segments)
+        row = jax.vmap(splash, in_axes=(0, 0, 0, 0, None))
+        output = row(query, key, value, segments, sinks)
         return jnp.swapaxes(output, 1, 2)[:, :length, :, :width].astype(query.dtype)
 
     return run

@@ -103,8 +103,8 @@ class Stack(keras.layers.Layer):
     def check_attention(self, path: str) -> None:
         """Raises ValueError if `attention` cannot be `path` in this stack."""
         merged = any(block.merged for block in self.blocks)
-        for soft_cap in {attention.logit_soft_cap for attention in self.spec.attentions}:
-            check_path(path, soft_cap, merged)
+        for attention in set(self.spec.attentions):
+            check_path(path, attention.logit_soft_cap, merged, attention.sinks)
 
     @property
     def remat(self) -> bool:

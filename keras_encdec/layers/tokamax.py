@@ -6,6 +6,7 @@ text, forward and backward. Leaves which one to take to `keras_encdec.layers.fus
 
 import importlib.util
 import logging
+from typing import Any
 
 from keras_encdec.layers.masks import KeyRange
 from keras_encdec.layers.shards import Attend
@@ -22,14 +23,30 @@ def is_installed() -> bool:
 
 
 def kernel(name: str, *, scale: float, soft_cap: float | None) -> Attend:
-    """A Tokamax implementation, on queries that each see something."""
+    """A Tokamax implementation, on queries that each see something.
+
+    With sinks, one that takes a bias without giving it the memory of logits: they are a key more,
+    all zeros, with the sink as bias, and its value is zero.
+    """
+    import jax.numpy as jnp
+
     implementations, make_mask = tokamax_attention()
     logging.getLogger("absl").addFilter(_says_more_than_tuning)
 
-    def run(query: Tensor, key: Tensor, value: Tensor, visible: KeyRange) -> Tensor:
-        mask = make_mask(k_start=visible.start[:, None], k_end=visible.end[:, None])
-        spec = {"mask": mask, "logits_scale": scale, "logits_soft_cap": soft_cap}
-        return implementations[name](query, key, value, **spec)
+    def run(
+        query: Tensor, key: Tensor, value: Tensor, visible: KeyRange, sinks: Tensor | None = None
+    ) -> Tensor:
+        spec: dict[str, Any] = {"logits_scale": scale, "logits_soft_cap": soft_cap}
+        if sinks is None:
+            mask = make_mask(k_start=visible.start[:, None], k_end=visible.end[:, None])
+        else:
+            place = jnp.arange(key.shape[1] + 1)
+            is_sink = place == key.shape[1]
+            start, end = visible.start[..., None], visible.end[..., None]
+            mask = make_mask(((place >= start) & (place < end) | is_sink)[:, None])
+            spec["bias"] = jnp.where(is_sink, sinks[:, None, None], 0)[None]
+            key, value = (jnp.pad(x, [(0, 0), (0, 1), (0, 0), (0, 0)]) for x in (key, value))
+        return implementations[name](query, key, value, mask=mask, **spec)
 
     return _aligned(run) if name.startswith("mosaic") else _by_blocks(run)
 
@@ -46,13 +63,15 @@ def _aligned(kernel: Attend) -> Attend:
     (pallas_mosaic_gpu_kernel_sm90.py and pallas_mosaic_gpu_vjp_kernel_sm100.py).
     """
 
-    def run(query: Tensor, key: Tensor, value: Tensor, visible: KeyRange) -> Tensor:
+    def run(
+        query: Tensor, key: Tensor, value: Tensor, visible: KeyRange, sinks: Tensor | None = None
+    ) -> Tensor:
         length = query.shape[1]
         inputs = (query, key, value, visible.start, visible.end)
         query, key, value, start, end = (
             _fill(x, -(-x.shape[1] // _BLOCK) * _BLOCK) for x in inputs
         )
-        return kernel(query, key, value, KeyRange(start, end))[:, :length]
+        return kernel(query, key, value, KeyRange(start, end), sinks)[:, :length]
 
     return run
 
@@ -66,7 +85,9 @@ def _by_blocks(kernel: Attend) -> Attend:
     import jax
     import jax.numpy as jnp
 
-    def run(query: Tensor, key: Tensor, value: Tensor, visible: KeyRange) -> Tensor:
+    def run(
+        query: Tensor, key: Tensor, value: Tensor, visible: KeyRange, sinks: Tensor | None = None
+    ) -> Tensor:
         length = query.shape[1]
         count = -(-length // _BLOCK)
         size = -(-length // count)
@@ -78,7 +99,7 @@ def _by_blocks(kernel: Attend) -> Attend:
         @jax.checkpoint
         def one(block: tuple[Tensor, Tensor, Tensor]) -> Tensor:
             query, start, end = block
-            return kernel(query, key, value, KeyRange(start, end))
+            return kernel(query, key, value, KeyRange(start, end), sinks)
 
         output = jax.lax.map(one, tuple(split(x) for x in (query, visible.start, visible.end)))
         return jnp.moveaxis(output, 0, 1).reshape(-1, count * size, *query.shape[2:])[:, :length]

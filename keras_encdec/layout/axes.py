@@ -28,15 +28,19 @@ _AXES: dict[str, Axes] = {
     "key/bias": (MODEL, None),  # (K, H)
     "value/bias": (MODEL, None),
     "attention_output/kernel": (MODEL, BATCH, None),  # (N, H, D)
+    "attention_output/bias": (),  # (D,)
+    "sinks": (MODEL,),  # (N,)
     "gate/kernel": (BATCH, MODEL),  # (D, F)
     "up/kernel": (BATCH, MODEL),
     "down/kernel": (MODEL, BATCH),  # (F, D)
     "adaptor/projection/kernel": (MODEL, BATCH),  # (D, width of the adaptor)
     "adaptor/scale": (),  # (G,)
     "router/kernel": (None, None),  # (D, E)
+    "router/bias": (),  # (E,)
     "experts/gate": (MODEL, BATCH, None),  # (E, D, F)
     "experts/up": (MODEL, BATCH, None),
     "experts/down": (MODEL, None, BATCH),  # (E, F, D)
+    **dict.fromkeys((f"experts/{name}_bias" for name in ("gate", "up", "down")), (MODEL, None)),
     "per_layer/projection/kernel": (BATCH, None),  # (D, L * P)
     "per_layer/output/kernel": (MODEL, BATCH),  # (P, D)
     "norm/scale": (),  # (D,), (H,), (N, H) or (K, H)

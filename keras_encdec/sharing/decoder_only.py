@@ -16,6 +16,7 @@ import keras
 import keras_hub
 
 from keras_encdec import layout
+from keras_encdec.conversion.mxfp4 import Mxfp4Source
 from keras_encdec.conversion.sources import ModelSource, SafetensorsSource, Source
 from keras_encdec.families import known
 from keras_encdec.families.keras_hub import name_of
@@ -201,7 +202,9 @@ class Folder(_Stored):
 
     def source(self, dtype: Any) -> Source:
         family = known.of_model_type(self.config["model_type"])
-        weights = SafetensorsSource(lambda name: file_of(self.folder, name), self.preset)
+        stored = SafetensorsSource(lambda name: file_of(self.folder, name), self.preset)
+        # Readers of configs refuse all other ways to quantise.
+        weights = Mxfp4Source(stored) if self.config.get("quantization_config") else stored
         return Source(self.spec, weights, family.transformers, family.dropped)
 
     def about(self) -> dict[str, Any]:

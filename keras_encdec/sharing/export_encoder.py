@@ -41,6 +41,7 @@ def export_encoder(model: Any, path: str | os.PathLike, max_shard_size: float = 
     (`T5GemmaEncoderModel`); any other the model of a decoder-only family with `is_causal` in its
     config (`AutoModel`, from transformers 5.2 on). Hidden states are ours, past every window. Of a
     pair of texts a classifier reads one there: both, with the preprocessor's separator between.
+    Weights are in the model's dtype, also where they were read from MXFP4.
 
     Args:
         model: `EncoderBackbone`; `EncDecTextClassifier`, with its head; or `EncDecTextEmbedder`

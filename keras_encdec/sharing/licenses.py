@@ -118,6 +118,8 @@ _OF_KERAS_HUB = (
     (r"qwen2\.5_(coder|math)_(instruct_)?(0\.5|1\.5|7|14|32)b(_en)?", "apache-2.0", None),
     (r"qwen3_[\d.]+b_en", "apache-2.0", None),
     (r"qwen3_(moe|coder_instruct)_\d+b_a\d+b_en", "apache-2.0", None),
+    (r"gpt_oss_(20b|120b)_en", "apache-2.0", "openai/gpt-oss-{1}"),
+    (r"gpt_oss_safeguard_(20b|120b)_en", "apache-2.0", "openai/gpt-oss-safeguard-{1}"),
     (r"smollm3_3b_en", "apache-2.0", None),
     (r"phi3_mini_(4k|128k)_instruct_en", "mit", "microsoft/Phi-3-mini-{1}-instruct"),
 )

@@ -5,6 +5,7 @@ Knows how many there are and how a token's are chosen. Leaves which numbers that
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from keras_encdec import check
@@ -29,6 +30,9 @@ class MoESpec:
             loss (arXiv 2101.03961, equation 4; `router_aux_loss_coef` of configs); 0 for none.
         layers: the layers that have experts, by number; None for all. The others have the
             feed-forward of `StackSpec.feedforward_dim`.
+        router_bias: whether the router adds a bias to the logit of each expert (gpt-oss;
+            transformers, modeling_gpt_oss.py).
+        expert_bias: whether each of an expert's three products adds a bias (likewise).
     """
 
     num_experts: int
@@ -37,10 +41,12 @@ class MoESpec:
     renormalize: bool = True
     balance_weight: float = 0.001
     layers: tuple[int, ...] | None = None
+    router_bias: bool = False
+    expert_bias: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, check.whole, "num_experts", "top_k", "expert_dim")
-        check_fields(self, check.flag, "renormalize")
+        check_fields(self, check.flag, "renormalize", "router_bias", "expert_bias")
         check_fields(self, check.real, "balance_weight", least=0)
         for layer in self.layers or ():
             check.whole("layers of MoESpec", layer, least=0)
@@ -53,16 +59,23 @@ class MoESpec:
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
         """Name and shape of each weight; those of experts are stacked."""
         e, d, f = self.num_experts, width, self.expert_dim
-        return {
+        weights: dict[str, tuple[int, ...]] = {
             "router/kernel": (d, e),
             "experts/gate": (e, d, f),
             "experts/up": (e, d, f),
             "experts/down": (e, f, d),
         }
+        if self.router_bias:
+            weights["router/bias"] = (e,)
+        if self.expert_bias:
+            biases = {"gate": f, "up": f, "down": d}
+            weights |= {f"experts/{name}_bias": (e, size) for name, size in biases.items()}
+        return weights
 
     def idle_parameters(self, width: int) -> int:
         """Parameters of a layer's experts that a token does not go through."""
-        return 3 * (self.num_experts - self.top_k) * width * self.expert_dim
+        shapes = [s for name, s in self.weights(width).items() if name.startswith("experts/")]
+        return (self.num_experts - self.top_k) * sum(math.prod(shape[1:]) for shape in shapes)
 
 
 def of_kept_layers(experts: MoESpec | None, kept: list[int]) -> MoESpec | None:

@@ -23,7 +23,10 @@ from keras_encdec.spec.sublayers import (
 )
 
 Window = int | tuple[int, int] | None
-Activation = Literal["gelu_tanh", "silu"]
+Activation = Literal["gelu_tanh", "silu", "clamped_swiglu"]
+
+# Of `"clamped_swiglu"`: `swiglu_alpha` and `swiglu_limit` in the config of gpt-oss.
+SWIGLU_ALPHA, SWIGLU_LIMIT = 1.702, 7.0
 
 EMBEDDING = "embedding/embeddings"
 OUTPUT = "embedding/reverse_embeddings"  # as Keras names an output matrix of its own
@@ -45,7 +48,10 @@ class StackSpec:
             length is the depth, L.
         rotary: positions: one `RotarySpec` for all layers, or None for none, or a tuple
             with one or None for each layer. Kept as the one where all are alike.
-        activation: of the gate: `"gelu_tanh"`, the tanh approximation, or `"silu"`.
+        activation: of the gate: `"gelu_tanh"`, the tanh approximation, or `"silu"`; or of the
+            gate and what it opens, `"clamped_swiglu"`: `(u + 1) * g * sigmoid(SWIGLU_ALPHA * g)`, g
+            at most `SWIGLU_LIMIT`, u that far on either side of 0 (gpt-oss; transformers,
+            `GptOssExperts` of modeling_gpt_oss.py).
         norm: every norm in the stack.
         pre_norm: normalise the input of each sublayer, as all but OLMo 2 do.
         post_norm: normalise the output of each sublayer too (Gemma 2).

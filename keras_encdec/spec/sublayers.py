@@ -29,16 +29,21 @@ class RotarySpec:
         low_frequency_factor: pairs that turn fewer times than this in
             `original_length` are slow (Llama 3.1; transformers, modeling_rope_utils.py).
         high_frequency_factor: pairs that turn more times than this stay as they are;
-            between the two it changes evenly.
+            between the two it changes evenly with the turns.
         original_length: tokens of a text in pretraining.
         fraction: of a head's width that turns, its first part; H above is this part
             (Phi-4-mini).
         short_factors: how many times slower each pair turns in texts of up to
             `original_length` tokens (LongRoPE).
         long_factors: likewise in longer texts.
-        attention_factor: what turns is multiplied by it, in queries and in keys (LongRoPE).
+        attention_factor: what turns is multiplied by it, in queries and in keys (LongRoPE, YaRN).
         proportional: whether `fraction` is of the pairs of the whole head, the fastest of them,
             and not of its first part (Gemma 4; transformers, modeling_rope_utils.py).
+        yarn: whether between the two frequency factors, `beta_slow` and `beta_fast` there, it
+            changes evenly from pair to pair instead (YaRN, arXiv 2309.00071, section 3.2;
+            transformers, modeling_rope_utils.py).
+        truncate: whether in YaRN the first and last of these pairs are whole numbers, rounded
+            outwards; not in gpt-oss.
     """
 
     base: float = 10_000.0
@@ -51,13 +56,15 @@ class RotarySpec:
     long_factors: tuple[float, ...] | None = None
     attention_factor: float = 1.0
     proportional: bool = False
+    yarn: bool = False
+    truncate: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self, check.real, "base", "factor", "attention_factor", above=0)
         check_fields(self, check.real, "fraction", above=0, most=1)
         check_given(self, check.real, "low_frequency_factor", "high_frequency_factor", above=0)
         check_given(self, check.whole, "original_length")
-        check_fields(self, check.flag, "proportional")
+        check_fields(self, check.flag, "proportional", "yarn", "truncate")
         for name in ("short_factors", "long_factors"):
             if (factors := getattr(self, name)) is not None:
                 read = tuple(check.real(f"{name} of RotarySpec", x, above=0) for x in factors)
@@ -67,6 +74,12 @@ class RotarySpec:
         alike = all(all(way) or not any(way) for way in ways)
         one = sum(map(any, ways)) == (self.original_length is not None)
         require(not (any(ways[1]) and self.proportional), "no factors where proportional", self)
+        stretched = self.low_frequency_factor is not None and not self.proportional
+        require(
+            stretched or not self.yarn,
+            "both frequency factors for yarn, and not proportional",
+            self,
+        )
         expected = "both frequency factors, or short_factors and long_factors, with original_length"
         require(alike and one, f"{expected}; or none of these", self)
         lengths = {len(factors) for factors in self._by_length if factors is not None}
@@ -126,6 +139,10 @@ class AttentionSpec:
             (arXiv 2408.00118; gemma/gm/nn/_gemma.py).
         logit_soft_cap: `cap * tanh(x / cap)` on the logits, before the mask.
         bias: whether queries, keys and values add a bias (Qwen 2).
+        output_bias: whether what leaves the sublayer adds one (gpt-oss).
+        sinks: whether each query head has a logit of its own that takes part in the softmax and
+            brings no value, so that a head's weights add up to less than 1 (gpt-oss;
+            transformers, `eager_attention_forward` of modeling_gpt_oss.py).
         query_key_norm: of each head's queries and keys, before they are rotated
             (Gemma 3, Qwen 3); None for no such norm.
         norm_across_heads: whether that norm is of all heads of a token together, each
@@ -146,6 +163,8 @@ class AttentionSpec:
     norm_across_heads: bool = False
     values_are_keys: bool = False
     value_norm: float | None = None
+    output_bias: bool = False
+    sinks: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, check.whole, "num_heads", "num_kv_heads", "head_dim")
@@ -153,6 +172,7 @@ class AttentionSpec:
         check_given(self, check.real, "logit_soft_cap", above=0)
         check_given(self, check.real, "value_norm", above=0)
         check_fields(self, check.flag, "bias", "norm_across_heads", "values_are_keys")
+        check_fields(self, check.flag, "output_bias", "sinks")
         normed = self.query_key_norm is not None or not self.norm_across_heads
         require(normed, "a query_key_norm for norm_across_heads", self)
         require(
@@ -180,6 +200,10 @@ class AttentionSpec:
         }
         if self.bias:
             weights |= {"query/bias": (n, h), "key/bias": (k, h), "value/bias": (k, h)}
+        if self.output_bias:
+            weights["attention_output/bias"] = (width,)
+        if self.sinks:
+            weights["sinks"] = (n,)
         if self.query_key_norm is not None:
             across = self.norm_across_heads
             weights["query_norm/scale"] = (n, h) if across else (h,)
@@ -193,7 +217,10 @@ class CrossAttentionSpec:
     """How a decoder looks at its encoder; its heads, scale, cap and norms are the decoder's.
 
     It sees every encoder position, and by default knows no positions
-    (gemma/research/t5gemma/modules.py).
+    (gemma/research/t5gemma/modules.py). Where heads have sinks, those of a cross-attention are its
+    own, and start from self-attention's if its kernels do: how much a head gives was learned with
+    its sink, and with one a head can look at nothing of the input. Merged attention is one
+    softmax, in which the layer's sinks take part once.
 
     Args:
         merged: instead of a sublayer of its own, self-attention also sees the encoder's

@@ -80,8 +80,8 @@ def silence_cross_attention(backbone: EncDecBackbone) -> None:
     for block in backbone.decoder.blocks:
         assert not block.merged
         if block.cross_attention is not None:
-            kernel = block.cross_attention.output_dense.kernel
-            kernel.assign(np.zeros(kernel.shape, "float32"))
+            for weight in block.cross_attention.output_dense.weights:
+                weight.assign(np.zeros(weight.shape, "float32"))
 
 
 def logits_without_input(backbone: EncDecBackbone, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 from keras_encdec.spec import (
     AttentionSpec,
     CrossAttentionSpec,
+    MoESpec,
     NormSpec,
     PairSpec,
     RotarySpec,
@@ -115,6 +116,28 @@ def uneven(spec: StackSpec, borrowing_layers: int = 2) -> StackSpec:
         layer_scalar=True,
         borrowing_layers=borrowing_layers,
         per_layer_dim=6,
+    )
+
+
+def sunk(spec: StackSpec, num_experts: int = 4) -> StackSpec:
+    """With what gpt-oss has; in YaRN's positions texts are longer than `original_length`."""
+    attention = dataclasses.replace(
+        spec.attentions[0], logit_soft_cap=None, bias=True, output_bias=True, sinks=True
+    )
+    experts = MoESpec(
+        num_experts, 2, spec.feedforward_dims[0] // 2, router_bias=True, expert_bias=True
+    )
+    return dataclasses.replace(
+        spec,
+        attention=attention,
+        rotary=RotarySpec(100.0, 4.0, 0.1, 1.0, 8, attention_factor=1.2, yarn=True, truncate=False),
+        activation="clamped_swiglu",
+        norm=NormSpec(1e-2, zero_centered=False),
+        post_norm=False,
+        scale_embeddings=False,
+        tied_output=False,
+        final_logit_soft_cap=None,
+        experts=experts,
     )
 
 

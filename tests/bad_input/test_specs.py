@@ -41,13 +41,13 @@ REAL = {
     MoESpec: {"balance_weight": (-0.1, NAN, INF, "1", True, None)},
 }
 FLAG = {
-    AttentionSpec: dict.fromkeys(("bias", "values_are_keys"), FLAGS),
-    RotarySpec: {"proportional": FLAGS},
+    AttentionSpec: dict.fromkeys(("bias", "output_bias", "sinks", "values_are_keys"), FLAGS),
+    RotarySpec: dict.fromkeys(("proportional", "yarn", "truncate"), FLAGS),
     StackSpec: dict.fromkeys(
         ("post_norm", "scale_embeddings", "tied_output", "layer_scalar"), FLAGS
     ),
     NormSpec: {"zero_centered": FLAGS},
-    MoESpec: {"renormalize": FLAGS},
+    MoESpec: dict.fromkeys(("renormalize", "router_bias", "expert_bias"), FLAGS),
     CrossAttentionSpec: dict.fromkeys(("merged", "gate"), FLAGS),
     PairSpec: {"tied_embeddings": FLAGS},
 }
@@ -62,6 +62,7 @@ OTHER = {
         "experts": (MoESpec(4, 2, 8, layers=(4,)), MoESpec(4, 2, 8, layers=())),
     },
     MoESpec: {"top_k": (5,), "layers": ((-1,), (0.5,), ("1",))},
+    RotarySpec: {"yarn": (True,)},
     AttentionSpec: {"num_kv_heads": (3,), "head_dim": (13,)},
     CrossAttentionSpec: {"layers": ((-1,), (0.5,), ("1",)), "rotary": ("own", True, 1)},
     PairSpec: {"encoder_attention": ("both", None, "Causal")},

@@ -159,6 +159,24 @@ def test_weights_that_share_a_tensor_lie_one_after_another_along_its_axis():
     assert [name for name, _ in parts] == ["gate", "up"]
 
 
+def test_weights_may_take_turns_along_the_axis_of_a_tensor():
+    array = np.arange(2 * 3 * 8).reshape(2, 3, 8)
+    rules = [
+        dialect.Rule(name, "both", "e d f -> e d f", axis=2, takes_turns=True)
+        for name in ("gate", "up")
+    ]
+    bound = dialect.bind(rules, {"up": (2, 3, 4), "gate": (2, 3, 4)})
+    for first, name in enumerate(("gate", "up")):
+        tensor = bound[name]
+        assert tensor.shape == array.shape
+        for given in (array, array[tensor.part]):
+            ours = tensor.to_ours(lambda _, given=given: given)
+            np.testing.assert_array_equal(ours, array[..., first::2])
+    ((_, parts),) = dialect.by_tensor(bound).items()
+    back = [array[..., i::2] for i in range(2)]
+    np.testing.assert_array_equal(parts[0][1].joined(back), array)
+
+
 def test_specs_of_real_configs():
     scale = {"query_pre_attn_scalar": 10}
     encoder = dataclasses.replace(tiny_encoder().attention, **scale)

@@ -35,7 +35,7 @@ from keras_encdec.testing.specs import tiny_decoder
 
 # References that tests/parity/make_family_references.py made, by the name there.
 FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2", "qwen3", "smollm3"]
-FAMILIES += ["mixtral", "qwen3_moe"]
+FAMILIES += ["mixtral", "qwen3_moe", "gpt_oss"]
 FAMILIES += ["gemma4", "gemma4_e2b"]
 FAMILIES += ["gemma3_images", "olmo2", "granite", "phi3", "phi4"]
 ARRAYS = ("token_ids", "padding_mask")
@@ -99,6 +99,9 @@ MIXTRAL = {"num_experts": 6, "top_k": 2, "layer_norm_epsilon": 1e-2, "sliding_wi
 # A layer without experts is between two with them.
 QWEN3_MOE = {"num_experts": 6, "top_k": 3, "moe_intermediate_dim": 20, "mlp_only_layers": [1]}
 QWEN3_MOE |= {"head_dim": 12, "tie_word_embeddings": True}
+# As long as the texts: KerasHub has it in other layers than the checkpoints.
+GPT_OSS = {"num_experts": 5, "top_k": 3, "head_dim": 12, "sliding_window": 20}
+GPT_OSS |= {"rope_max_wavelength": 100, "rope_scaling_factor": 4.0, "layer_norm_epsilon": 1e-2}
 USUAL = SIZES | HEADS
 GEMMA_4 = {
     "image_size": None,
@@ -137,6 +140,7 @@ KERAS_HUB = {
     "qwen3": ("Qwen3", USUAL | LINEAR | {"head_dim": 12, "layer_norm_epsilon": 1e-5}),
     "mixtral": ("Mixtral", USUAL | LINEAR | MIXTRAL),
     "qwen3_moe": ("Qwen3Moe", USUAL | LINEAR | QWEN3_MOE),
+    "gpt_oss": ("GptOss", USUAL | GPT_OSS),
 }
 every_backbone = pytest.mark.parametrize(
     "name",
@@ -247,7 +251,7 @@ def check_there_and_back(bound, dtype):
         theirs = {name: rng.normal(size=shape).astype(dtype) for name in names}
         back = [tensor.to_theirs(tensor.to_ours(theirs.__getitem__)) for _, tensor in parts]
         for array, *some in zip(theirs.values(), *back, strict=True):
-            whole = np.concatenate(some, parts[0][1].axis) if shape else some[0]
+            whole = parts[0][1].joined(some) if len(some) > 1 else some[0]
             again = np.array(whole, order="C")
             assert (again.shape, again.tobytes()) == (array.shape, array.tobytes())
 
@@ -401,7 +405,9 @@ def test_keras_manners(name, folder_of):
     half = keras_encdec.adapt(folder_of(name), **slim(name), dtype="mixed_bfloat16")
     assert {w.dtype for w in half.backbone.weights} == {"float32"}
     found = run(half.backbone, inputs)["encoder_sequence_output"]
-    assert 0 < np.abs(found - states).max() < 1
+    # A token whose experts are near a tie may go through another one in bfloat16.
+    most = 1.0 if half.backbone.spec.encoder.experts is None else 0.99
+    assert 0 < np.quantile(np.abs(found - states), most) < 1
     before = to_numpy(plain(inputs))
     plain.backbone.enable_lora(2)
     np.testing.assert_array_equal(to_numpy(plain(inputs)), before)

@@ -20,7 +20,7 @@ from keras_encdec.testing.models import (
     tiny_lm,
     to_numpy,
 )
-from keras_encdec.testing.specs import later, tiny_decoder, tiny_encoder, tiny_pair, uneven
+from keras_encdec.testing.specs import later, sunk, tiny_decoder, tiny_encoder, tiny_pair, uneven
 
 on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="Tokamax is for JAX")
 CAPS = [None, 5.0]
@@ -321,7 +321,7 @@ def test_tokamax_says_nothing_of_its_tuning(monkeypatch, caplog):
 
 @on_jax
 def test_tokamax_kernels_fill_up_tiles():
-    def kernel(query, key, value, visible):
+    def kernel(query, key, value, visible, sinks):
         assert query.shape[1] == visible.start.shape[1] == visible.end.shape[1] == 256
         assert key.shape[1] == value.shape[1] == 512
         return query
@@ -382,17 +382,19 @@ def logits_and_gradients(backbone, inputs):
     return [found, *value_and_gradients(loss, backbone.trainable_variables)[1]]
 
 
-@pytest.fixture(scope="module", params=[*CAPS, "later", "uneven"])
+@pytest.fixture(scope="module", params=[*CAPS, "later", "uneven", "sunk"])
 def reference(request):
     depth = 2 if request.param == "uneven" else 1
     encoder, decoder = tiny_encoder(windows=(8,) * depth), tiny_decoder(windows=(6,) * depth)
     pair = tiny_pair(encoder=encoder, decoder=decoder)
-    cap = None if request.param in ("later", "uneven") else request.param
+    cap = None if isinstance(request.param, str) else request.param
     sides = {side: with_cap(getattr(pair, side), cap) for side in ("encoder", "decoder")}
     if request.param == "later":
         sides = {side: later(spec, 10) for side, spec in sides.items()}
     if request.param == "uneven":
         sides = {side: uneven(spec, borrowing_layers=1) for side, spec in sides.items()}
+    if request.param == "sunk":
+        sides = {side: sunk(spec) for side, spec in sides.items()}
     backbone, inputs = tiny_backbone(dataclasses.replace(pair, **sides)), packed_inputs()
     backbone.attention = "plain"
     return backbone, inputs, logits_and_gradients(backbone, inputs)
@@ -402,7 +404,8 @@ def reference(request):
 @pytest.mark.parametrize(("path", "remat"), [("plain", True), ("fused", True)])
 def test_settings_change_no_number_of_a_model(reference, path, remat):
     backbone, inputs, expected = reference
-    if path == "fused" and backbone.spec.encoder.attention.logit_soft_cap not in FUSED:
+    spec = backbone.spec.encoder.attentions[0]
+    if path == "fused" and fused.obstacle(path, spec.logit_soft_cap, spec.sinks):
         pytest.skip("refused, as tested above")
     backbone.attention, backbone.remat = path, remat
     found = logits_and_gradients(backbone, inputs)

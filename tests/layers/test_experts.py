@@ -1,5 +1,7 @@
 """Experts beside arithmetic in float64, one token and one expert after another."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from keras_encdec.testing.models import assert_close, draw, make_inputs, tiny_ba
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
 
 SPEC = MoESpec(num_experts=5, top_k=2, expert_dim=12, balance_weight=0.5)
+PRODUCTS = ("gate", "up", "down")
 IS_TOKEN = np.array([[1] * 7, [1, 1, 1, 0, 1, 0, 0]], bool)
 
 
@@ -44,18 +47,24 @@ def lm():
 
 def by_hand(layer, states, is_token, renormalize=True):
     """Output, tokens by expert and sums of probabilities, in float64."""
-    router, gate, up, down = (np.float64(to_numpy(w)) for w in layer.weights)
+    own = {w.path.split("/", 1)[1]: np.float64(to_numpy(w)) for w in layer.weights}
+    gate, up, down = (own[f"experts/{name}"] for name in ("gate", "up", "down"))
+    biases = [own.get(f"experts/{name}_bias", np.zeros(SPEC.num_experts)) for name in PRODUCTS]
     output, load = np.zeros(states.shape), np.zeros((2, SPEC.num_experts))
     for place in zip(*np.nonzero(is_token), strict=True):
         x = np.float64(states[place])
-        logits = x @ router
+        logits = x @ own["router/kernel"] + own.get("router/bias", 0)
         given = np.exp(logits) / np.exp(logits).sum()
         chosen = np.argsort(-given)[: SPEC.top_k]
         weights = given[chosen] / (given[chosen].sum() if renormalize else 1)
         for expert, weight in zip(chosen, weights, strict=True):
-            opened = x @ gate[expert]
-            hidden = opened / (1 + np.exp(-opened)) * (x @ up[expert])
-            output[place] += weight * (hidden @ down[expert])
+            g, u = x @ gate[expert] + biases[0][expert], x @ up[expert] + biases[1][expert]
+            if layer.activation == "silu":
+                hidden = g / (1 + np.exp(-g)) * u
+            else:
+                g, u = np.minimum(g, 7), np.minimum(np.maximum(u, -7), 7)
+                hidden = (u + 1) * g / (1 + np.exp(-1.702 * g))
+            output[place] += weight * (hidden @ down[expert] + biases[2][expert])
             load[0, expert] += 1
         load[1] += given
     return output, load
@@ -68,6 +77,26 @@ def test_tokens_go_through_their_experts_and_padding_through_none(layer, states)
     assert_close(to_numpy(output) / scale, expected[0] / scale, 1e-5)
     assert_close(to_numpy(load), expected[1], 1e-5)
     assert np.ptp(expected[1][0]) > 2  # uneven
+
+
+def test_biases_and_a_clamped_gate(states):
+    """As of gpt-oss; some of what goes into the activation is beyond its limit, on all sides."""
+    spec = dataclasses.replace(SPEC, router_bias=True, expert_bias=True)
+    layer = MixtureOfExperts(spec, "clamped_swiglu")
+    layer.build(states.shape)
+    for weight in layer.weights:
+        values = draw(weight.path, tuple(weight.shape)) * 3
+        weight.assign(
+            values * 4 if "gate_bias" in weight.path or "up_bias" in weight.path else values
+        )
+    output, load = layer(states, IS_TOKEN)
+    expected = by_hand(layer, states, IS_TOKEN)
+    scale = np.abs(expected[0]).max()
+    assert_close(to_numpy(output) / scale, expected[0] / scale, 1e-5)
+    assert_close(to_numpy(load), expected[1], 1e-5)
+    assert not to_numpy(output)[~IS_TOKEN].any()
+    for bias in (layer.experts.gate_bias, layer.experts.up_bias):
+        assert np.abs(to_numpy(bias)).max() > 7 > np.abs(to_numpy(bias)).min()
 
 
 def test_weights_need_not_add_up_to_one(layer, states):
@@ -158,5 +187,11 @@ def test_what_a_token_goes_through_is_counted():
     assert active == count_parameters(dense.weights()) + router
     more = forward_flops(sparse, 10, 6).linear - forward_flops(dense, 10, 6).linear
     assert more == 2 * router * 16
+    biased = dataclasses.replace(sparse.experts, router_bias=True, expert_bias=True)
+    biased = dataclasses.replace(sparse, experts=biased)
+    active = count_parameters(biased.weights()) - biased.idle_parameters
+    each = 3 * (24 + 24 + 48)  # the three experts of a token
+    assert active == count_parameters(dense.weights()) + router + 4 * (5 + each)
+    assert forward_flops(biased, 10, 6) == forward_flops(sparse, 10, 6)  # which counts no biases
     assert f"{2 * 4 * 3 * 2 * 48 * 24:,}" not in make_plan(dense).summary()
     assert "active for a token" in make_plan(sparse).summary()

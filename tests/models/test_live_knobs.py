@@ -32,6 +32,8 @@ CHANGES = {
         "norm_across_heads": [lambda old: True],
         "values_are_keys": [lambda old: True],
         "value_norm": [lambda old: 0.1],
+        "output_bias": [lambda old: True],
+        "sinks": [lambda old: True],
     },
     RotarySpec: {
         "base": [lambda old: 30.0],
@@ -41,6 +43,8 @@ CHANGES = {
         "original_length": [lambda old: 32],
         "fraction": [lambda old: 0.5],
         "proportional": [lambda old: True],
+        "yarn": [lambda old: True],
+        "truncate": [lambda old: False],
         "attention_factor": [lambda old: 1.5],
         "short_factors": [lambda old: tuple(2 * x for x in old)],
         "long_factors": [lambda old: tuple(2 * x for x in old)],
@@ -52,7 +56,7 @@ CHANGES = {
         "feedforward_dim": [lambda old: old + 8, lambda old: (old, *[old + 8] * 10)],
         "windows": [lambda old: tuple(w and w + 1 for w in old), lambda old: (*old, None)],
         "rotary": [lambda old: None, lambda old: (None, *[RotarySpec()] * 10)],
-        "activation": [lambda old: "silu"],
+        "activation": [lambda old: "silu", lambda old: "clamped_swiglu"],
         "post_norm": [lambda old: not old],
         "scale_embeddings": [lambda old: not old],
         "tied_output": [lambda old: not old],
@@ -73,6 +77,8 @@ CHANGES = {
         "expert_dim": [lambda old: old + 8],
         "renormalize": [lambda old: not old],
         "layers": [lambda old: (1,)],
+        "router_bias": [lambda old: True],
+        "expert_bias": [lambda old: True],
     },
     CrossAttentionSpec: {
         "merged": [lambda old: True],
@@ -122,6 +128,7 @@ BESIDE = {
     "short_factors": lambda stack: {"rotary": by_length(stack)},
     "long_factors": lambda stack: {"rotary": by_length(stack)},
     "norm_across_heads": lambda stack: {"attention": normed(stack)},
+    "truncate": lambda stack: {"rotary": dataclasses.replace(STRETCHED, yarn=True)},
     "proportional": lambda stack: {"rotary": RotarySpec(fraction=0.5)},
     "borrowing_layers": lambda stack: {"windows": (6,) * stack.num_layers},
 }

@@ -15,7 +15,7 @@ from keras_encdec.testing.models import (
     tiny_backbone,
     to_numpy,
 )
-from keras_encdec.testing.specs import later, tiny_decoder, tiny_encoder, tiny_pair, uneven
+from keras_encdec.testing.specs import later, sunk, tiny_decoder, tiny_encoder, tiny_pair, uneven
 
 SOURCE = "gemma2_tiny_docs"
 SWITCHES = {
@@ -35,6 +35,12 @@ SWITCHES = {
     },
     "tied": {"tied_embeddings": True},
     "borrowed keys": {"encoder": uneven(tiny_encoder()), "decoder": uneven(tiny_encoder())},
+    "sinks": {"encoder": sunk(tiny_encoder()), "decoder": sunk(tiny_encoder())},
+    "merged with sinks": {
+        "encoder": sunk(tiny_encoder()),
+        "decoder": sunk(tiny_encoder()),
+        "cross_attention": CrossAttentionSpec(merged=True),
+    },
     # Texts of 20 tokens are long, those of 13 are not.
     "merged in later families": {
         "encoder": later(tiny_encoder(), 14),
@@ -82,7 +88,10 @@ def test_cached_is_full_and_padding_does_not_matter(changes):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
-    [pytest.param(SWITCHES[name], id=name) for name in ("merged", "gate", "continuous", "adaptor")],
+    [
+        pytest.param(SWITCHES[name], id=name)
+        for name in ("merged", "gate", "continuous", "adaptor", "sinks")
+    ],
 )
 def test_packed_is_unpacked(changes):
     backbone, inputs = tiny_backbone(pair(changes)), make_inputs((9, 7), (8, 8))

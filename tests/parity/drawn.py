@@ -15,6 +15,10 @@ def drawn(name, shape, zero_centered):
         values = rng.normal(0.0 if zero_centered else 1.0, 0.3, shape)
     elif "embed" in name:
         values = rng.normal(0.0, 0.4, shape)
+    elif name.endswith("gate_up_proj_bias"):  # beyond gpt-oss' clamps, some of it
+        values = rng.normal(0.0, 5.0, shape)
+    elif name.endswith("sinks"):
+        values = rng.normal(0.5, 1.5, shape)
     elif name.endswith("bias"):
         values = rng.normal(0.0, 0.5, shape)
     else:

@@ -53,6 +53,16 @@ BY_LENGTH = {
     "short_factor": [1.0, 1.2, 1.4, 1.8, 2.0, 3.0],
     "long_factor": [1.0, 2.0, 4.0, 6.0, 9.0, 12.0],
 }
+# Texts are longer than the original length; of six pairs two stay and one is slow.
+SLOWED = {
+    "rope_type": "yarn",
+    "rope_theta": 100.0,
+    "factor": 4.0,
+    "beta_fast": 1.0,
+    "beta_slow": 0.1,
+    "truncate": False,
+    "original_max_position_embeddings": 16,
+}
 WIDER = {
     "sliding_window": 6,
     "global_head_dim": 16,
@@ -166,6 +176,16 @@ MODELS = {
             "use_double_wide_mlp": True,
             "hidden_size_per_layer_input": 6,
             "vocab_size_per_layer_input": 96,
+        },
+    ),
+    "gpt_oss": (
+        "GptOss",
+        {
+            **HEADS,
+            "sliding_window": 6,
+            "rope_parameters": SLOWED,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 3,
         },
     ),
     "phi3": ("Phi3", {"rope_parameters": FAST, "sliding_window": 6}),

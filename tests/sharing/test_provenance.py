@@ -172,6 +172,7 @@ def test_what_is_written_says_by_which_version(folder):
         ("kaggle://keras/gemma2/keras/gemma2_2b_en", "gemma", "google/gemma-2-2b"),
         ("llama3.2_instruct_1b", "llama3.2", "meta-llama/Llama-3.2-1B-Instruct"),
         ("qwen2.5_0.5b_en", "apache-2.0", "Qwen/Qwen2.5-0.5B"),
+        ("gpt_oss_20b_en", "apache-2.0", "openai/gpt-oss-20b"),
         ("qwen2.5_3b_en", None, None),  # of Qwen's own
         ("me/mine", None, None),
     ],

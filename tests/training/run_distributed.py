@@ -41,7 +41,7 @@ from keras_encdec.models import (
 from keras_encdec.sharing import catalog
 from keras_encdec.spec import AttentionSpec, MoESpec, PairSpec, StackSpec
 from keras_encdec.testing.models import draw, make_inputs, tiny_backbone
-from keras_encdec.testing.specs import other_pair, tiny_decoder, tiny_encoder, tiny_pair
+from keras_encdec.testing.specs import other_pair, sunk, tiny_decoder, tiny_encoder, tiny_pair
 from keras_encdec.testing.specs import uneven as uneven_stack
 from keras_encdec.training import DPO, RLOO, BradleyTerry
 from keras_encdec.training.estimate import estimate
@@ -71,6 +71,10 @@ SPECS = {
     "experts": tiny_pair(
         encoder=tiny_encoder(windows=(8, None), experts=MoESpec(8, 2, 24)),
         decoder=tiny_decoder(windows=(6,), experts=MoESpec(3, 2, 20)),
+    ),
+    "sunk": tiny_pair(
+        encoder=sunk(tiny_encoder(windows=(8, None)), 8),
+        decoder=sunk(tiny_decoder(windows=(6,)), 3),
     ),
     "uneven": tiny_pair(
         encoder=uneven_stack(tiny_encoder()), decoder=uneven_stack(tiny_encoder(width=42))

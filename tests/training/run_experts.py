@@ -21,8 +21,10 @@ from keras_encdec.testing.models import draw, to_numpy
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
 
 # The model axis cuts the encoder's experts, and not the decoder's.
+BIASED = {"router_bias": True, "expert_bias": True}
 PAIR = tiny_pair(
-    encoder=tiny_encoder(experts=MoESpec(8, 2, 24)), decoder=tiny_decoder(experts=MoESpec(3, 2, 20))
+    encoder=tiny_encoder(experts=MoESpec(8, 2, 24, **BIASED)),
+    decoder=tiny_decoder(experts=MoESpec(3, 2, 20, **BIASED)),
 )
 RNG = np.random.default_rng(0)
 STATES, PULL = RNG.normal(size=(2, 4, 9, 42)).astype("float32")
@@ -38,7 +40,7 @@ def seen(rows, matrices, sizes, product=ragged.product):
 def computed(spec):
     """The output's sum with weights and the loss of uneven experts, gradients, experts at once."""
     KERNELS.clear()
-    layer = MixtureOfExperts(spec, name="feedforward")
+    layer = MixtureOfExperts(spec, "clamped_swiglu", name="feedforward")
     layer.build(STATES.shape)
     for weight in layer.weights:
         weight.assign(draw(weight.path, tuple(weight.shape)))

@@ -28,7 +28,7 @@ def answer(process):
     return json.loads(output.splitlines()[-1])
 
 
-OTHERS = ["other", "experts", "uneven"]
+OTHERS = ["other", "experts", "uneven", "sunk"]
 
 
 @pytest.fixture(scope="module")
