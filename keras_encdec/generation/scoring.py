@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_encdec.data.images import Seen
 from keras_encdec.generation.engine import Engine
+from keras_encdec.objectives.images import IMAGES
 from keras_encdec.objectives.rows import Inputs
 
 
@@ -20,6 +22,7 @@ def in_groups(
     weights: np.ndarray,
     batch_size: int,
     temperature: float = 1.0,
+    seen: Seen | None = None,
 ) -> Callable[[list[int]], Iterator[dict[int, Any]]]:
     """For `jobs.run`: numbers of rows to the log-probabilities of their labels.
 
@@ -32,10 +35,11 @@ def in_groups(
         weights: (B, T), 0 where there is no label.
         batch_size: inputs, and targets, at a time.
         temperature: that logits are divided by.
+        seen: images of the rows, where there are some.
     """
     sides = x["encoder_token_ids"], x["encoder_padding_mask"]
     decoder = x["decoder_token_ids"], x["decoder_padding_mask"], labels, weights
-    first, number = _distinct(*sides)
+    first, number = _distinct(*sides, seen)
     sizes = (weights > 0).sum(axis=1)
 
     def targets(source: Any, place: dict[int, int], rows: list[int]) -> Iterator[dict[int, Any]]:
@@ -52,20 +56,25 @@ def in_groups(
         for row in rows:
             asked[number[row]].append(row)
         for some, count in _batches(list(asked), batch_size):
-            source = engine.states(*(a[[first[i] for i in some]] for a in sides), rows=count)
+            rows = [first[i] for i in some]
+            images = seen.some(rows).get(IMAGES) if seen else None
+            source = engine.states(*(a[rows] for a in sides), rows=count, images=images)
             place = {i: at for at, i in enumerate(some)}
             yield from targets(source, place, [row for i in some for row in asked[i]])
 
     return write
 
 
-def _distinct(token_ids: np.ndarray, mask: np.ndarray) -> tuple[list[int], list[int]]:
+def _distinct(
+    token_ids: np.ndarray, mask: np.ndarray, seen: Seen | None
+) -> tuple[list[int], list[int]]:
     """Of inputs (B, S), the first row of each distinct one, and for each row which one it is."""
-    seen: dict[bytes, int] = {}
+    known: dict[Any, int] = {}
     first: list[int] = []
     number = []
     for row, ids in enumerate(np.where(mask > 0, token_ids, -1)):
-        found = seen.setdefault(ids.tobytes(), len(first))
+        images = seen.digests(row) if seen else []
+        found = known.setdefault((ids.tobytes(), *images), len(first))
         if found == len(first):
             first.append(row)
         number.append(found)
