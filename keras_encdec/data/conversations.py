@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from keras_encdec.data.images import images_of
+from keras_encdec.data.message_parts import apart
 from keras_encdec.objectives import Example, chat
 from keras_encdec.objectives.converter import FeatureConverter
 from keras_encdec.progress import track
@@ -31,6 +33,8 @@ class Conversations:
         weights: (n,), what the answers of each count in the loss; or None.
         single: whether it was one conversation rather than several.
         places: where each is from, for messages; None for its number.
+        images: of each, in the order of the places that its messages keep for them; None where
+            there are none.
 
     Raises:
         ValueError: if there are none, or one is no list.
@@ -41,6 +45,7 @@ class Conversations:
     weights: np.ndarray | None = None
     single: bool = False
     places: Sequence[str] | None = None
+    images: Sequence[Sequence[Any]] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.messages):
@@ -61,6 +66,7 @@ class Conversations:
             messages=self.messages[part],
             weights=None if self.weights is None else self.weights[part],
             places=None if self.places is None else self.places[part],
+            images=None if self.images is None else self.images[part],
         )
 
     def place(self, number: int, first: int = 0) -> str:
@@ -97,11 +103,37 @@ class Conversations:
         return found
 
 
-def of_columns(columns: Mapping[str, Any]) -> Conversations | None:
+def of_messages(source: Conversations, beside: Any = None) -> Conversations:
+    """The same with texts as messages, and with the images that were among or beside them.
+
+    Args:
+        source: whose messages may have parts as content.
+        beside: a column of images, of each conversation one or several; None for none.
+
+    Raises:
+        ValueError: naming a conversation whose parts or images are not as expected.
+    """
+    given: list[list[Any]] = [[]] * len(source)
+    if beside is not None:
+        given = images_of(beside, len(source), source.single)
+    messages, images = [], []
+    for number, (one, some) in enumerate(zip(source.messages, given, strict=True)):
+        try:
+            texts, seen = apart(one, some)
+        except (ValueError, FileNotFoundError) as error:
+            raise type(error)(f"{error} It is in {source.place(number)}.") from error
+        messages.append(texts)
+        images.append(seen)
+    seen_by_any = images if any(images) else None
+    return dataclasses.replace(source, messages=messages, images=seen_by_any)
+
+
+def of_columns(columns: Mapping[str, Any], beside: Any = None) -> Conversations | None:
     """Those in `messages`, or in `prompt` and `completion` where these hold messages.
 
     Args:
         columns: by name, as lists.
+        beside: a column of images; None where there is none.
 
     Returns:
         None where there are no such columns.
@@ -110,7 +142,7 @@ def of_columns(columns: Mapping[str, Any]) -> Conversations | None:
         ValueError: if there are not as many prompts as completions.
     """
     if "messages" in columns:
-        return _of_messages(columns["messages"], "all")
+        return _of_messages(columns["messages"], "all", beside)
     if not {"prompt", "completion"} <= columns.keys():
         return None
     prompt, completion = columns["prompt"], columns["completion"]
@@ -124,7 +156,7 @@ def of_columns(columns: Mapping[str, Any]) -> Conversations | None:
             f"{len(completion)}."
         )
     together = [[*before, *after] for before, after in zip(prompt, completion, strict=True)]
-    return _of_messages(together, "last")
+    return _of_messages(together, "last", beside)
 
 
 def examples_of_conversations(source: Conversations, converter: FeatureConverter) -> list[Example]:
@@ -133,7 +165,9 @@ def examples_of_conversations(source: Conversations, converter: FeatureConverter
     for at in track(range(0, len(said), _TOGETHER), "Tokenising"):
         some = said[at : at + _TOGETHER]
         place = partial(source.place, first=at)
-        found, numbers, cut = converter.of_conversations(some, source.answers == "last", place)
+        images = None if source.images is None else source.images[at : at + _TOGETHER]
+        last = source.answers == "last"
+        found, numbers, cut = converter.of_conversations(some, last, place, images)
         if source.weights is not None:
             counts = source.weights[at : at + _TOGETHER][numbers]
             found = [dataclasses.replace(e, weight=w) for e, w in zip(found, counts, strict=True)]
@@ -160,18 +194,22 @@ def joined(parts: Sequence[Conversations]) -> Conversations:
             "Expected sample_weight, and messages or prompt and completion, in all elements or "
             "in none. Received: some of each."
         )
+    seen = any(part.images is not None for part in parts)
     return Conversations(
         [messages for part in parts for messages in part.messages],
         parts[0].answers,
         np.concatenate(weights) if weights else None,
+        images=[row for part in parts for row in part.images or [[]] * len(part)] if seen else None,
     )
 
 
-def _of_messages(column: Sequence[Any], answers: Literal["all", "last"]) -> Conversations:
+def _of_messages(
+    column: Sequence[Any], answers: Literal["all", "last"], beside: Any
+) -> Conversations:
     if single := _is_one(column):
         column = [column]
     lists = [list(row) if isinstance(row, (np.ndarray, tuple)) else row for row in column]
-    return Conversations(lists, answers, single=single)
+    return of_messages(Conversations(lists, answers, single=single), beside)
 
 
 def _is_one(column: Sequence[Any]) -> bool:

@@ -6,7 +6,6 @@ difference to `keras_encdec.training`.
 
 import dataclasses
 import hashlib
-import itertools
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from keras_encdec.data.batching import Batching
+from keras_encdec.data.images import digest as digest_of_image
 from keras_encdec.data.kinds import (
     Conversations,
     Documents,
@@ -112,12 +112,12 @@ def _parts(source: Any) -> Iterable[bytes]:
     elif isinstance(source, Pairs):
         for texts in (source.encoder_text, source.decoder_text or ()):
             yield from (text.encode() for text in texts)
-        for image in itertools.chain.from_iterable(source.images or ()):
-            yield from (str(np.shape(image)).encode(), _bytes(image))
+        yield from _of_images(source.images)
     elif isinstance(source, Conversations):
         yield source.answers.encode()
         for messages in source.messages:
             yield json.dumps(list(messages), sort_keys=True, default=str).encode()
+        yield from _of_images(source.images)
     elif isinstance(source, ModelInputs):
         for name, array in {**source.x, **as_dict(source.y, "y")}.items():
             yield from (name.encode(), _bytes(array))
@@ -145,6 +145,10 @@ def _parts(source: Any) -> Iterable[bytes]:
     weights = getattr(source, "weights", None)
     if weights is not None:
         yield _bytes(weights)
+
+
+def _of_images(images: Any) -> Iterable[bytes]:
+    return (digest_of_image(image).encode() for some in images or () for image in some)
 
 
 def _listed(labels: Any) -> list:

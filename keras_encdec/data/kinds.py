@@ -18,7 +18,7 @@ from keras_encdec import check
 from keras_encdec.data import conversations
 from keras_encdec.data.conversations import Conversations
 from keras_encdec.data.tokens import Tokens
-from keras_encdec.objectives.images import check_image, parts_of
+from keras_encdec.objectives.images import parts_of
 from keras_encdec.objectives.rows import Inputs
 from keras_encdec.progress import track
 
@@ -83,18 +83,19 @@ class Pairs:
         decoder_text: as many, or None where only prompts are asked for.
         weights: (n,) or (n, T), what each pair or each of its targets counts; or None.
         single: whether it was one pair rather than several.
-        images: of each text to read its images, arrays (H, W, 3); None where there are none.
+        images: of each text to read its images, as of `keras_encdec.data.images.images_of`; None
+            where there are none.
 
     Raises:
         ValueError: if there are not as many of each, none at all, or an empty one to read; or
-            images that are none, or not as many as their text has places for.
+            not as many images as their text has places for.
     """
 
     encoder_text: Sequence[str]
     decoder_text: Sequence[str] | None = None
     weights: np.ndarray | None = None
     single: bool = False
-    images: Sequence[Sequence[np.ndarray]] | None = None
+    images: Sequence[Sequence[Any]] | None = None
 
     def __post_init__(self) -> None:
         _check_some(self.encoder_text, "encoder_text")
@@ -107,8 +108,6 @@ class Pairs:
             _check_not_empty(text, "encoder_text", number)
         for number, images in enumerate(self.images or ()):
             parts_of(self.encoder_text[number], len(images))
-            for image in images:
-                check_image(image, number)
 
     def __len__(self) -> int:
         return len(self.encoder_text)
@@ -281,16 +280,14 @@ def _joined_pairs(parts: Sequence[Pairs]) -> Pairs:
     written = [part.decoder_text for part in parts]
     some = [texts for texts in written if texts is not None]
     weights = [part.weights for part in parts if part.weights is not None]
-    images = [part.images for part in parts if part.images is not None]
-    if not {len(some), len(weights), len(images)} <= {0, len(parts)}:
-        raise ValueError(
-            "Expected decoder_text, sample_weight and images in all elements or in none."
-        )
+    seen = any(part.images is not None for part in parts)
+    if not {len(some), len(weights)} <= {0, len(parts)}:
+        raise ValueError("Expected decoder_text and sample_weight in all elements or in none.")
     return Pairs(
         list(itertools.chain.from_iterable(part.encoder_text for part in parts)),
         list(itertools.chain.from_iterable(some)) if some else None,
         np.concatenate(weights) if weights else None,
-        images=list(itertools.chain.from_iterable(images)) if images else None,
+        images=[row for part in parts for row in part.images or [[]] * len(part)] if seen else None,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_encdec.data.batching import examples_of
 from keras_encdec.data.conversations import Conversations
+from keras_encdec.data.images import of_source, refuse_images
 from keras_encdec.data.kinds import Pairs, Source, joined
 from keras_encdec.data.labelled import columns_of, elements, names_of_fields, numbers_of, together
 from keras_encdec.data.recognize import (
@@ -103,6 +104,7 @@ def as_preferred(x: Any, y: Any = None, sample_weight: Any = None) -> Preferred 
     if names is not None:
         if not _are_known(names, y):
             return as_source(x, y, sample_weight)
+        refuse_images(names)
         return _of_columns(columns_of(x, names), y, sample_weight)
     stream = None if y is not None else stream_of(x, as_preferred)
     if stream is None or not isinstance(stream.first(), Preferred):
@@ -227,6 +229,7 @@ def _told(prompts: Sequence[Any], answers: Sequence[Any], name: str) -> Told:
     if _is_conversation(prompts[0]) and isinstance(answers[0], str):
         answers = [[{"role": "assistant", "content": text}] for text in answers]
     found: Any = as_source({"prompt": list(prompts), "completion": list(answers)})
+    refuse_images(of_source(found))
     return found
 
 

@@ -1,12 +1,12 @@
 """Data as what generation reads: prompts, and pairs to score."""
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_encdec.data.images import Seen
 from keras_encdec.data.kinds import (
     INPUTS,
     Conversations,
@@ -35,8 +35,7 @@ class Prompts:
         width: T, where they came as model inputs; None for text.
         single: whether it was one text rather than several.
         numbers: those of the rows.
-        images: of each row, where there are some.
-        pixels: images of rows to the model input.
+        seen: images of each row, where there are some.
     """
 
     lengths: Sequence[int]
@@ -46,8 +45,7 @@ class Prompts:
     width: int | None = None
     single: bool = False
     numbers: Sequence[int] | None = None
-    images: Any = None
-    pixels: Callable[[Sequence[Any]], Inputs] = lambda images: {IMAGES: np.stack(images)}
+    seen: Seen | None = None
 
     @classmethod
     def of_ids(
@@ -57,7 +55,7 @@ class Prompts:
         single: bool = False,
         images: Images = None,
     ) -> "Prompts":
-        """Prompts from `converter.of_prompts`, and their images."""
+        """Prompts from `prompts_of`, and their images."""
         starts = [len(start) for _, start in prompts]
 
         def laid(numbers: Sequence[int]) -> Inputs:
@@ -66,8 +64,9 @@ class Prompts:
             return converter.resized(decoder=room).lay_prompts(some)
 
         lengths = [len(ids) for ids, _ in prompts]
-        longest, pixels = converter.encoder_sequence_length, converter.rows.pixels
-        return cls(lengths, starts, laid, longest, None, single, None, images, pixels)
+        seen = None if images is None else Seen(images, converter.rows.pixels)
+        longest = converter.encoder_sequence_length
+        return cls(lengths, starts, laid, longest, None, single, None, seen)
 
     @classmethod
     def of_arrays(cls, x: Inputs) -> "Prompts":
@@ -79,7 +78,7 @@ class Prompts:
             return {name: x[name][list(numbers)] for name in INPUTS}
 
         width = x["decoder_token_ids"].shape[1]
-        return cls(lengths, starts, laid, width=width, images=x.get(IMAGES))
+        return cls(lengths, starts, laid, width=width, seen=Seen.of_array(x.get(IMAGES)))
 
     def __len__(self) -> int:
         return len(self.lengths if self.numbers is None else self.numbers)
@@ -91,8 +90,7 @@ class Prompts:
     def arrays(self) -> Inputs:
         """The model inputs of all rows."""
         some = self._numbers
-        images = {} if self.images is None else self.pixels([self.images[i] for i in some])
-        return {**self.laid(some), **images}
+        return {**self.laid(some), **(self.seen.some(some) if self.seen else {})}
 
     @property
     def _numbers(self) -> Sequence[int]:
@@ -106,13 +104,9 @@ class Prompts:
                 x[f"{side}_token_ids"][i][x[f"{side}_padding_mask"][i] > 0].tolist()
                 for side in ("encoder", "decoder")
             ]
-            + ([] if self.images is None else [_digests(self.images[number])])
+            + ([self.seen.digests(number)] if self.seen else [])
             for i, number in enumerate(self._numbers)
         ]
-
-
-def _digests(images: Any) -> list[int]:
-    return [zlib.crc32(np.ascontiguousarray(image).tobytes()) for image in images]
 
 
 def in_memory(inputs: Any) -> Source:
@@ -138,26 +132,53 @@ def in_memory(inputs: Any) -> Source:
     return ModelInputs({name: np.concatenate([part[name] for part in parts]) for name in names})
 
 
-def prompts_of(source: Source, converter: FeatureConverter) -> list[Prompt]:
-    """The ids that encoder and decoder begin with, for each prompt.
+def prompts_of(source: Source, converter: FeatureConverter) -> tuple[list[Prompt], Images]:
+    """The ids that encoder and decoder begin with, for each prompt, and its images.
 
     Raises:
         ValueError: if the data is no text.
     """
     if isinstance(source, Pairs):
-        return converter.of_prompts(source.encoder_text, source.decoder_text, source.images)
+        read, begun, images = source.encoder_text, source.decoder_text, source.images
+        return converter.of_prompts(read, begun, images), images
     if isinstance(source, Documents):
-        return converter.of_prompts(source.texts("encoder_text"))
+        return converter.of_prompts(source.texts("encoder_text")), None
     if isinstance(source, Conversations):
-        return [converter.of_chat(messages) for messages in source.messages]
+        images = source.images or [()] * len(source)
+        sides = zip(source.messages, images, strict=True)
+        found = [chat_prompt(converter, *each) for each in sides]
+        seen = None if source.images is None else [some for _, some in found]
+        return [prompt for prompt, _ in found], seen
     raise ValueError(
         "Expected texts, or encoder_text and what outputs begin with as decoder_text. Received: "
         f"{kind_of(source)}."
     )
 
 
-def whole_pairs(source: Source, converter: FeatureConverter) -> Batch:
+def chat_prompt(
+    converter: FeatureConverter, messages: Any, images: Sequence[Any]
+) -> tuple[Prompt, Sequence[Any]]:
+    """A conversation as a prompt, and the images of the turns that there was room for.
+
+    Args:
+        converter: `FeatureConverter`.
+        messages: as of `converter.of_chat`.
+        images: in the places that messages keep for them.
+
+    Raises:
+        ValueError: as of `converter.of_chat`, or if an image has no room.
+    """
+    if not images:
+        return converter.of_chat(messages), ()
+    ids, seen = converter.seen.chat(converter.frame, messages, images)
+    return (ids, [converter.start_token_id]), seen
+
+
+def whole_pairs(source: Source, converter: FeatureConverter) -> tuple[Batch, Seen | None]:
     """`(x, y, sample_weight)` of pairs, each in a row of its own that is long enough for it.
+
+    Returns:
+        The batch, and the images of its rows, which are not in `x`.
 
     Raises:
         ValueError: if the data is not pairs.
@@ -167,8 +188,10 @@ def whole_pairs(source: Source, converter: FeatureConverter) -> Batch:
             "Expected pairs to score: encoder_text, and the decoder_text whose likelihood is asked "
             f"for. Received: {kind_of(source)}."
         )
-    if source.images is not None:
-        raise ValueError("Expected pairs of texts alone to score. Received: pairs with images.")
-    examples = converter.of_pairs(source.encoder_text, source.targets(), warn=True)
+    sides = source.encoder_text, source.targets()
+    examples = converter.of_pairs(*sides, warn=True, images=source.images)
     longest = max(2, *(len(example.targets) for example in examples))
-    return converter.resized(decoder=longest).rows.batch([[example] for example in examples])
+    blind = [[dataclasses.replace(example, images=())] for example in examples]
+    batch = converter.resized(decoder=longest).rows.batch(blind)
+    images = source.images
+    return batch, None if images is None else Seen(images, converter.rows.pixels)

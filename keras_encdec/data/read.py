@@ -27,7 +27,7 @@ def read(
         paths: files, patterns such as `"corpus/*.jsonl"`, or a list of them. The files
             of a pattern come in the order of their names.
         field: the field of a `.jsonl` object, or the column of a `.parquet` file; `"messages"`
-            for conversations, which are read at once.
+            for conversations, which are read at once; images in them are named by their path.
         lines: whether each line of a `.txt` file is a document, rather than each file.
 
     Raises:

@@ -20,8 +20,8 @@ import numpy as np
 
 from keras_encdec import check
 from keras_encdec.data.arrays import array_of, short, weights_of
-from keras_encdec.data.conversations import of_columns
-from keras_encdec.data.images import images_of
+from keras_encdec.data.conversations import of_columns, of_messages
+from keras_encdec.data.images import OF_IMAGES, image_column, images_of
 from keras_encdec.data.kinds import (
     INPUTS,
     Conversations,
@@ -41,7 +41,8 @@ READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
 _COMPLETED = "prompt", "completion"
 _READ = "encoder_text", "inputs", "text", "prompt"  # what a row with images may read, and write
 _WRITTEN = "decoder_text", "targets", "completion"
-_COLUMNS = tuple(dict.fromkeys(("text", *_READ, *_WRITTEN, "messages", IMAGES, *INPUTS)))
+_COLUMNS = tuple(dict.fromkeys(("text", *_READ, *_WRITTEN, "messages", *OF_IMAGES, *INPUTS)))
+_NOT_ALONE = {"prompt"}, {"completion"}, {"targets"}
 _TEXT = (str, bytes)
 
 Make = Callable[..., Any]  # what an element of a stream is
@@ -66,6 +67,8 @@ def as_source(x: Any, y: Any = None, sample_weight: Any = None, field: str = "te
         ValueError: if it is none of these, or the parts do not belong together; the
             message says what was expected.
     """
+    if isinstance(x, Conversations) and x.images is None:
+        x = of_messages(x)  # of a file, whose messages may have parts
     if isinstance(x, (Documents, Tokens, Pairs, Conversations, ModelInputs, Stream)):
         return _as_it_is(x, y, sample_weight)
     columns = _columns(x, field)
@@ -151,13 +154,15 @@ def _known(names: Sequence[str], field: str) -> list[str]:
     """
     wanted = _COLUMNS if field == "text" else (field,)
     known = [name for name in wanted if name in names]
-    if known and set(known) not in ({"prompt"}, {"completion"}, {"targets"}, {IMAGES}):
+    if set(known).difference(OF_IMAGES) and set(known) not in _NOT_ALONE:
         return known
     if field != "text":
         raise ValueError(f"Expected a column {field!r}. Received: a dataset with columns {names}.")
     hint = next(filter(None, (check.nearest(name, _COLUMNS, cutoff=0.8) for name in names)), "")
     if {"role", "content"} <= set(names):
         hint = " Messages of conversations are a column: {'messages': [...]}."
+    if "prompts" in names:
+        hint = " KerasHub's prompts and responses are inputs and targets here."
     raise ValueError(
         "Expected columns encoder_text and decoder_text (pairs), text (plain text), messages or "
         "prompt and completion (conversations), or the four model inputs. Received: columns "
@@ -166,17 +171,21 @@ def _known(names: Sequence[str], field: str) -> list[str]:
 
 
 def _of_columns(columns: dict[str, Any], y: Any, weight: Any, field: str) -> Source:
+    seen = image_column(columns)
     if any(name in columns for name in INPUTS):
-        x = {name: array_of(columns[name]) for name in (*INPUTS, IMAGES) if name in columns}
+        x = {name: array_of(columns[name]) for name in INPUTS if name in columns}
+        x |= {IMAGES: array_of(columns[seen])} if seen else {}
         labels = {k: array_of(v) for k, v in y.items()} if isinstance(y, Mapping) else array_of(y)
         return ModelInputs(x, labels, array_of(weight))
-    if IMAGES in columns:
-        return _of_images(columns, y, weight)
-    if "encoder_text" in columns or "decoder_text" in columns:
+    are_pairs = "encoder_text" in columns or "decoder_text" in columns
+    if are_pairs and not seen:
         return _of_pairs(columns, y, weight)
     said = {name: listed(columns[name]) for name in ("messages", *_COMPLETED) if name in columns}
-    if (found := of_columns(said)) is not None:
+    beside = columns[seen] if seen else None
+    if not are_pairs and (found := of_columns(said, beside)) is not None:
         return _as_it_is(found, y, weight)
+    if seen:
+        return _of_images(columns, beside, y, weight)
     if set(_COMPLETED) <= set(said):
         prompt, completion = (columns[name] for name in _COMPLETED)
         return _of_pairs({"encoder_text": prompt, "decoder_text": completion}, y, weight)
@@ -192,10 +201,9 @@ def _as_pairs(columns: dict[str, Any]) -> dict[str, Any]:
     return {side: columns[names[0]] for side, names in there.items() if names}
 
 
-def _of_images(columns: dict[str, Any], y: Any, weight: Any) -> Pairs:
+def _of_images(columns: dict[str, Any], images: Any, y: Any, weight: Any) -> Pairs:
     pairs = _of_pairs(_as_pairs(columns), y, weight)
-    images = images_of(columns[IMAGES], len(pairs), pairs.single)
-    return dataclasses.replace(pairs, images=images)
+    return dataclasses.replace(pairs, images=images_of(images, len(pairs), pairs.single))
 
 
 def _of_pairs(columns: dict[str, Any], y: Any, weight: Any) -> Pairs:
@@ -256,14 +264,17 @@ def _is_column(x: Any) -> bool:
 
 
 def _of_rows(rows: Sequence[Mapping], y: Any, weight: Any, field: str) -> Source:
-    """A list of dicts, as the columns that all of them have."""
-    names = _known(list(map(str, rows[0])), field)
+    """A list of dicts, as the columns that all of them have; images may be of some alone."""
+    every = itertools.chain.from_iterable(row for row in rows if isinstance(row, Mapping))
+    seen = set(every).intersection(OF_IMAGES)
+    names = _known([*map(str, rows[0]), *sorted(seen.difference(rows[0]))], field)
+    needed = [name for name in names if name not in seen]
     for number, row in enumerate(rows):
-        if missing := [n for n in names if not isinstance(row, Mapping) or n not in row]:
+        if missing := [n for n in needed if not isinstance(row, Mapping) or n not in row]:
             raise ValueError(
-                f"Expected {names} in each row. Received: row {number} without {missing}."
+                f"Expected {needed} in each row. Received: row {number} without {missing}."
             )
-    return _of_columns({n: [row[n] for row in rows] for n in names}, y, weight, field)
+    return _of_columns({n: [row.get(n) for row in rows] for n in names}, y, weight, field)
 
 
 def _numbered(texts: Iterable[Any]) -> Iterator[Document]:

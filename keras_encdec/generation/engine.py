@@ -219,11 +219,8 @@ class Engine:
             rows: B at least.
             images: (B, N, H, W, 3), or None.
         """
-        count = _rows(max(len(mask), rows or 0))
-        sides: list[Any] = _cut(token_ids, mask, rows=count, largest=largest, smallest=smallest)
-        if images is not None:
-            sides.append(np.pad(images, [(0, count - len(images)), *[(0, 0)] * 4]))
-        return self._encode(*map(distributed, sides))
+        sizes = {"largest": largest, "smallest": smallest}
+        return self._encode(*_sides(token_ids, mask, images, rows or 0, **sizes))
 
     def decode(
         self, source: Source, token_ids: np.ndarray, given: np.ndarray, **options: Any
@@ -233,18 +230,19 @@ class Engine:
             self, source, token_ids, given, **options
         )
 
-    def states(self, token_ids: Any, mask: Any, *, rows: int = 0) -> tuple[Tensor, Tensor]:
+    def states(
+        self, token_ids: Any, mask: Any, *, rows: int = 0, images: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What the encoder makes of inputs, for `score`, and its mask.
 
         Args:
             token_ids: (B, S) int array.
             mask: (B, S), 0 for padding.
             rows: B at least.
+            images: (B, N, H, W, 3), or None.
         """
-        count = _rows(max(len(mask), rows))
-        cut = _cut(token_ids, mask, rows=count, to=buckets.closer)
-        token_ids, mask = map(distributed, cut)
-        return self._states(token_ids, mask), mask
+        sides = _sides(token_ids, mask, images, rows, to=buckets.closer)
+        return self._states(*sides), sides[1]
 
     def score(
         self,
@@ -284,8 +282,7 @@ class Engine:
         return np.pad(log_probs, more), np.pad(likeliest, more)
 
     def _run_encoder(self, token_ids: Tensor, mask: Tensor, *images: Tensor) -> Source:
-        seen = {"images": images[0]} if images else {}
-        states = self.backbone.encoder(token_ids, mask, **seen)
+        states = self._run_states(token_ids, mask, *images)
         ids = ops.where(mask > 0, token_ids, drafts.NOTHING)
         return Source(self.backbone.decoder.context(states, mask), ids)
 
@@ -337,8 +334,9 @@ class Engine:
     def _run_beams(self, *tensors: Any) -> Any:
         return search(self.backbone.decoder, self.sampler, *tensors)
 
-    def _run_states(self, token_ids: Tensor, mask: Tensor) -> Tensor:
-        return self.backbone.encoder(token_ids, mask)
+    def _run_states(self, token_ids: Tensor, mask: Tensor, *images: Tensor) -> Tensor:
+        seen = {"images": images[0]} if images else {}
+        return self.backbone.encoder(token_ids, mask, **seen)
 
     def _run_score(
         self,
@@ -417,6 +415,15 @@ def _cut(
     length = to(size, **sizes)
     arrays = token_ids, mask, *more
     return [pad(np.asarray(x, "int32")[:, :size], length, rows) for x in arrays]
+
+
+def _sides(token_ids: Any, mask: Any, images: Any, rows: int, **sizes: Any) -> list[Any]:
+    """What the encoder reads, padded to a size that is seldom a new one."""
+    count = _rows(max(len(mask), rows))
+    sides = _cut(token_ids, mask, rows=count, **sizes)
+    if images is not None:
+        sides.append(np.pad(images, [(0, count - len(images)), *[(0, 0)] * 4]))
+    return list(map(distributed, sides))
 
 
 def _rows(count: int) -> int:

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from keras_encdec import check, hosts, layout
-from keras_encdec.data.kinds import ModelInputs, Pairs
-from keras_encdec.data.prompts import Prompts, in_memory, prompts_of, whole_pairs
+from keras_encdec.data.images import Seen
+from keras_encdec.data.kinds import ModelInputs
+from keras_encdec.data.message_parts import apart
+from keras_encdec.data.prompts import Prompts, chat_prompt, in_memory, prompts_of, whole_pairs
 from keras_encdec.generation import jobs
 from keras_encdec.generation.call import Call, encode
 from keras_encdec.generation.engine import Engine
@@ -135,7 +137,8 @@ class Generator:
 
         Args:
             messages: as of `keras_encdec.objectives.chat.turns`, such as
-                `[{"role": "user", "content": "Hello!"}]`; or a text.
+                `[{"role": "user", "content": "Hello!"}]`; or a text. A user's content may be a list
+                of parts, `{"type": "text", "text": ...}` and `{"type": "image", "image": ...}`.
             max_length: as in `generate`.
             **kwargs: of `decode`.
 
@@ -147,19 +150,22 @@ class Generator:
         """
         options = DecodingOptions.asked(max_length=max_length, **kwargs)
         converter = self._required_converter()
-        prompts = Prompts.of_ids([converter.of_chat(messages)], converter, single=True)
+        said, images = (messages, []) if isinstance(messages, str) else apart(messages)
+        prompt, seen = chat_prompt(converter, said, images)
+        prompts = Prompts.of_ids([prompt], converter, True, [seen] if seen else None)
         options = self._resolved(options, prompts)
         return self._shaped(self._call(options, prompts), self._encode(prompts))
 
     def score(self, pairs: Any, batch_size: int = 32) -> Scores:
         """Log-likelihoods of texts, given others, without generating anything.
 
-        Pairs that read the same text share one run of the encoder.
+        Pairs that read the same text, and see the same images, share one run of the encoder.
 
         Args:
-            pairs: pairs of texts, of any kind that `fit` takes; or model inputs, of whose
-                decoder tokens all but the first are scored: they are the labels, whatever
-                labels and weights a dataset has beside them. No decoder text is cut.
+            pairs: pairs of texts, of any kind that `fit` takes, `images` beside them included; or
+                model inputs, of whose decoder tokens all but the first are scored: they are the
+                labels, whatever labels and weights a dataset has beside them. No decoder text is
+                cut.
             batch_size: pairs at a time.
 
         Returns:
@@ -172,14 +178,15 @@ class Generator:
         source = in_memory(pairs)
         if isinstance(source, ModelInputs):
             x = checked_inputs(source.x, self.backbone.spec)
-            if IMAGES in x:
-                raise ValueError("Expected model inputs without images to score. Received: some.")
+            seen = Seen.of_array(x.pop(IMAGES, None))
             ids, mask = (x[f"decoder_{name}"] for name in ("token_ids", "padding_mask"))
             y, weight = (np.pad(a[:, 1:], [(0, 0), (0, 1)]) for a in (ids, mask > 0))
         else:
-            x, y, weight = whole_pairs(source, self._required_converter())
-        hosts.check_same("pairs", lambda: [a.tolist() for a in (*x.values(), y, weight)])
-        write = in_groups(self.make_generate_function(), x, y, weight, batch_size)
+            (x, y, weight), seen = whole_pairs(source, self._required_converter())
+        arrays = *x.values(), y, weight
+        known = map(seen.digests, range(len(y))) if seen else ()
+        hosts.check_same("pairs", lambda: [*(a.tolist() for a in arrays), *known])
+        write = in_groups(self.make_generate_function(), x, y, weight, batch_size, seen=seen)
         found = jobs.run(write, (x["encoder_padding_mask"] > 0).sum(axis=1))
         log_probs, likeliest = map(list, zip(*found, strict=True))
         return Scores(np.array([row.sum() for row in log_probs], "float32"), log_probs, likeliest)
@@ -202,8 +209,8 @@ class Generator:
             check_prompts(x)
             return Prompts.of_arrays(x)
         converter = self._required_converter()
-        images = source.images if isinstance(source, Pairs) else None
-        return Prompts.of_ids(prompts_of(source, converter), converter, source.single, images)
+        prompts, images = prompts_of(source, converter)
+        return Prompts.of_ids(prompts, converter, source.single, images)
 
     def _encode(self, prompts: Prompts) -> Encoding:
         return encode(self.make_generate_function(), prompts)

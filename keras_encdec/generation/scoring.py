@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from keras_encdec.data.images import Seen
 from keras_encdec.generation import buckets
 from keras_encdec.generation.engine import Engine
+from keras_encdec.objectives.images import IMAGES
 from keras_encdec.objectives.rows import Inputs
 
 _T = TypeVar("_T")
@@ -26,6 +28,7 @@ def in_groups(
     weights: np.ndarray,
     batch_size: int,
     temperature: float = 1.0,
+    seen: Seen | None = None,
 ) -> Callable[[list[int]], Iterator[dict[int, Any]]]:
     """For `jobs.run`: numbers of rows to the log-probabilities of their labels.
 
@@ -38,10 +41,11 @@ def in_groups(
         weights: (B, T), 0 where there is no label.
         batch_size: inputs, and targets, at a time.
         temperature: that logits are divided by.
+        seen: images of the rows, where there are some.
     """
     sides = x["encoder_token_ids"], x["encoder_padding_mask"]
     decoder = x["decoder_token_ids"], x["decoder_padding_mask"], labels, weights
-    first, number = _distinct(*sides)
+    first, number = _distinct(*sides, seen)
     counted = weights > 0
     sizes = counted.sum(axis=1)
 
@@ -50,7 +54,9 @@ def in_groups(
         for row in rows:
             asked[number[row]].append(row)
         for some, count in _batches(list(asked), batch_size):
-            source = engine.states(*(a[[first[i] for i in some]] for a in sides), rows=count)
+            rows = [first[i] for i in some]
+            images = seen.some(rows).get(IMAGES) if seen else None
+            source = engine.states(*(a[rows] for a in sides), rows=count, images=images)
             place = {i: at for at, i in enumerate(some)}
             each = {i: sorted(asked[i], key=lambda row: -sizes[row]) for i in some}
             for batch in _together(each, sizes, batch_size):
@@ -108,13 +114,16 @@ def _together(asked: dict[int, list[int]], sizes: np.ndarray, batch_size: int) -
             yield _Batch([number for number, _ in some], each, places, count)
 
 
-def _distinct(token_ids: np.ndarray, mask: np.ndarray) -> tuple[list[int], list[int]]:
+def _distinct(
+    token_ids: np.ndarray, mask: np.ndarray, seen: Seen | None
+) -> tuple[list[int], list[int]]:
     """Of inputs (B, S), the first row of each distinct one, and for each row which one it is."""
-    seen: dict[bytes, int] = {}
+    known: dict[Any, int] = {}
     first: list[int] = []
     number = []
     for row, ids in enumerate(np.where(mask > 0, token_ids, -1)):
-        found = seen.setdefault(ids.tobytes(), len(first))
+        images = seen.digests(row) if seen else []
+        found = known.setdefault((ids.tobytes(), *images), len(first))
         if found == len(first):
             first.append(row)
         number.append(found)

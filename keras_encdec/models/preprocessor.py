@@ -206,9 +206,8 @@ class EncDecSeq2SeqLMPreprocessor(TwoTokenizers, keras_hub.models.Seq2SeqLMPrepr
     ) -> Inputs:
         """Prompts to model inputs: a text, a batch, or a dict with `decoder_text` or `images`."""
         converter = self._resized(sequence_length=sequence_length, **lengths)
-        source = in_memory(x)
-        inputs = converter.lay_prompts(prompts_of(source, converter))
-        return {**inputs, **converter.rows.pixels(getattr(source, "images", None) or ())}
+        prompts, images = prompts_of(in_memory(x), converter)
+        return {**converter.lay_prompts(prompts), **converter.rows.pixels(images or ())}
 
     def generate_postprocess(self, x: Any) -> list[str]:
         """Generated ids to strings, without special tokens."""

@@ -15,6 +15,7 @@ from keras import ops
 from keras_encdec import check
 from keras_encdec.data.batching import Batching, BatchSource, examples_of, of_rows, required
 from keras_encdec.data.conversations import Conversations
+from keras_encdec.data.images import of_source, refuse_images
 from keras_encdec.data.kinds import Pairs, Stream
 from keras_encdec.data.preferred import (
     Preferred,
@@ -168,6 +169,7 @@ class EncDecRewardModel(RewardTrainer, HeadFiles, Learner, keras_hub.models.Task
     def _source(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
         source: Any = as_preferred(x, y, sample_weight)
         source = source.collected() if isinstance(source, Stream) else source
+        refuse_images(of_source(source))
         if isinstance(source, (Pairs, Conversations)) or (
             isinstance(source, Preferred) and source.compares
         ):

@@ -8,10 +8,11 @@ as each has a piece that ends a turn. Leaves templates that come with a tokenize
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras_encdec import check
 from keras_encdec.objectives.tokenizer import encode, piece_id
+from keras_encdec.warn import warn
 
 _ROLES = {"user": "user", "assistant": "model", "model": "model"}
 # In place of a system message and of the last turn; no text can hold them, as each is half a
@@ -224,6 +225,47 @@ def answered(messages: Any) -> tuple[str | None, list[str]]:
         if not text.strip():
             raise ValueError(f"Expected text in each message. Received: {text!r} of the {role}.")
     return system, said
+
+
+def warn_of(left_out: Sequence[str], length: int) -> None:
+    """Warns of what a chat lost, if anything, to be no longer than `length` tokens."""
+    if left_out:
+        warn(
+            f"A chat is longer than encoder_sequence_length = {length}. "
+            f"Left out: {', '.join(left_out)}."
+        )
+
+
+class Asked(NamedTuple):
+    """An answer of a conversation.
+
+    Args:
+        number: of the conversation.
+        system: what the system said, or None.
+        texts: what user and model said before, in turn.
+        answer: what the model says to it.
+    """
+
+    number: int
+    system: str | None
+    texts: Sequence[str]
+    answer: str
+
+
+def asked(
+    conversations: Sequence[tuple[str | None, Sequence[str]]], last: bool = False
+) -> list[Asked]:
+    """The answers of conversations, each with what was said before it.
+
+    Args:
+        conversations: from `answered`.
+        last: whether the last answer of each is meant alone.
+    """
+    return [
+        Asked(number, system, texts[:at], texts[at])
+        for number, (system, texts) in enumerate(conversations)
+        for at in range(len(texts) - 1 if last else 1, len(texts), 2)
+    ]
 
 
 def _said(messages: Any) -> tuple[str | None, list[Any], list[str]]:

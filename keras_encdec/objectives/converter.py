@@ -19,17 +19,18 @@ from keras_encdec.objectives.chat import Frame
 from keras_encdec.objectives.chat_template import Template
 from keras_encdec.objectives.control import SENTINELS, plain
 from keras_encdec.objectives.draws import fold
-from keras_encdec.objectives.images import ImageTokens, parts_of
+from keras_encdec.objectives.images import ImageTokens
 from keras_encdec.objectives.mixture import Stages
 from keras_encdec.objectives.objective import Example, Objective
 from keras_encdec.objectives.retokenized import Retokenized
 from keras_encdec.objectives.rows import Inputs, Rows
+from keras_encdec.objectives.seen import SeenReader
 from keras_encdec.objectives.tokenizer import encode, piece_id, start_token_id
 from keras_encdec.objectives.windows import Windows, cut
 from keras_encdec.warn import warn as warn_user
 
 Prompt = tuple[list[int], list[int]]  # what the encoder reads, what the decoder begins with
-Images = Sequence[Sequence[np.ndarray]] | None  # of each text
+Images = Sequence[Sequence[Any]] | None  # of each text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,13 +228,10 @@ class FeatureConverter:
         """
         read = self._read(encoder_texts, warn, images)
         if self.chat:
-            examples = self._answers(read, decoder_texts)
+            examples = self._answers(read, decoder_texts, images)
         else:
             answers = encode(self.tokenizer, self._plain(self.tokenizer, decoder_texts))
-            examples = _ended(read, answers, self.tokenizer.end_token_id)
-        if images is not None:
-            sides = zip(examples, images, strict=True)
-            examples = [dataclasses.replace(e, images=tuple(some)) for e, some in sides]
+            examples = _ended(read, answers, self.tokenizer.end_token_id, images)
         return examples if weights is None else self._weighted(examples, weights)
 
     def of_conversations(
@@ -241,6 +239,7 @@ class FeatureConverter:
         conversations: Sequence[tuple[str | None, Sequence[str]]],
         last: bool = False,
         place: Callable[[int], str] = "conversation {}".format,
+        images: Images = None,
     ) -> tuple[list[Example], list[int], int]:
         """The examples of conversations, one for each answer: what was said before is read.
 
@@ -251,36 +250,38 @@ class FeatureConverter:
             conversations: from `keras_encdec.objectives.chat.answered`.
             last: whether the last answer of each is written alone.
             place: where one is from, by its number, for messages.
+            images: of each conversation; or None.
 
         Returns:
             The examples; the number of the conversation of each; how many did not fit.
 
         Raises:
-            ValueError: naming a conversation that the chat template refuses.
+            ValueError: naming a conversation that the chat template refuses, or with an image
+                that has no room.
         """
         frame, length = self.frame, self.encoder_sequence_length
-        before, framed, written, numbers = [], [], [], []
-        for number, said in enumerate(conversations):
-            system, texts = self._plain_turns(*said)
-            for at in range(len(texts) - 1 if last else 1, len(texts), 2):
-                before.append((system, texts[:at]))
-                written.append(said[1][at])
-                numbers.append(number)
-                try:
-                    framed.append(frame.conversation(*before[-1]))
-                except ValueError as error:
-                    raise ValueError(f"{error} It is in {place(number)}.") from error
+        asked = chat.asked(conversations, last)
+        numbers, written = [one.number for one in asked], [one.answer for one in asked]
+        if images is not None:
+            read, seen, left_out = self.seen.asked(frame, asked, images, place)
+            return self._answers(read, written, seen), numbers, left_out
+        before, framed = [self._before(one.system, one.texts) for one in asked], []
+        for number, said in zip(numbers, before, strict=True):
+            try:
+                framed.append(frame.conversation(*said))
+            except ValueError as error:
+                raise ValueError(f"{error} It is in {place(number)}.") from error
         read = frame.encode(self.reads_by, framed)
         cut = [i for i, ids in enumerate(read) if len(ids) > length]
         for i in cut:
             read[i] = frame.fitted(self.reads_by, *before[i], length)[0]
         return self._answers(read, written), numbers, len(cut)
 
-    def _answers(self, read: Any, texts: Sequence[str]) -> list[Example]:
+    def _answers(self, read: Any, texts: Sequence[str], images: Images = None) -> list[Example]:
         """The examples of answers, which end as a turn does, to what was read."""
         said = [self.frame.answer(text) for text in texts]
         answers = encode(self.tokenizer, self._plain(self.tokenizer, said))
-        return _ended(read, answers, self._end_of_answer)
+        return _ended(read, answers, self._end_of_answer, images)
 
     def _weighted(self, examples: Sequence[Example], weights: Any) -> list[Example]:
         """Examples that count as much as `weights` says, one or several numbers for each."""
@@ -318,38 +319,31 @@ class FeatureConverter:
             ValueError: if messages are out of turn, or the tokenizer has no turns.
         """
         frame, length = self.frame, self.encoder_sequence_length
-        said = self._plain_turns(*chat.turns(messages))
+        said = self._before(*chat.turns(messages))
         ids, left_out = frame.fitted(self.reads_by, *said, length)
-        if left_out:
-            warn_user(
-                f"A chat is longer than encoder_sequence_length = {length}. "
-                f"Left out: {', '.join(left_out)}."
-            )
+        chat.warn_of(left_out, length)
         return ids, [self.start_token_id]
 
-    def _plain(
-        self, tokenizer: Any, texts: Sequence[str], allowed: Sequence[str] = ()
-    ) -> list[str]:
-        """What users say, which is no control token, unless they may."""
-        return list(texts) if self.allow_special else plain(tokenizer, texts, allowed)
+    def _plain(self, tokenizer: Any, texts: Sequence[str], *tokens: Sequence[str]) -> list[str]:
+        """What users say, which is no control token, unless they may; `tokens` as of `plain`."""
+        return list(texts) if self.allow_special else plain(tokenizer, texts, *tokens)
 
-    def _plain_turns(
-        self, system: str | None, texts: Sequence[str]
-    ) -> tuple[str | None, list[str]]:
+    def _plain_turns(self, texts: Sequence[str]) -> list[str]:
         """As `_plain`, of what is said in turns that are read."""
-        said = [system or "", *texts]
-        if not self.allow_special:
-            said = plain(self.reads_by, said, others=self.frame.tokens)
-        return None if system is None else said[0], said[1:]
+        return self._plain(self.reads_by, texts, (), self.frame.tokens)
+
+    def _before(self, system: str | None, texts: Sequence[str]) -> tuple[str | None, list[str]]:
+        """As `_plain_turns`, of what the system said too."""
+        told, *said = self._plain_turns([system or "", *texts])
+        return None if system is None else told, said
 
     def _read(self, texts: Sequence[str], warn: bool, images: Images = None) -> list[list[int]]:
         """What the encoder reads of texts, cut to its length."""
         length = self.encoder_sequence_length
         if images is not None:
-            every = self._read_images(texts, images)
+            every = self.seen.texts(texts, images, self.frame if self.chat else None)
         elif self.chat:
-            _, texts = self._plain_turns(None, texts)
-            said = [self.frame.conversation(None, [text]) for text in texts]
+            said = [self.frame.conversation(None, [text]) for text in self._plain_turns(texts)]
             every = self.frame.encode(self.reads_by, said)
         else:
             every = encode(self.reads_by, self._plain(self.reads_by, texts))
@@ -360,31 +354,23 @@ class FeatureConverter:
                 f"{length} tokens; the longest has {max(sizes)}."
             )
         if self.chat:
-            fits = zip(texts, every, strict=True)
+            fits = zip(self._plain_turns(texts), every, strict=True)
             return [
                 ids if len(ids) <= length else self.frame.cut(self.reads_by, text, length)[0]
                 for text, ids in fits
             ]
         return [ids[:length] for ids in every]
 
-    def _read_images(
-        self, texts: Sequence[str], images: Sequence[Sequence[Any]]
-    ) -> list[list[int]]:
-        """As `_read`, before anything is cut, which no image may be."""
-        if self.images is None:
-            raise ValueError(
-                "Expected texts without images, as the model reads none. Received: images. Load "
-                "one that does, such as google/t5gemma-2-270m-270m, or leave them out."
-            )
-        if self.chat or self.packing:
-            name = "chat" if self.chat else "packing"
-            raise ValueError(
-                f"Expected preprocessor.{name} = False with images, one text with its images in a "
-                "row. Received: True."
-            )
-        parts = (parts_of(text, len(some)) for text, some in zip(texts, images, strict=True))
-        said = [self._plain(self.reads_by, part) for part in parts]
-        return self.images.encode(self.reads_by, said, self.encoder_sequence_length)
+    @functools.cached_property
+    def seen(self) -> SeenReader:
+        """What reads texts with images.
+
+        Raises:
+            ValueError: if the model reads none, or rows are packed.
+        """
+        plain = functools.partial(self._plain, self.reads_by)
+        length = self.encoder_sequence_length
+        return SeenReader(self.images, self.reads_by, plain, length, self.packing)
 
     # Examples to rows.
 
@@ -415,11 +401,12 @@ class FeatureConverter:
         return rows.model_inputs(encoder, [[ids[: rows.target]] for _, ids in every])
 
 
-def _ended(read: Any, answers: Any, end: int) -> list[Example]:
+def _ended(read: Any, answers: Any, end: int, images: Images = None) -> list[Example]:
     """Examples of inputs and of answers, each with its end token."""
-    sides = zip(read, answers, strict=True)
+    seen = [()] * len(read) if images is None else images
     return [
-        Example(np.array(ids, "int32"), np.array([*answer, end], "int32")) for ids, answer in sides
+        Example(np.array(ids, "int32"), np.array([*answer, end], "int32"), images=tuple(some))
+        for ids, answer, some in zip(read, answers, seen, strict=True)
     ]
 
 

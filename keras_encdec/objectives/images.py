@@ -4,12 +4,10 @@ Leaves what the model makes of them to `keras_encdec.layers.vision`.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-
-from keras_encdec.objectives.tokenizer import encode
 
 IMAGES = "images"  # as data and model inputs name them
 PLACEHOLDER = "<start_of_image>"  # in a text, as in Gemma 3's processor (transformers 5.23)
@@ -43,36 +41,41 @@ class ImageTokens:
         return cls(vision.image_size, vision.tokens_per_image, *ids)
 
     def encode(
-        self, tokenizer: Any, texts: Sequence[Sequence[str]], length: int
+        self, encode: Callable[[list[str]], list[list[int]]], texts: Sequence[Sequence[str]]
     ) -> list[list[int]]:
         """Token ids of texts, each whole.
 
         Args:
-            tokenizer: `keras_hub.tokenizers.Tokenizer`.
+            encode: strings to their ids.
             texts: of each the parts between which images stand.
-            length: tokens that will be read, of which images are to be.
-
-        Raises:
-            ValueError: if an image would be cut off.
         """
-        said = [part for parts in texts for part in _set_apart(parts)]
-        ids = iter(encode(tokenizer, said))
+        ids = iter(encode([part for parts in texts for part in _set_apart(parts)]))
         image = [self.begin, *[self.token] * self.count, self.end]
         rows = []
         for parts in texts:
             row = list(next(ids))
             for _ in parts[1:]:
-                row += image
-                if len(row) > length:
-                    raise ValueError(
-                        f"Expected an encoder_sequence_length of at least {len(row)}, as an image "
-                        f"takes {len(image)} tokens. Received: {length}."
-                    )
-                row += next(ids)
+                row += [*image, *next(ids)]
             rows.append(row)
         return rows
 
-    def pixels(self, rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    def check_room(self, ids: Sequence[int], length: int, whole: bool = False) -> None:
+        """Raises ValueError if an image would be cut off.
+
+        Args:
+            ids: of a text with images.
+            length: tokens that will be read of them.
+            whole: whether none of the text may be cut, either.
+        """
+        behind = max((at for at, i in enumerate(ids, start=2) if i == self.token), default=0)
+        needed = len(ids) if behind and whole else behind
+        if needed > length:
+            raise ValueError(
+                f"Expected an encoder_sequence_length of at least {needed}, as an image takes "
+                f"{self.count + 2} tokens. Received: {length}."
+            )
+
+    def pixels(self, rows: Sequence[Sequence[Any]]) -> np.ndarray:
         """(B, N, H, W, 3) float32 from -1 to 1, N the most of a row, behind its own zeros."""
         most = max(map(len, rows))
         found = np.zeros((len(rows), most, self.size, self.size, 3), "float32")
@@ -133,29 +136,12 @@ def parts_of(text: str, count: int) -> list[str]:
     return parts
 
 
-def check_image(image: Any, row: int) -> None:
-    """Raises ValueError unless an image of a row has pixels that mean something."""
-    array = np.asarray(image)
-    is_image = array.ndim == 3 and array.shape[2] == 3 and array.size > 0
-    if not is_image or array.dtype.kind not in "uif":
-        raise ValueError(
-            f"Expected images of shape (height, width, 3). Received: {array.dtype} of shape "
-            f"{array.shape} in row {row}. A picture of PIL becomes one by convert('RGB')."
-        )
-    most = 1 if array.dtype.kind == "f" else 255
-    if not (array.min() >= 0 and array.max() <= most):  # NaN is not either
-        raise ValueError(
-            "Expected pixels as integers from 0 to 255, or as floats from 0 to 1. Received: "
-            f"{array.dtype} from {array.min()} to {array.max()} in row {row}."
-        )
-
-
 def _set_apart(parts: Sequence[str]) -> list[str]:
     last = len(parts) - 1
     return [_AROUND * (i > 0) + part + _AROUND * (i < last) for i, part in enumerate(parts)]
 
 
-def _scaled(image: np.ndarray, size: int) -> np.ndarray:
+def _scaled(image: Any, size: int) -> np.ndarray:
     """(size, size, 3) float32 from -1 to 1; integers stay integers, as in the processor."""
     array = np.asarray(image)
     found = array.astype("float32")

@@ -9,6 +9,7 @@ import pytest
 from keras_encdec.data import as_source, facts
 from keras_encdec.data.batching import Batching, batch_source
 from keras_encdec.data.labelled import as_labelled
+from keras_encdec.data.preferred import as_preferred
 from keras_encdec.data.prompted import as_prompted
 from keras_encdec.data.prompts import Prompts, prompts_of
 from keras_encdec.data.ranked import as_ranked
@@ -111,25 +112,33 @@ def test_a_job_knows_prompts_by_their_images():
     def known(images):
         source = as_source({"images": images, "text": ["a", "b"]})
         converter = reads_images().converter
-        return Prompts.of_ids(prompts_of(source, converter), converter, False, source.images).ids()
+        return Prompts.of_ids(
+            prompts_of(source, converter)[0], converter, images=source.images
+        ).ids()
 
     assert known([RED, BLUE]) == known([RED, BLUE]) != known([BLUE, RED])
+    assert known([RED, BLUE]) != known([RED.swapaxes(0, 1), BLUE])  # the same bytes
 
 
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        ({"images": RED[..., :1], "text": "a"}, r"shape \(height, width, 3\).*\(5, 9, 1\)"),
-        ({"images": RED[..., 0], "text": "a"}, r"shape \(height, width, 3\).*\(5, 9\)"),
+        ({"images": RED[..., :2], "text": "a"}, r"shape \(height, width, 3\).*\(5, 9, 2\)"),
+        ({"images": np.moveaxis(RED, -1, 0), "text": "a"}, r"\(3, 5, 9\).*Channels come last"),
+        ({"images": RED > 0, "text": "a"}, r"numbers. Received: bool"),
         ({"images": BLUE * 255, "text": "a"}, r"floats from 0 to 1.*to 255"),
         ({"images": BLUE * np.nan, "text": "a"}, r"floats from 0 to 1"),
+        ({"images": [None, BLUE + 1], "text": ["a", "b"]}, r"floats from 0 to 1.*2.0 in row 1"),
         ({"images": [RED], "text": ["a", "b"]}, r"images for each of 2 texts.*Received: 1"),
+        ({"images": "a.png", "text": ["a", "b"]}, r"images for each of 2 texts.*Received: 1"),
+        ({"images": RED, "image": RED, "text": "a"}, r"one column images.*\['images', 'image'\]"),
+        ({"pixel_values": RED, "text": "a"}, r"images as they are.*\['pixel_values'\]"),
+        ({"prompts": "a", "images": RED}, r"KerasHub's prompts and responses are"),
         ({"images": [RED, [RED]], "text": ["a", "<start_of_image> <start_of_image>"]},
          r"as many images as <start_of_image>.*1 images, and 2 in"),
         ({"images": [[]], "text": ["<start_of_image>"]}, r"0 images, and 1 in"),
         ({"images": [RED] * 5, "text": "a"}, r"encoder_sequence_length of at least 3\d"),
         ({"images": RED}, r"Expected columns encoder_text"),
-        ({"images": RED, "messages": [{"role": "user", "content": "a"}]}, r"Expected encoder_text"),
     ],
 )  # fmt: skip
 def test_images_that_cannot_be_read_are_refused(x, message):
@@ -143,8 +152,6 @@ def test_what_images_do_not_go_with_is_refused_by_name():
         preprocessor().generate_preprocess(x)
     with pytest.raises(ValueError, match=r"preprocessor\.packing = False with images"):
         preprocessor(vision=VISION, packing=True)({**PAIRS})
-    with pytest.raises(ValueError, match=r"preprocessor\.chat = False with images"):
-        preprocessor(vision=VISION, chat=True).generate_preprocess(x)
     with pytest.raises(ValueError, match=r"Expected pairs: .*decoder_text"):
         reads_images()(x)
     columns = {"text": ["a"], "label": [1], "images": [RED]}
@@ -156,6 +163,14 @@ def test_what_images_do_not_go_with_is_refused_by_name():
             make({name: ["a"], "query": ["b"], "images": [RED]})
     with pytest.raises(ValueError, match="Expected texts alone"):
         as_ranked({"query": ["a"], "positive": ["b"], "images": [RED]})
+    compared = {"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]}
+    with pytest.raises(ValueError, match="Expected texts alone"):
+        as_preferred({**compared, "image": [RED]})
+    image = [{"role": "user", "content": [{"type": "image", "image": RED}]}]
+    with pytest.raises(ValueError, match="Expected texts alone"):
+        as_preferred({**compared, "prompt": [image]})
+    with pytest.raises(ValueError, match="Expected messages as"):
+        as_prompted({"prompt": [image]}).tokens(reads_images().converter)
 
 
 def test_the_preprocessor_comes_back():

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import scipy.special
 from reference_folder import with_images, write_folder
 
 import keras_encdec
@@ -62,6 +63,26 @@ def test_loss_is_that_of_the_logits_and_what_reads_images_stays(lm, reference):
     assert same == {path for path in before if path.startswith("vision/")}
 
 
+def test_scores_are_those_of_the_logits_whatever_else_is_scored(lm, reference):
+    """Rows of the same tokens that see other images are read apart, however they are batched."""
+    inputs, logits = reference
+    ids, mask = inputs["decoder_token_ids"][:, 1:], inputs["decoder_padding_mask"][:, 1:] > 0
+    log_probs = scipy.special.log_softmax(logits.astype("float64"), axis=-1)[:, :-1]
+    of_labels = np.take_along_axis(log_probs, ids[..., None], -1)[..., 0]
+    found = lm.score(inputs)
+    for row in range(2):
+        np.testing.assert_allclose(found.per_token[row], of_labels[row][mask[row]], atol=1e-4)
+    order = [1, 0, 0, 1]
+    mixed = {name: array[order] for name, array in inputs.items()}
+    mixed["images"] = (
+        mixed["images"] * np.array([1, 1, -1, 1], "float32")[:, None, None, None, None]
+    )
+    for batch_size in (1, 3, 32):
+        again = lm.score(mixed, batch_size)
+        np.testing.assert_allclose(again.total[[0, 1, 3]], found.total[[1, 0, 1]], rtol=1e-5)
+        assert abs(again.total[2] - found.total[0]) > 0.01
+
+
 def test_ready_inputs_without_their_images_are_refused(lm, reference):
     inputs, _ = reference
     texts = {name: array for name, array in inputs.items() if name != "images"}
@@ -71,8 +92,8 @@ def test_ready_inputs_without_their_images_are_refused(lm, reference):
         lm.predict({**inputs, "images": inputs["images"][:, :1]}, verbose=0)
     with pytest.raises(ValueError, match=r"images as finite floats of shape \(2, 'N', 8, 8, 3\)"):
         lm.encode({**inputs, "images": inputs["images"][:, 0]})
-    with pytest.raises(ValueError, match="without images to score"):
-        lm.score(inputs)
+    with pytest.raises(ValueError, match=r"4 tokens 91 in encoder_token_ids.*8 in row 0, with 0"):
+        lm.score(texts)
     spec = lm.backbone.spec
     fields = spec.encoder, spec.decoder, spec.encoder_attention, spec.cross_attention, True
     blind = EncDecSeq2SeqLM(EncDecBackbone(*fields))
