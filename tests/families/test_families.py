@@ -35,8 +35,8 @@ from keras_encdec.testing.specs import tiny_decoder
 
 # References that tests/parity/make_family_references.py made, by the name there.
 FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2", "qwen3", "smollm3"]
-FAMILIES += ["mixtral", "qwen3_moe"]
-FAMILIES += ["gemma4", "gemma4_e2b"]
+FAMILIES += ["mixtral", "qwen2_moe", "qwen3_moe"]
+FAMILIES += ["gemma4", "gemma4_e2b", "gemma4_moe"]
 FAMILIES += ["gemma3_images", "olmo2", "granite", "phi3", "phi4"]
 ARRAYS = ("token_ids", "padding_mask")
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -48,7 +48,8 @@ def some_apart(names, mark):
     return pytest.mark.parametrize("name", apart)
 
 
-LATER = ("gemma4", "gemma4_e2b", "gemma3_images", "olmo2", "granite", "phi3", "phi4")
+LATER = ("gemma4", "gemma4_e2b", "gemma4_moe", "gemma3_images", "olmo2", "granite", "phi3", "phi4")
+LATER += ("qwen2_moe",)
 # What takes long runs with two of them, which together have most that families have.
 TWO = ("gemma3", "qwen2")
 two_families_and_the_others_by_hand = some_apart(set(FAMILIES) - set(TWO), pytest.mark.long)
@@ -98,6 +99,7 @@ PHI3 = {
 MIXTRAL = {"num_experts": 6, "top_k": 2, "layer_norm_epsilon": 1e-2, "sliding_window": 6}
 # A layer without experts is between two with them.
 QWEN3_MOE = {"num_experts": 6, "top_k": 3, "moe_intermediate_dim": 20, "mlp_only_layers": [1]}
+QWEN2_MOE = QWEN3_MOE | {"shared_expert_intermediate_dim": 28, "layer_norm_epsilon": 1e-2}
 QWEN3_MOE |= {"head_dim": 12, "tie_word_embeddings": True}
 USUAL = SIZES | HEADS
 GEMMA_4 = {
@@ -120,12 +122,15 @@ E2B = {
     "use_double_wide_mlp": True,
     "hidden_size_per_layer_input": 6,
 }
+GEMMA_4_MOE = {"enable_moe_block": True, "num_experts": 6, "num_experts_per_token": 3}
+GEMMA_4_MOE |= {"expert_intermediate_dim": 28, "num_global_key_value_heads": 1}
 KERAS_HUB = {
     "gemma": ("Gemma", USUAL | {"head_dim": 12, "num_key_value_heads": 1, "intermediate_dim": 144}),
     "gemma2": ("Gemma", USUAL | GEMMA | {"intermediate_dim": 144}),
     "gemma3": ("Gemma3", USUAL | GEMMA | GEMMA_3),
     "gemma4": ("Gemma4", USUAL | GEMMA_4 | {"num_global_key_value_heads": 1}),
     "gemma4_e2b": ("Gemma4", USUAL | GEMMA_4 | E2B),
+    "gemma4_moe": ("Gemma4", USUAL | GEMMA_4 | GEMMA_4_MOE),
     "llama2": ("Llama", USUAL | {"layer_norm_epsilon": 1e-2}),
     "llama3": ("Llama3", USUAL | LLAMA3 | {"tie_word_embeddings": True}),
     "mistral": ("Mistral", USUAL | LINEAR | {"sliding_window": 6, "head_dim": 12}),
@@ -136,6 +141,7 @@ KERAS_HUB = {
     "phi3_long": ("Phi3", USUAL | PHI3 | {"pretraining_sequence_length": 12}),
     "qwen3": ("Qwen3", USUAL | LINEAR | {"head_dim": 12, "layer_norm_epsilon": 1e-5}),
     "mixtral": ("Mixtral", USUAL | LINEAR | MIXTRAL),
+    "qwen2_moe": ("QwenMoe", USUAL | LINEAR | QWEN2_MOE),
     "qwen3_moe": ("Qwen3Moe", USUAL | LINEAR | QWEN3_MOE),
 }
 every_backbone = pytest.mark.parametrize(
