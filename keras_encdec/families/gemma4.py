@@ -232,7 +232,11 @@ def to_transformers(spec: EncoderSpec) -> dict[str, Any]:
 
 
 def from_keras_hub(config: Mapping[str, Any]) -> StackSpec:
-    """The spec behind a `Gemma4Backbone` config."""
+    """The spec behind a `Gemma4Backbone` config.
+
+    KerasHub 0.32 itself rounds the router's probabilities to the compute dtype (gemma4_moe.py), in
+    which those of two experts may be equal; ours are in float32, as transformers'.
+    """
     with reading(config) as field:
         field.drop("image_size", "vision_encoder", "audio_encoder", "num_audio_tokens_per_clip")
         field.drop("use_vision_bidirectional_attention", "query_head_dim_normalize")  # of no text

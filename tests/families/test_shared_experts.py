@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 from reference_folder import facts_of, write_folder
+from safetensors.numpy import load_file, save_file
 
 import keras_encdec
 from keras_encdec.conversion.plan import make_plan
@@ -15,7 +16,8 @@ from keras_encdec.evaluation import forward_flops
 from keras_encdec.families import known
 from keras_encdec.layers.experts import MixtureOfExperts
 from keras_encdec.layers.feedforward import GatedFeedForward
-from keras_encdec.models import EncDecBackbone
+from keras_encdec.models import EncDecBackbone, EncoderBackbone
+from keras_encdec.sharing import card_text
 from keras_encdec.spec import MoESpec, NormSpec, count_parameters
 from keras_encdec.spec.stack import stack_from_json
 from keras_encdec.testing.gradients import value_and_gradients
@@ -187,6 +189,12 @@ def test_every_weight_has_a_place_on_a_mesh():
             assert len(layout_map[path].axes) <= len(shape), path
 
 
+def test_a_card_says_that_there_is_one():
+    pair = tiny_pair(encoder=tiny_encoder(experts=ALL), decoder=tiny_decoder(experts=PLAIN))
+    text = card_text.marked_part({"sources": {}, "history": []}, pair, "./it", False)
+    assert "| experts | 5, 2 for a token and one that all share | 5, 2 for a token |" in text
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -209,6 +217,22 @@ def test_what_a_spec_cannot_express_is_named(name, change, message, tmp_path):
     (folder / "config.json").write_text(json.dumps({**facts_of(name)["config"], **change}))
     with pytest.raises(ValueError, match=f"(?s)Expected .*{message}"):
         keras_encdec.adapt(folder)
+
+
+def test_the_text_part_of_a_model_that_reads_images_too(tmp_path):
+    text, whole = write_folder(tmp_path / "text", "gemma4_moe"), tmp_path / "whole"
+    whole.mkdir()
+    tensors = load_file(text / "model.safetensors")
+    inside = {n.replace("model.", "model.language_model.", 1): a for n, a in tensors.items()}
+    inside["model.vision_tower.encoder.weight"] = np.zeros(3, "float32")
+    save_file(inside, whole / "model.safetensors")
+    config = {"model_type": "gemma4", "vision_config": {}, "tie_word_embeddings": True}
+    config["text_config"] = facts_of("gemma4_moe")["config"]
+    (whole / "config.json").write_text(json.dumps(config))
+    found, expected = (EncoderBackbone.from_preset(folder) for folder in (whole, text))
+    assert found.spec == expected.spec
+    for ours, theirs in zip(found.weights, expected.weights, strict=True):
+        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
 
 
 def test_a_dense_gemma_4_may_have_null_fields_of_experts():

@@ -76,7 +76,7 @@ CHANGES = {
         "shared_dim": [lambda old: 28],
         "shared_gate": [lambda old: True],
         "separate_norms": [lambda old: True],
-        "router_norm": [lambda old: 0.1, lambda old: None],
+        "router_norm": [lambda old: 30.0, lambda old: None],
         "expert_scale": [lambda old: True],
     },
     CrossAttentionSpec: {
