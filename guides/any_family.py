@@ -14,10 +14,9 @@ What Encoder-Decoder Gemma does to Gemma 2 can be done to any model of the same 
 Sources may be
 
 - Gemma 1 to 4, Llama 2 and 3, SmolLM 2 and 3, Mistral, Qwen 2, 2.5 and 3, OLMo 2,
-  Granite 3, Phi-3, 3.5 and 4; of a Gemma 3 or 4 that reads images, its text part; of
-  Gemma 4 those without experts;
-- the mixtures of experts Mixtral, Qwen 3 MoE and gpt-oss, whose MXFP4 becomes bfloat16 or
-  float32, number for number;
+  Granite 3, Phi-3, 3.5 and 4; of a Gemma 3 or 4 that reads images, its text part;
+- the mixtures of experts Mixtral, Qwen 2 MoE, Qwen 3 MoE, Gemma 4 26B-A4B and gpt-oss,
+  whose MXFP4 becomes bfloat16 or float32, number for number;
 - presets of KerasHub, its backbones and tasks in memory, or folders and `hf://` handles
   in the format of transformers (`config.json` with safetensors).
 
@@ -199,11 +198,13 @@ print("the same after loading:", same)
 ## Experts
 
 A mixture of experts may be the source of either side or of both, as any other family. Each
-of its layers keeps its router and all experts, and a token goes through its own few. The
-smallest released one of the two families has 30 billion parameters, so one of two layers
-and random weights stands in here: it reads, and Qwen 3 writes.
+of its layers keeps its router and all experts, and a token goes through its own few; in
+Qwen 2 MoE and Gemma 4 all tokens go through a shared expert beside them. The smallest
+released one of these families has 14 billion parameters, so one of two layers and random
+weights stands in here: it reads, and Qwen 3 writes.
 
-`fit` adds the loss of uneven experts, with the weight that the source's config gives it, and
+`fit` adds the loss of uneven experts, with the weight that the source's config gives it (none
+for Gemma 4, whose config names no such loss), and
 logs how evenly the tokens were spread: `encoder_expert_load` and `decoder_expert_load` are
 the tokens of the busiest expert over the mean of all, 1 where all have as many.
 """

@@ -1,11 +1,12 @@
-"""Gemma 4: the dense text models, alone or inside one that reads images and sounds too.
+"""Gemma 4: the text models, alone or inside one that reads images and sounds too.
 
 Layers that see everything have wider heads, of which a quarter of the pairs turns, and, in the 31B,
-keys that are values too; E2B and E4B have an embedding for each layer and borrow keys. Of the
-models that read more than text, what that passes through is left unread.
+keys that are values too; E2B and E4B have an embedding for each layer and borrow keys; the 26B-A4B
+has experts beside the dense feed-forward of each layer. Of the models that read more than text,
+what that passes through is left unread.
 
 Sources: transformers 5.23, configuration_gemma4.py and modeling_gemma4.py; KerasHub 0.32,
-gemma4_backbone.py.
+gemma4_backbone.py, gemma4_decoder_block.py and gemma4_moe.py.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from keras_encdec.families import keras_hub, transformers
 from keras_encdec.families.dialect import Rule, renamed
 from keras_encdec.families.family import DROPPED, Family
 from keras_encdec.families.fields import Fields, reading
-from keras_encdec.spec import AttentionSpec, EncoderSpec, NormSpec, RotarySpec, StackSpec
+from keras_encdec.spec import AttentionSpec, EncoderSpec, MoESpec, NormSpec, RotarySpec, StackSpec
 
 _LOCAL_BASE, _GLOBAL_BASE = 10_000.0, 1_000_000.0
 
@@ -37,6 +38,17 @@ _PER_LAYER = (
     ("per_layer/output/kernel", "per_layer_projection.weight", "d p -> p d"),
     ("per_layer/norm/scale", "post_per_layer_input_norm.weight", "d -> d"),
     ("layer_scalar/scale", "layer_scalar", "1 ->"),
+    # Beside experts the dense feed-forward is the one that all tokens share.
+    ("feedforward/shared/gate/kernel", "mlp.gate_proj.weight", "f d -> d f"),
+    ("feedforward/shared/up/kernel", "mlp.up_proj.weight", "f d -> d f"),
+    ("feedforward/shared/down/kernel", "mlp.down_proj.weight", "d f -> f d"),
+    ("feedforward/router/kernel", "router.proj.weight", "e d -> d e"),
+    ("feedforward/router/scale", "router.scale", "d -> d"),
+    ("feedforward/router/expert_scale", "router.per_expert_scale", "e -> e"),
+    ("feedforward/experts/down", "experts.down_proj", "e d f -> e f d"),
+    ("feedforward/pre_experts_norm/scale", "pre_feedforward_layernorm_2.weight", "d -> d"),
+    ("feedforward/post_experts_norm/scale", "post_feedforward_layernorm_2.weight", "d -> d"),
+    ("feedforward/post_shared_norm/scale", "post_feedforward_layernorm_1.weight", "d -> d"),
 )
 TRANSFORMERS = (
     *transformers.rules(post_norm=True),
@@ -46,6 +58,15 @@ TRANSFORMERS = (
     *(
         Rule(f"block_{{i}}/{ours}", f"model.layers.{{i}}.{theirs}", layout)
         for ours, theirs, layout in _PER_LAYER
+    ),
+    *(
+        Rule(
+            f"block_{{i}}/feedforward/experts/{name}",
+            "model.layers.{i}.experts.gate_up_proj",
+            "e f d -> e d f",
+            axis=1,
+        )
+        for name in ("gate", "up")
     ),
 )
 KERAS_HUB = (
@@ -60,6 +81,18 @@ KERAS_HUB = (
             ("per_layer/output/kernel", "per_layer_up_proj/kernel", "p d -> p d"),
             ("per_layer/norm/scale", "post_per_layer_input_norm/scale", "d -> d"),
             ("layer_scalar/scale", "layer_scalar", "->"),
+            ("feedforward/router/kernel", "moe_router/proj/kernel", "d e -> d e"),
+            ("feedforward/router/scale", "moe_router/per_dim_scale", "d -> d"),
+            ("feedforward/router/expert_scale", "moe_expert_bank/per_expert_scale", "e -> e"),
+            ("feedforward/experts/gate", "moe_expert_bank/gate_proj", "e d f -> e d f"),
+            ("feedforward/experts/up", "moe_expert_bank/up_proj", "e d f -> e d f"),
+            ("feedforward/experts/down", "moe_expert_bank/down_proj", "e f d -> e f d"),
+            ("feedforward/shared/gate/kernel", "ffw_gating/kernel", "d f -> d f"),
+            ("feedforward/shared/up/kernel", "ffw_gating_2/kernel", "d f -> d f"),
+            ("feedforward/shared/down/kernel", "ffw_linear/kernel", "f d -> f d"),
+            ("feedforward/pre_experts_norm/scale", "pre_ffw_norm_moe/scale", "d -> d"),
+            ("feedforward/post_experts_norm/scale", "post_ffw_norm_moe_path/scale", "d -> d"),
+            ("feedforward/post_shared_norm/scale", "post_ffw_norm_dense/scale", "d -> d"),
         ),
     ),
 )
@@ -69,8 +102,6 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
     """The spec behind a `config.json` of model type `gemma4_text`."""
     with reading(config) as field:
         field.only("hidden_activation", "gelu_pytorch_tanh")
-        field.only("enable_moe_block", False, None)
-        field.drop("num_experts", "top_k_experts", "moe_intermediate_size")
         field.only("use_bidirectional_attention", None, False, "vision")  # of images alone
         dim = field("hidden_size_per_layer_input", 256)
         words = "vocab_size_per_layer_input"
@@ -92,8 +123,23 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
             layer_scalar=True,
             borrowing_layers=field("num_kv_shared_layers", 0),
             per_layer_dim=dim or None,
+            experts=_experts(
+                bool(field("enable_moe_block", False)),
+                num_experts=field("num_experts", None),
+                top_k=field("top_k_experts", None),
+                expert_dim=field("moe_intermediate_size", None),
+                shared_dim=config["intermediate_size"],
+                router_norm=config["rms_norm_eps"],
+            ),
         )
     return _with_layers(spec, wider, wide)
+
+
+def _experts(enabled: bool, **fields: Any) -> MoESpec | None:
+    """Those of every layer, beside its dense feed-forward; no loss is known to make them even."""
+    if not enabled:
+        return None
+    return MoESpec(separate_norms=True, expert_scale=True, balance_weight=0.0, **fields)
 
 
 _EVERYWHERE = {
@@ -125,7 +171,17 @@ def _wider(field: Fields, config: Mapping[str, Any]) -> Callable[[int], dict[str
 
 
 def _with_layers(spec: StackSpec, wider: Callable[[int], dict[str, Any]], wide: bool) -> StackSpec:
-    """With the heads of layers that see everything, and twice the width where keys are borrowed."""
+    """With the heads of layers that see everything, and twice the width where keys are borrowed.
+
+    Raises:
+        ValueError: if twice the width is to be beside experts, whose shared one has one width.
+    """
+    if wide and spec.borrowing_layers and spec.experts is not None:
+        raise ValueError(
+            "Expected use_double_wide_mlp=False beside experts, or no layers that borrow keys. "
+            f"Received: True with {spec.borrowing_layers} that do, which keras_encdec has no "
+            "field for."
+        )
     attention = tuple(
         dataclasses.replace(each, **wider(i)) if spec.windows[i] is None else each
         for i, each in enumerate(spec.attentions)
@@ -142,7 +198,7 @@ def from_transformers_with_images(config: Mapping[str, Any]) -> StackSpec:
 
 def to_transformers(spec: EncoderSpec) -> dict[str, Any]:
     """Of an encoder, as model type `gemma4_text`."""
-    stack = spec.encoder
+    stack, experts = spec.encoder, spec.encoder.experts
     layers = list(zip(stack.windows, stack.attentions, stack.rotaries, strict=True))
     near = next((each for each in layers if each[0] is not None), layers[0])
     far = next((each for each in layers if each[0] is None), layers[-1])
@@ -160,6 +216,10 @@ def to_transformers(spec: EncoderSpec) -> dict[str, Any]:
         vocab_size_per_layer_input=stack.vocabulary_size,
         num_kv_shared_layers=stack.borrowing_layers,
         use_double_wide_mlp=isinstance(stack.feedforward_dim, tuple),
+        enable_moe_block=experts is not None,
+        num_experts=experts and experts.num_experts,
+        top_k_experts=experts and experts.top_k,
+        moe_intermediate_size=experts and experts.expert_dim,
         **transformers.local_layers(spec),
     ) | {
         "head_dim": near[1].head_dim,
@@ -172,12 +232,15 @@ def to_transformers(spec: EncoderSpec) -> dict[str, Any]:
 
 
 def from_keras_hub(config: Mapping[str, Any]) -> StackSpec:
-    """The spec behind a `Gemma4Backbone` config."""
+    """The spec behind a `Gemma4Backbone` config.
+
+    KerasHub 0.32 itself rounds the router's probabilities to the compute dtype (gemma4_moe.py), in
+    which those of two experts may be equal; ours are in float32, as transformers'.
+    """
     with reading(config) as field:
         field.drop("image_size", "vision_encoder", "audio_encoder", "num_audio_tokens_per_clip")
         field.drop("use_vision_bidirectional_attention", "query_head_dim_normalize")  # of no text
-        field.drop("num_experts", "expert_intermediate_dim", "num_experts_per_token")
-        for name in ("enable_moe_block", "is_embedding_model", "use_bidirectional_attention"):
+        for name in ("is_embedding_model", "use_bidirectional_attention"):
             field.only(name, False)
         dim, words = field("hidden_size_per_layer_input"), field("vocab_size_per_layer_input")
         if dim and words not in (None, config["vocabulary_size"]):
@@ -216,6 +279,14 @@ def from_keras_hub(config: Mapping[str, Any]) -> StackSpec:
             layer_scalar=True,
             borrowing_layers=field("num_kv_shared_layers"),
             per_layer_dim=dim or None,
+            experts=_experts(
+                field("enable_moe_block", False),
+                num_experts=field("num_experts", None),
+                top_k=field("num_experts_per_token", None),
+                expert_dim=field("expert_intermediate_dim", None),
+                shared_dim=config["intermediate_dim"],
+                router_norm=config["layer_norm_epsilon"],
+            ),
         )
         wide = field("use_double_wide_mlp")
     return _with_layers(spec, lambda layer: wider, wide)

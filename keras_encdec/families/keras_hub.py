@@ -47,7 +47,7 @@ _LLAMA = (
     ("pre_feedforward_norm/scale", "feedforward_layernorm/scale", "d -> d"),
 )  # fmt: skip
 # Layers of feed-forwards that were given no name: Keras numbers them in the order of their making.
-_UNNAMED = re.compile(r"/(mixtral_sparse_moe_block|qwen3_sparse_moe_block|qwen3_moe_mlp)(_\d+)?/")
+_UNNAMED = re.compile(r"/((mixtral|qwen3?)_sparse_moe_block|qwen3?_moe_mlp)(_\d+)?/")
 
 
 def name_of(path: str) -> str:

@@ -15,6 +15,7 @@ from keras_encdec.families import (
     olmo2,
     phi3,
     qwen,
+    qwen2_moe,
     qwen3_moe,
     smollm3,
 )
@@ -30,6 +31,7 @@ FAMILIES: tuple[Family, ...] = (
     *mistral.FAMILIES,
     *mixtral.FAMILIES,
     *qwen.FAMILIES,
+    *qwen2_moe.FAMILIES,
     *qwen3_moe.FAMILIES,
     *smollm3.FAMILIES,
     *olmo2.FAMILIES,

@@ -24,7 +24,7 @@ def from_keras_hub(config: Mapping[str, Any]) -> StackSpec:
             expert_dim=field("moe_intermediate_dim"),
             renormalize=field("norm_top_k_prob"),
             balance_weight=float(field("router_aux_loss_coefficient")),
-            layers=_layers(field, config["num_layers"]),
+            layers=sparse_layers(field, config["num_layers"]),
         )
         rotary, window = keras_hub.linear_rotary(field), field("sliding_window_size")
         return keras_hub.llama_stack(
@@ -45,13 +45,13 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
             num_experts=field("num_experts", None) or field("num_local_experts"),
             expert_dim=field("moe_intermediate_size"),
             renormalize=field("norm_topk_prob", False),
-            layers=_layers(field, config["num_hidden_layers"]),
+            layers=sparse_layers(field, config["num_hidden_layers"]),
             **transformers.routing(field),
         )
         return transformers.stack(field, experts=experts, query_key_norm=True, **LLAMA)
 
 
-def _layers(field: Fields, depth: int) -> tuple[int, ...]:
+def sparse_layers(field: Fields, depth: int) -> tuple[int, ...]:
     """Those with experts: each `decoder_sparse_step`-th, but for `mlp_only_layers`."""
     step, dense = field("decoder_sparse_step", 1), field("mlp_only_layers", None) or ()
     return tuple(i for i in range(depth) if (i + 1) % step == 0 and i not in dense)

@@ -66,7 +66,7 @@ class Block(keras.layers.Layer):
         self.feedforward: keras.layers.Layer = (
             GatedFeedForward(spec.feedforward_dims[layer], **own)
             if self.experts is None
-            else MixtureOfExperts(self.experts, **own)
+            else MixtureOfExperts(self.experts, norm=spec.norm, **own)
         )
         self.per_layer = self.scalar = None
         if spec.per_layer_dim is not None:
@@ -149,7 +149,7 @@ class Block(keras.layers.Layer):
         if self.experts is None:
             y = self.feedforward(y)
         else:
-            y, *load = self.feedforward(y, masks.sees_any(visible))
+            y, *load = self.feedforward(y, masks.sees_any(visible), x)
         x = self._add("feedforward", x, y, training)
         if self.per_layer is not None:
             x = x + self.dropout(self.per_layer(x, part), training=training)

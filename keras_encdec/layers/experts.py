@@ -1,7 +1,8 @@
 """The mixture of experts: which of them a token goes through, and what they make of it.
 
-Knows the router, how tokens come to their experts and back, on one device or with experts apart,
-and how evenly they are spread. Leaves the products to `keras_encdec.layers.ragged`.
+Knows the router, the expert that all tokens share, how tokens come to their own and back, on one
+device or with experts apart, and how evenly they are spread. Leaves the products to
+`keras_encdec.layers.ragged`.
 """
 
 import dataclasses
@@ -12,9 +13,11 @@ from keras import ops
 
 from keras_encdec import layout
 from keras_encdec.layers import ragged
-from keras_encdec.layers.feedforward import gated
+from keras_encdec.layers.feedforward import GatedFeedForward, gated
+from keras_encdec.layers.norm import RMSNorm, normalized
+from keras_encdec.layers.rows import project
 from keras_encdec.private import AutocastScope
-from keras_encdec.spec import Activation, InputShape, MoESpec, Tensor
+from keras_encdec.spec import Activation, InputShape, MoESpec, NormSpec, Tensor
 from keras_encdec.spec.experts import experts_from_json
 
 
@@ -22,46 +25,87 @@ from keras_encdec.spec.experts import experts_from_json
 class MixtureOfExperts(keras.layers.Layer):
     """For each token the sum of what its experts make of it, weighted by the router.
 
+    Where there is a shared expert, what that makes of the token is added.
+
     Args:
         spec: `MoESpec`, or its fields as a dict.
         activation: of each expert's gate, as of `StackSpec`.
+        norm: `NormSpec` of the norms that `separate_norms` asks for, or its fields as a dict; None
+            for its defaults.
         **kwargs: of `keras.layers.Layer`.
     """
 
     def __init__(
-        self, spec: MoESpec | dict[str, Any], activation: Activation = "silu", **kwargs: Any
+        self,
+        spec: MoESpec | dict[str, Any],
+        activation: Activation = "silu",
+        norm: NormSpec | dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         found = experts_from_json(spec)
         assert found is not None
         self.spec, self.activation = found, activation
+        self.norm = NormSpec(**norm) if isinstance(norm, dict) else norm or NormSpec()
         policy = {"dtype": self.dtype_policy}
-        self.router = Router(found.num_experts, found.router_bias, name="router", **policy)
+        self.router = Router(found, name="router", **policy)
         self.experts = Experts(found, activation, name="experts", **policy)
+        self.shared = self.shared_weight = None
+        if found.shared_dim is not None:
+            self.shared = GatedFeedForward(found.shared_dim, activation, name="shared", **policy)
+        if found.shared_gate:
+            self.shared_weight = keras.layers.Dense(
+                1, use_bias=False, activation="sigmoid", name="shared_weight", **policy
+            )
+        names = ("pre_experts", "post_experts", "post_shared") if found.separate_norms else ()
+        self.norms = {n: RMSNorm(self.norm, name=f"{n}_norm", **policy) for n in names}
 
     def build(self, input_shape: InputShape) -> None:
-        self.router.build(input_shape)
-        self.experts.build(input_shape)
+        beside = [each for each in (self.shared, self.shared_weight) if each is not None]
+        for layer in (self.router, self.experts, *beside, *self.norms.values()):
+            layer.build(input_shape)
 
-    def call(self, x: Tensor, is_token: Tensor) -> tuple[Tensor, Tensor]:
+    def call(
+        self, x: Tensor, is_token: Tensor, residual: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Applies the layer.
 
         Args:
             x: (B, T, D).
-            is_token: (B or 1, T or 1) bool, False for padding, which goes through no expert.
+            is_token: (B or 1, T or 1) bool, False for padding, which goes through no expert
+                but the shared one.
+            residual: (B, T, D), what `x` was before the sublayer's norm, which a router with a
+                norm of its own and experts with `separate_norms` read; None for `x`.
 
         Returns:
             `((B, T, D), load)`, where the load (2, E) float32 is, for each expert, how many
             tokens go through it and the sum of the probabilities that all tokens give it.
         """
-        probabilities = self.router(x)
+        residual = x if residual is None else residual
+        probabilities = self.router(x if self.spec.router_norm is None else residual)
         weights, chosen = ops.top_k(probabilities, self.spec.top_k)
         if self.spec.renormalize:
             weights = weights / ops.sum(weights, axis=-1, keepdims=True)
+        if self.spec.expert_scale:
+            weights = weights * self.router.scales_of(chosen)
         there = ops.logical_and(is_token, ops.ones(ops.shape(x)[:2], "bool"))[..., None]
         chosen = ops.where(there, ops.cast(chosen, "int32"), self.spec.num_experts)
         weights = ops.cast(ops.where(there, weights, 0), self.compute_dtype)
-        return self.experts(x, weights, chosen), self._load(probabilities, chosen, there)
+        read = self._normed("pre_experts", residual) if self.spec.separate_norms else x
+        y = self._normed("post_experts", self.experts(read, weights, chosen))
+        return self._with_shared(x, y), self._load(probabilities, chosen, there)
+
+    def _with_shared(self, x: Tensor, y: Tensor) -> Tensor:
+        """`y`, and beside it what the shared expert makes of `x`, where there is one."""
+        if self.shared is None:
+            return y
+        shared = self.shared(x)
+        if self.shared_weight is not None:
+            shared = shared * project(self.shared_weight, x)
+        return y + self._normed("post_shared", shared)
+
+    def _normed(self, name: str, x: Tensor) -> Tensor:
+        return self.norms[name](x) if self.spec.separate_norms else x
 
     def _load(self, probabilities: Tensor, chosen: Tensor, there: Tensor) -> Tensor:
         count = _counts(chosen, self.spec.num_experts)
@@ -69,7 +113,11 @@ class MixtureOfExperts(keras.layers.Layer):
         return ops.stack([ops.cast(count, "float32"), given])
 
     def get_config(self) -> dict[str, Any]:
-        own = {"spec": dataclasses.asdict(self.spec), "activation": self.activation}
+        own = {
+            "spec": dataclasses.asdict(self.spec),
+            "activation": self.activation,
+            "norm": dataclasses.asdict(self.norm),
+        }
         return {**super().get_config(), **own}
 
 
@@ -77,24 +125,39 @@ class Router(keras.layers.Layer):
     """(B, T, D) states to (B, T, E) probabilities of experts, in float32 whatever the policy.
 
     Its product is in float32 too: in bfloat16 two experts of nearly equal probability would
-    often change places.
+    often change places. A norm and scales of its own are Gemma 4's (modeling_gemma4.py of
+    transformers 5.23, `Gemma4TextRouter`).
     """
 
-    def __init__(self, num_experts: int, use_bias: bool = False, **kwargs: Any) -> None:
+    def __init__(self, spec: MoESpec, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.num_experts, self.use_bias = num_experts, use_bias
+        self.spec = spec
 
     def build(self, input_shape: InputShape) -> None:
-        self.kernel = _kernel(self, "kernel", (input_shape[-1], self.num_experts))
-        if self.use_bias:
-            self.bias = _bias(self, "bias", (self.num_experts,))
+        width, experts = input_shape[-1], self.spec.num_experts
+        self.kernel = _kernel(self, "kernel", (width, experts))
+        if self.spec.router_bias:
+            self.bias = _bias(self, "bias", (experts,))
+        if self.spec.router_norm is not None:
+            self.scale = self.add_weight(name="scale", shape=(width,), initializer="ones")
+        if self.spec.expert_scale:
+            self.expert_scale = self.add_weight(
+                name="expert_scale", shape=(experts,), initializer="ones"
+            )
 
     def call(self, x: Tensor) -> Tensor:
-        with AutocastScope(None):
-            logits = ops.matmul(ops.cast(x, "float32"), ops.cast(self.kernel, "float32"))
-            if self.use_bias:
-                logits = logits + ops.cast(self.bias, "float32")
+        x = ops.cast(x, "float32")
+        epsilon = self.spec.router_norm
+        if epsilon is not None:
+            x = normalized(x, epsilon) * _in_float32(self.scale) * x.shape[-1] ** -0.5
+        logits = ops.matmul(x, _in_float32(self.kernel))
+        if self.spec.router_bias:
+            logits = logits + _in_float32(self.bias)
         return ops.softmax(logits, axis=-1)
+
+    def scales_of(self, chosen: Tensor) -> Tensor:
+        """Of each of these experts, float32."""
+        return ops.take(_in_float32(self.expert_scale), chosen, axis=0)
 
 
 class Experts(keras.layers.Layer):
@@ -230,6 +293,11 @@ def _of_rows(biases: Tensor, experts: Tensor) -> Tensor:
 
 def _bias(layer: keras.layers.Layer, name: str, shape: tuple[int, ...]) -> keras.Variable:
     return layer.add_weight(name=name, shape=shape, initializer="zeros")
+
+
+def _in_float32(variable: keras.Variable) -> Tensor:
+    with AutocastScope(None):
+        return ops.cast(variable, "float32")
 
 
 def _kernel(layer: keras.layers.Layer, name: str, shape: tuple[int, ...]) -> keras.Variable:

@@ -37,6 +37,7 @@ _AXES: dict[str, Axes] = {
     "adaptor/scale": (),  # (G,)
     "router/kernel": (None, None),  # (D, E)
     "router/bias": (),  # (E,)
+    "shared_weight/kernel": (None, None),  # (D, 1)
     "experts/gate": (MODEL, BATCH, None),  # (E, D, F)
     "experts/up": (MODEL, BATCH, None),
     "experts/down": (MODEL, None, BATCH),  # (E, F, D)
@@ -45,6 +46,8 @@ _AXES: dict[str, Axes] = {
     "per_layer/output/kernel": (MODEL, BATCH),  # (P, D)
     "norm/scale": (),  # (D,), (H,), (N, H) or (K, H)
     **dict.fromkeys(("gate/scale", "layer_scalar/scale"), ()),
+    "router/scale": (),  # (D,)
+    "router/expert_scale": (None,),  # (E,)
 }
 # What the embedding of a KerasHub teacher gives in its backbone: without it XLA follows the
 # weight, and every device computes the whole batch; see `rows_apart`. Logits, which the same

@@ -173,7 +173,10 @@ def _heads(stack: StackSpec) -> str:
 
 def _experts(stack: StackSpec) -> str:
     experts = stack.experts
-    return f"{experts.num_experts}, {experts.top_k} for a token" if experts else "none"
+    if experts is None:
+        return "none"
+    shared = "" if experts.shared_dim is None else " and one that all share"
+    return f"{experts.num_experts}, {experts.top_k} for a token{shared}"
 
 
 # How it was made.

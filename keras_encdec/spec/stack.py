@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from keras_encdec import check
-from keras_encdec.spec.experts import MoESpec, experts_from_json
+from keras_encdec.spec.experts import MoESpec, experts_from_json, gated_weights
 from keras_encdec.spec.fields import check_fields, check_given, require
 from keras_encdec.spec.sublayers import (
     AttentionSpec,
@@ -247,12 +247,7 @@ class StackSpec:
         if context_width is not None:
             sublayers["cross_attention"] = attention.weights(d, context_width)
         experts = self.experts_of(layer)
-        dense: dict[str, Shape] = {
-            "gate/kernel": (d, f),
-            "up/kernel": (d, f),
-            "down/kernel": (f, d),
-        }
-        sublayers["feedforward"] = dense if experts is None else experts.weights(d)
+        sublayers["feedforward"] = gated_weights(d, f) if experts is None else experts.weights(d)
         weights: dict[str, Shape] = {}
         for name, kernels in sublayers.items():
             weights |= {f"{side}_{name}_norm/scale": (d,) for side in self.norm_sides}

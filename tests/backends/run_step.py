@@ -70,7 +70,9 @@ def scores(weights: Path) -> np.ndarray:
     """Of a reranker with experts, which TensorFlow's XLA cannot compile."""
     tokenizer = tokenizer_alone("gemma2_mini_docs")
     sizes = {"windows": (8,), "vocabulary_size": tokenizer.vocabulary_size()}
-    sizes["experts"] = MoESpec(num_experts=4, top_k=2, expert_dim=20)
+    shared = {"shared_dim": 12, "shared_gate": True, "separate_norms": True}
+    shared |= {"router_norm": 1e-2, "expert_scale": True}
+    sizes["experts"] = MoESpec(num_experts=4, top_k=2, expert_dim=20, **shared)
     pair = PairSpec(tiny_encoder(**sizes), tiny_decoder(**sizes))
     reranker = EncDecReranker(
         EncDecBackbone.of(pair), EncDecRerankerPreprocessor(tokenizer, words=("True", "False"))

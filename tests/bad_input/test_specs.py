@@ -27,7 +27,10 @@ WHOLE = {
     AttentionSpec: dict.fromkeys(("num_heads", "num_kv_heads", "head_dim"), SIZES),
     StackSpec: dict.fromkeys(("vocabulary_size", "width", "feedforward_dim"), SIZES),
     RotarySpec: {"original_length": (0, 1.5, "8")},
-    MoESpec: dict.fromkeys(("num_experts", "top_k", "expert_dim"), SIZES),
+    MoESpec: {
+        **dict.fromkeys(("num_experts", "top_k", "expert_dim"), SIZES),
+        "shared_dim": (0, -1, 1.5, "8", True, NAN),
+    },
     AdaptorSpec: {"groups": SIZES, "width": (0, -1, 1.5, "8", True, NAN)},
 }
 REAL = {
@@ -38,7 +41,7 @@ REAL = {
     StackSpec: {"final_logit_soft_cap": POSITIVE, "dropout": (-0.1, 1, NAN, "0", True, None)},
     RotarySpec: dict.fromkeys(("base", "factor", "low_frequency_factor"), POSITIVE),
     NormSpec: {"epsilon": (*POSITIVE, None)},
-    MoESpec: {"balance_weight": (-0.1, NAN, INF, "1", True, None)},
+    MoESpec: {"balance_weight": (-0.1, NAN, INF, "1", True, None), "router_norm": POSITIVE},
 }
 FLAG = {
     AttentionSpec: dict.fromkeys(("bias", "output_bias", "sinks", "values_are_keys"), FLAGS),
@@ -47,7 +50,10 @@ FLAG = {
         ("post_norm", "scale_embeddings", "tied_output", "layer_scalar"), FLAGS
     ),
     NormSpec: {"zero_centered": FLAGS},
-    MoESpec: dict.fromkeys(("renormalize", "router_bias", "expert_bias"), FLAGS),
+    MoESpec: {
+        **dict.fromkeys(("renormalize", "router_bias", "expert_bias", "expert_scale"), FLAGS),
+        **dict.fromkeys(("shared_gate", "separate_norms"), (*FLAGS, True)),  # without a shared_dim
+    },
     CrossAttentionSpec: dict.fromkeys(("merged", "gate"), FLAGS),
     PairSpec: {"tied_embeddings": FLAGS},
 }

@@ -14,7 +14,37 @@ from keras_encdec.testing.models import assert_close, silence_cross_attention, t
 pytestmark = [pytest.mark.slow, pytest.mark.transformers]
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
+def gradients_of(layer):
+    """Those of a layer's experts, router and what stands beside them in transformers, by ours."""
+    block = layer if hasattr(layer, "router") else layer.mlp
+    gate, up = block.experts.gate_up_proj.grad.chunk(2, dim=1)
+    found = {
+        "experts/gate": gate.mT,
+        "experts/up": up.mT,
+        "experts/down": block.experts.down_proj.grad.mT,
+    }
+    if hasattr(layer, "router"):  # Gemma 4
+        shared, router = layer.mlp, layer.router
+        found |= {
+            "router/kernel": router.proj.weight.grad.T,
+            "router/scale": router.scale.grad,
+            "router/expert_scale": router.per_expert_scale.grad,
+            "pre_experts_norm/scale": layer.pre_feedforward_layernorm_2.weight.grad,
+            "post_experts_norm/scale": layer.post_feedforward_layernorm_2.weight.grad,
+            "post_shared_norm/scale": layer.post_feedforward_layernorm_1.weight.grad,
+        }
+    else:
+        shared = getattr(block, "shared_expert", None)
+        found["router/kernel"] = block.gate.weight.grad.T
+    if shared is not None:
+        for part in ("gate", "up", "down"):
+            found[f"shared/{part}/kernel"] = getattr(shared, f"{part}_proj").weight.grad.T
+    if hasattr(block, "shared_expert_gate"):
+        found["shared_weight/kernel"] = block.shared_expert_gate.weight.grad.T
+    return {name: gradient.numpy() for name, gradient in found.items()}
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe", "gemma4_moe"])
 def test_gradients_are_those_of_transformers(name, tmp_path):
     import torch
     import transformers
@@ -36,18 +66,13 @@ def test_gradients_are_those_of_transformers(name, tmp_path):
         lambda: ops.sum(decoder.logits(decoder(ids.astype("int32"), mask, states, mask)) * pull),
         experts.trainable_variables,
     )
-    block = theirs.model.layers[2].mlp
-    gate, up = np.split(block.experts.gate_up_proj.grad.numpy(), 2, axis=1)
-    expected = {
-        "kernel": block.gate.weight.grad.numpy().T,
-        "gate": gate.swapaxes(1, 2),
-        "up": up.swapaxes(1, 2),
-        "down": block.experts.down_proj.grad.numpy().swapaxes(1, 2),
-    }
-    for variable, gradient in zip(experts.trainable_variables, found, strict=True):
-        scale = np.abs(expected[variable.name]).max()
+    expected = gradients_of(theirs.model.layers[2])
+    paths = [variable.path.partition("/feedforward/")[2] for variable in experts.weights]
+    assert set(paths) == expected.keys()
+    for path, gradient in zip(paths, found, strict=True):
+        scale = np.abs(expected[path]).max()
         assert scale > 1e-2
-        assert_close(gradient / scale, expected[variable.name] / scale, 1e-4)
+        assert_close(gradient / scale, expected[path] / scale, 1e-4)
 
 
 def test_the_loss_of_one_layer_is_that_of_transformers():

@@ -35,8 +35,8 @@ from keras_encdec.testing.specs import tiny_decoder
 
 # References that tests/parity/make_family_references.py made, by the name there.
 FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2", "qwen3", "smollm3"]
-FAMILIES += ["mixtral", "qwen3_moe", "gpt_oss"]
-FAMILIES += ["gemma4", "gemma4_e2b"]
+FAMILIES += ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"]
+FAMILIES += ["gemma4", "gemma4_e2b", "gemma4_moe"]
 FAMILIES += ["gemma3_images", "olmo2", "granite", "phi3", "phi4"]
 ARRAYS = ("token_ids", "padding_mask")
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -48,7 +48,8 @@ def some_apart(names, mark):
     return pytest.mark.parametrize("name", apart)
 
 
-LATER = ("gemma4", "gemma4_e2b", "gemma3_images", "olmo2", "granite", "phi3", "phi4")
+LATER = ("gemma4", "gemma4_e2b", "gemma4_moe", "gemma3_images", "olmo2", "granite", "phi3", "phi4")
+LATER += ("qwen2_moe",)
 # What takes long runs with two of them, which together have most that families have.
 TWO = ("gemma3", "qwen2")
 two_families_and_the_others_by_hand = some_apart(set(FAMILIES) - set(TWO), pytest.mark.long)
@@ -98,6 +99,7 @@ PHI3 = {
 MIXTRAL = {"num_experts": 6, "top_k": 2, "layer_norm_epsilon": 1e-2, "sliding_window": 6}
 # A layer without experts is between two with them.
 QWEN3_MOE = {"num_experts": 6, "top_k": 3, "moe_intermediate_dim": 20, "mlp_only_layers": [1]}
+QWEN2_MOE = QWEN3_MOE | {"shared_expert_intermediate_dim": 28, "layer_norm_epsilon": 1e-2}
 QWEN3_MOE |= {"head_dim": 12, "tie_word_embeddings": True}
 # As long as the texts: KerasHub has it in other layers than the checkpoints.
 GPT_OSS = {"num_experts": 5, "top_k": 3, "head_dim": 12, "sliding_window": 20}
@@ -123,12 +125,15 @@ E2B = {
     "use_double_wide_mlp": True,
     "hidden_size_per_layer_input": 6,
 }
+GEMMA_4_MOE = {"enable_moe_block": True, "num_experts": 6, "num_experts_per_token": 3}
+GEMMA_4_MOE |= {"expert_intermediate_dim": 28, "num_global_key_value_heads": 1}
 KERAS_HUB = {
     "gemma": ("Gemma", USUAL | {"head_dim": 12, "num_key_value_heads": 1, "intermediate_dim": 144}),
     "gemma2": ("Gemma", USUAL | GEMMA | {"intermediate_dim": 144}),
     "gemma3": ("Gemma3", USUAL | GEMMA | GEMMA_3),
     "gemma4": ("Gemma4", USUAL | GEMMA_4 | {"num_global_key_value_heads": 1}),
     "gemma4_e2b": ("Gemma4", USUAL | GEMMA_4 | E2B),
+    "gemma4_moe": ("Gemma4", USUAL | GEMMA_4 | GEMMA_4_MOE),
     "llama2": ("Llama", USUAL | {"layer_norm_epsilon": 1e-2}),
     "llama3": ("Llama3", USUAL | LLAMA3 | {"tie_word_embeddings": True}),
     "mistral": ("Mistral", USUAL | LINEAR | {"sliding_window": 6, "head_dim": 12}),
@@ -139,6 +144,7 @@ KERAS_HUB = {
     "phi3_long": ("Phi3", USUAL | PHI3 | {"pretraining_sequence_length": 12}),
     "qwen3": ("Qwen3", USUAL | LINEAR | {"head_dim": 12, "layer_norm_epsilon": 1e-5}),
     "mixtral": ("Mixtral", USUAL | LINEAR | MIXTRAL),
+    "qwen2_moe": ("QwenMoe", USUAL | LINEAR | QWEN2_MOE),
     "qwen3_moe": ("Qwen3Moe", USUAL | LINEAR | QWEN3_MOE),
     "gpt_oss": ("GptOss", USUAL | GPT_OSS),
 }
@@ -405,9 +411,10 @@ def test_keras_manners(name, folder_of):
     half = keras_encdec.adapt(folder_of(name), **slim(name), dtype="mixed_bfloat16")
     assert {w.dtype for w in half.backbone.weights} == {"float32"}
     found = run(half.backbone, inputs)["encoder_sequence_output"]
-    # A token whose experts are near a tie may go through another one in bfloat16.
-    most = 1.0 if half.backbone.spec.encoder.experts is None else 0.99
-    assert 0 < np.quantile(np.abs(found - states), most) < 1
+    moved = np.abs(found - states).max(axis=-1)[inputs["encoder_padding_mask"] == 1]
+    # Two experts of nearly equal probability change places there, which moves some tokens far.
+    few = half.backbone.spec.encoder.experts is not None
+    assert 0 < np.quantile(moved, 0.9 if few else 1) < 1
     before = to_numpy(plain(inputs))
     plain.backbone.enable_lora(2)
     np.testing.assert_array_equal(to_numpy(plain(inputs)), before)

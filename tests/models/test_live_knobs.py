@@ -79,6 +79,11 @@ CHANGES = {
         "layers": [lambda old: (1,)],
         "router_bias": [lambda old: True],
         "expert_bias": [lambda old: True],
+        "shared_dim": [lambda old: 28],
+        "shared_gate": [lambda old: True],
+        "separate_norms": [lambda old: True],
+        "router_norm": [lambda old: 30.0, lambda old: None],
+        "expert_scale": [lambda old: True],
     },
     CrossAttentionSpec: {
         "merged": [lambda old: True],
@@ -132,6 +137,11 @@ BESIDE = {
     "proportional": lambda stack: {"rotary": RotarySpec(fraction=0.5)},
     "borrowing_layers": lambda stack: {"windows": (6,) * stack.num_layers},
 }
+BESIDE_EXPERTS = {
+    "shared_gate": {"shared_dim": 28},
+    "separate_norms": {"shared_dim": 28},
+    "router_norm": {"router_norm": 1e-6},
+}
 
 
 def start(spec_class, field):
@@ -143,7 +153,8 @@ def start(spec_class, field):
         sides = {side: getattr(tiny_pair(), side) for side in SIDES}
         return tiny_pair(**{k: dataclasses.replace(v, **beside(v)) for k, v in sides.items()})
     if spec_class is MoESpec:  # a norm behind experts would undo how much all of them weigh
-        return tiny_pair(decoder=tiny_decoder(experts=EXPERTS, post_norm=False))
+        experts = dataclasses.replace(EXPERTS, **BESIDE_EXPERTS.get(field, {}))
+        return tiny_pair(decoder=tiny_decoder(experts=experts, post_norm=False))
     if spec_class is AdaptorSpec:
         return tiny_pair(adaptor=AdaptorSpec(2, 40))
     if spec_class in (CrossAttentionSpec, PairSpec):

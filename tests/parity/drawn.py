@@ -7,11 +7,14 @@ import zlib
 
 import numpy as np
 
+# Queries and keys are to tell apart; Gemma 4's router is, whose input is small.
+_GAINS = dict.fromkeys(("q_proj", "k_proj", "v_proj"), 1.8) | {"proj": 8.0}
+
 
 def drawn(name, shape, zero_centered):
     """(shape) float32; norms around the value that changes nothing, kernels by fan-in."""
     rng = np.random.default_rng(zlib.crc32(f"{name} {tuple(shape)}".encode()))
-    if "norm" in name or name.endswith("scalar"):
+    if "norm" in name or name.endswith(("scalar", "scale")):
         values = rng.normal(0.0 if zero_centered else 1.0, 0.3, shape)
     elif "embed" in name:
         values = rng.normal(0.0, 0.4, shape)
@@ -22,6 +25,6 @@ def drawn(name, shape, zero_centered):
     elif name.endswith("bias"):
         values = rng.normal(0.0, 0.5, shape)
     else:
-        gain = 1.8 if name.split(".")[-2] in ("q_proj", "k_proj", "v_proj") else 1.5
-        values = rng.normal(0.0, gain * shape[1] ** -0.5, shape)
+        gain = _GAINS.get(name.split(".")[-2], 1.5)
+        values = rng.normal(0.0, gain * shape[-1] ** -0.5, shape)
     return (np.round(values * 512) / 512).astype("float32")

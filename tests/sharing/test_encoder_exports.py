@@ -35,6 +35,7 @@ BOTH_WAYS = {
     "qwen3": ("qwen3", 4096),
     "smollm3": ("smollm3", 4096),
     "mixtral": ("mixtral", 5),
+    "qwen2_moe": ("qwen2_moe", 5),
     "qwen3_moe": ("qwen3_moe", 5),
     "gpt_oss": ("gpt_oss", 5),
     "olmo2": ("olmo2", None),
@@ -42,11 +43,12 @@ BOTH_WAYS = {
     "phi4": ("phi3", None),
     "gemma4": ("gemma4_text", 5),
     "gemma4_e2b": ("gemma4_text", 5),
+    "gemma4_moe": ("gemma4_text", 5),
 }
 CAUSAL = BOTH_WAYS | {"gemma2": ("gemma2", 6), "gemma3": ("gemma3_text", 6)}
 CAUSAL |= {"mistral": ("mistral", 6), "qwen2": ("qwen2", 6)}
-CAUSAL |= dict.fromkeys(("gemma4", "gemma4_e2b"), ("gemma4_text", 6))
-CAUSAL |= {"mixtral": ("mixtral", 6), "qwen3_moe": ("qwen3_moe", 6), "gpt_oss": ("gpt_oss", 6)}
+CAUSAL |= dict.fromkeys(("gemma4", "gemma4_e2b", "gemma4_moe"), ("gemma4_text", 6))
+CAUSAL |= {name: (name, 6) for name in ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss")}
 ATTENTION = tiny_encoder().attention
 EVERY = [(n, a) for n in BOTH_WAYS for a in ("bidirectional", "causal")]
 

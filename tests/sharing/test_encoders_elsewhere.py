@@ -16,7 +16,8 @@ torch = pytest.importorskip("torch")
 
 FAMILIES = ["gemma", "gemma2", "gemma3", "llama", "smollm2", "mistral", "qwen2", "qwen3", "smollm3"]
 EVERY = [(n, a) for n in FAMILIES for a in ("bidirectional", "causal")]
-EVERY += [(n, "bidirectional") for n in ("olmo2", "granite", "phi4", "gemma4", "gemma4_e2b")]
+LATER = ("olmo2", "granite", "phi4", "gemma4", "gemma4_e2b", "gemma4_moe", "qwen2_moe")
+EVERY += [(n, "bidirectional") for n in LATER]
 EVERY += [("gpt_oss", attention) for attention in ("bidirectional", "causal")]
 ODD = [
     "  two  spaces\n\n\tand tabs  ",

@@ -61,6 +61,7 @@ def pair(**changes):
     return tiny_pair(encoder=encoder, decoder=tiny_decoder(windows=(6,), **changes))
 
 
+SHARED = {"shared_dim": 16, "separate_norms": True, "router_norm": 1e-2, "expert_scale": True}
 SPECS = {
     "usual": pair(),
     "other": other_pair(),  # biases, an output of its own and the like
@@ -69,8 +70,10 @@ SPECS = {
     ),
     # The model axis of four cuts the encoder's experts, and not the decoder's.
     "experts": tiny_pair(
-        encoder=tiny_encoder(windows=(8, None), experts=MoESpec(8, 2, 24)),
-        decoder=tiny_decoder(windows=(6,), experts=MoESpec(3, 2, 20)),
+        encoder=tiny_encoder(windows=(8, None), experts=MoESpec(8, 2, 24, **SHARED)),
+        decoder=tiny_decoder(
+            windows=(6,), experts=MoESpec(3, 2, 20, shared_dim=12, shared_gate=True)
+        ),
     ),
     "sunk": tiny_pair(
         encoder=sunk(tiny_encoder(windows=(8, None)), 8),

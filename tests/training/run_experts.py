@@ -20,14 +20,19 @@ from keras_encdec.testing.gradients import value_and_gradients
 from keras_encdec.testing.models import draw, to_numpy
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
 
-# The model axis cuts the encoder's experts, and not the decoder's.
+SHARED = {"shared_dim": 16, "shared_gate": True, "separate_norms": True}
+SHARED |= {"router_norm": 1e-2, "expert_scale": True}
 BIASED = {"router_bias": True, "expert_bias": True}
-PAIR = tiny_pair(
-    encoder=tiny_encoder(experts=MoESpec(8, 2, 24, **BIASED)),
-    decoder=tiny_decoder(experts=MoESpec(3, 2, 20, **BIASED)),
-)
+
+
+def pair(**fields):
+    """The model axis cuts the encoder's experts, and not the decoder's."""
+    encoder, decoder = MoESpec(8, 2, 24, **fields), MoESpec(3, 2, 20, **fields)
+    return tiny_pair(encoder=tiny_encoder(experts=encoder), decoder=tiny_decoder(experts=decoder))
+
+
 RNG = np.random.default_rng(0)
-STATES, PULL = RNG.normal(size=(2, 4, 9, 42)).astype("float32")
+STATES, RESIDUAL, PULL = RNG.normal(size=(3, 4, 9, 42)).astype("float32")
 IS_TOKEN = np.arange(9) < np.array([[9], [6], [1], [8]])
 KERNELS = []  # of the products of a device
 
@@ -46,7 +51,7 @@ def computed(spec):
         weight.assign(draw(weight.path, tuple(weight.shape)))
 
     def function():
-        output, load = layer(STATES, IS_TOKEN)
+        output, load = layer(STATES, IS_TOKEN, RESIDUAL)
         return ops.sum(output * PULL) + unevenness(load[None], spec)
 
     value, gradients = value_and_gradients(function, layer.trainable_variables)
@@ -56,17 +61,19 @@ def computed(spec):
 def main():
     ragged.product, found = seen, {}
     mesh = keras.distribution.DeviceMesh((2, 4), ("batch", "model"))
-    layout_map = EncDecBackbone.get_layout_map(mesh, PAIR)
-    for side in ("encoder", "decoder"):
-        spec = getattr(PAIR, side).experts
-        expected, _ = computed(spec)
-        with keras.distribution.ModelParallel(layout_map=layout_map).scope():
-            some, experts = computed(spec)
-        differences = [
-            np.abs(a - b).max() / np.abs(b).max() for a, b in zip(some, expected, strict=True)
-        ]
-        path = f"{side}/block_0/feedforward/experts/gate"
-        found[side] = [float(max(differences)), sorted(experts), layout_map[path].axes]
+    for kind, fields in {"biased": BIASED, "shared": SHARED}.items():
+        layout_map = EncDecBackbone.get_layout_map(mesh, pair(**fields))
+        for side in ("encoder", "decoder"):
+            spec = getattr(pair(**fields), side).experts
+            expected, _ = computed(spec)
+            with keras.distribution.ModelParallel(layout_map=layout_map).scope():
+                some, experts = computed(spec)
+            differences = [
+                np.abs(a - b).max() / np.abs(b).max() for a, b in zip(some, expected, strict=True)
+            ]
+            path = f"{side}/block_0/feedforward/experts/gate"
+            cut = layout_map[path].axes
+            found[f"{kind} {side}"] = [float(max(differences)), sorted(experts), cut]
     print(json.dumps(found))
 
 
