@@ -55,7 +55,8 @@ def kernel(*, scale: float, soft_cap: float | None) -> Attend:
 
                 @jax.checkpoint
                 def of_block(block: tuple[Tensor, ...]) -> Tensor:
-                    query, start, end = block
+                    # Or XLA makes what is seen once for all heads, T x S of it.
+                    query, start, end = jax.lax.optimization_barrier(block)
                     seen = (places >= start[:, None]) & (places < end[:, None])
                     logits = jnp.matmul(query, key.T)
                     weights = softmax(logits, seen, soft_cap, value.dtype, sinks)
