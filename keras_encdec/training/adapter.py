@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_encdec.private import DataAdapter
 
@@ -48,6 +49,7 @@ class BatchAdapter(DataAdapter):
         def of_one_width() -> Iterator[tuple]:
             try:
                 for batch in self._batches():
+                    batch = _with_images_of(batch, first)
                     keras.tree.map_structure(_check_width, batch, first)
                     yield batch
             except Exception as error:
@@ -95,6 +97,25 @@ def own_errors(*adapters: BatchAdapter | None) -> Iterator[None]:
             if adapter is not None and adapter._error is not None:
                 raise adapter._error from None
         raise
+
+
+def _with_images_of(batch: tuple, first: tuple) -> tuple:
+    """A batch with images, which nobody reads, where it has none and the first one has some.
+
+    Raises:
+        ValueError: if it has some and the first one has none.
+    """
+    (x, *others), named = batch, isinstance(first[0], dict)
+    if not named or ("images" in x) == ("images" in first[0]):
+        return batch
+    if "images" in x:
+        raise ValueError(
+            "Expected images in the first batch where a later one has some, as TensorFlow's "
+            "programs need. Received: none. Put a row with images first and pass shuffle=False, or "
+            "give a blank image to texts without."
+        )
+    shape = len(x["encoder_token_ids"]), *first[0]["images"].shape[1:]
+    return {**x, "images": np.zeros(shape, "float32")}, *others
 
 
 def _check_width(array: Any, first: Any) -> None:
