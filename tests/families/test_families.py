@@ -485,7 +485,7 @@ def test_an_expert_that_is_missing_and_a_router_of_another_size_are_named(tmp_pa
         ("llama", {"hidden_act": "relu"}, "hidden_act='silu'"),
         ("llama", {"residual_multiplier": 0.2}, "residual_multiplier=0.2"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
-        ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, "'dynamic'"),
         ("gemma3", {"layer_types": ["linear_attention"] * 4}, "layer_types"),
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("qwen2", {"use_mrope": True}, "use_mrope"),
@@ -495,7 +495,7 @@ def test_an_expert_that_is_missing_and_a_router_of_another_size_are_named(tmp_pa
         ("olmo2", {"sliding_window_pattern": 4}, "sliding_window_pattern=4"),
         ("granite", {"num_local_experts": 8}, "num_local_experts=8"),
         ("phi4", {"resid_pdrop": 0.1}, "resid_pdrop=0.0"),
-        ("phi4", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
+        ("phi4", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, "'dynamic'"),
         ("gemma3_images", {"text_config": None}, "fields of a text model as text_config"),
     ],
 )
