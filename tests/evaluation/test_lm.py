@@ -107,9 +107,9 @@ def test_order_batch_and_padding_change_nothing(lm, pair, causal, source):
 def test_each_distinct_context_is_read_once(pair, monkeypatch):
     read, states = [], Engine.states
 
-    def counted(self, token_ids, mask, *, rows):
+    def counted(self, token_ids, mask, **options):
         read.extend(np.where(mask > 0, token_ids, -1).tolist())
-        return states(self, token_ids, mask, rows=rows)
+        return states(self, token_ids, mask, **options)
 
     monkeypatch.setattr(Engine, "states", counted)
     for batch_size in (2, 32):
