@@ -122,10 +122,11 @@ def attend_cached(
     logits = _joined([ops.einsum("bkgh,bksh->bkgs", query, key) for key, _, _ in parts])
     mask = _joined(_same([masks.dense(visible, ops.shape(key)[2]) for key, _, visible in parts]))
     total = ops.shape(logits)[-1]
-    logits = ops.reshape(logits, (rows, k, -1, n // k, length, total))
+    logits = ops.reshape(logits, (rows, k, -1, length, total))  # TensorFlow's softmax takes five
     if sinks is not None:
-        sinks = ops.reshape(sinks, (k, 1, n // k, 1, 1))
-    weights = softmax(logits, mask[:, None, None, None], soft_cap, query.dtype, sinks)
+        each = ops.shape(logits)[2] // (n // k)
+        sinks = ops.reshape(ops.tile(ops.reshape(sinks, (k, -1)), (1, each)), (k, -1, 1, 1))
+    weights = softmax(logits, mask[:, None, None], soft_cap, query.dtype, sinks)
     weights = ops.reshape(weights, (rows, k, -1, total))
     output: Tensor = 0.0
     at = 0
