@@ -43,12 +43,19 @@ __all__ = [
     "deferred_variables",
     "get_file",
     "get_stateless_scope",
+    "in_float32",
     "kaggle_files",
     "read_ahead",
     "should_quantize_layer",
     "tokamax_attention",
     "told_to_jit",
 ]
+
+
+def in_float32(variable: keras.Variable) -> Any:
+    """A weight as it is kept, and not in the compute dtype of the layer that reads it."""
+    with AutocastScope(None):
+        return keras.ops.cast(variable, "float32")
 
 
 def deferred_variables() -> list[keras.Variable]:

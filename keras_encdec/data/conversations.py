@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from keras_encdec.data.images import images_of
+from keras_encdec.data.images import images_of, joined_images
 from keras_encdec.data.message_parts import apart
 from keras_encdec.objectives import Example, chat
 from keras_encdec.objectives.converter import FeatureConverter
@@ -194,12 +194,11 @@ def joined(parts: Sequence[Conversations]) -> Conversations:
             "Expected sample_weight, and messages or prompt and completion, in all elements or "
             "in none. Received: some of each."
         )
-    seen = any(part.images is not None for part in parts)
     return Conversations(
         [messages for part in parts for messages in part.messages],
         parts[0].answers,
         np.concatenate(weights) if weights else None,
-        images=[row for part in parts for row in part.images or [[]] * len(part)] if seen else None,
+        images=joined_images(parts),
     )
 
 

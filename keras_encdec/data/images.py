@@ -127,6 +127,13 @@ def images_of(images: Any, count: int, single: bool) -> list[list[Any]]:
     return [_of_text(row, number) for number, row in enumerate(rows)]
 
 
+def joined_images(parts: Sequence[Any]) -> list[Any] | None:
+    """The images of the rows of several sources, one after another; None where none has any."""
+    if all(part.images is None for part in parts):
+        return None
+    return [row for part in parts for row in part.images or [[]] * len(part)]
+
+
 def refuse_images(names: Iterable[str]) -> None:
     """Raises ValueError if there are images among the columns of data that is texts alone."""
     for name in set(OF_IMAGES).intersection(names):

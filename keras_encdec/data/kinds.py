@@ -17,6 +17,7 @@ import numpy as np
 from keras_encdec import check
 from keras_encdec.data import conversations
 from keras_encdec.data.conversations import Conversations
+from keras_encdec.data.images import joined_images
 from keras_encdec.data.tokens import Tokens
 from keras_encdec.objectives.images import parts_of
 from keras_encdec.objectives.rows import Inputs
@@ -280,14 +281,13 @@ def _joined_pairs(parts: Sequence[Pairs]) -> Pairs:
     written = [part.decoder_text for part in parts]
     some = [texts for texts in written if texts is not None]
     weights = [part.weights for part in parts if part.weights is not None]
-    seen = any(part.images is not None for part in parts)
     if not {len(some), len(weights)} <= {0, len(parts)}:
         raise ValueError("Expected decoder_text and sample_weight in all elements or in none.")
     return Pairs(
         list(itertools.chain.from_iterable(part.encoder_text for part in parts)),
         list(itertools.chain.from_iterable(some)) if some else None,
         np.concatenate(weights) if weights else None,
-        images=[row for part in parts for row in part.images or [[]] * len(part)] if seen else None,
+        images=joined_images(parts),
     )
 
 

@@ -55,10 +55,7 @@ TRANSFORMERS = (
     Rule("per_layer/embedding/embeddings", "model.embed_tokens_per_layer.weight", "v p -> v p"),
     Rule("per_layer/projection/kernel", "model.per_layer_model_projection.weight", "p d -> d p"),
     Rule("per_layer/norm/scale", "model.per_layer_projection_norm.weight", "p -> p"),
-    *(
-        Rule(f"block_{{i}}/{ours}", f"model.layers.{{i}}.{theirs}", layout)
-        for ours, theirs, layout in _PER_LAYER
-    ),
+    *transformers.blocks(_PER_LAYER),
     *(
         Rule(
             f"block_{{i}}/feedforward/experts/{name}",

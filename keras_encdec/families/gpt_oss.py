@@ -47,10 +47,7 @@ _LAYER = (
 )
 TRANSFORMERS = (
     *transformers.rules(post_norm=False),
-    *(
-        Rule(f"block_{{i}}/{ours}", f"model.layers.{{i}}.{theirs}", layout)
-        for ours, theirs, layout in _LAYER
-    ),
+    *transformers.blocks(_LAYER),
     *_shared("model.layers.{i}.mlp.experts."),
 )
 # KerasHub calls the norms otherwise than in its other families.

@@ -7,18 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_encdec.families import keras_hub, transformers
-from keras_encdec.families.dialect import Rule
 from keras_encdec.families.family import LLAMA, Family
 from keras_encdec.families.fields import reading
 from keras_encdec.families.qwen3_moe import sparse_layers
 from keras_encdec.spec import EncoderSpec, MoESpec, StackSpec
 
-_LAYER = "block_{i}/feedforward", "model.layers.{i}.mlp"
 _SHARED = (
-    ("shared/gate/kernel", "shared_expert.gate_proj.weight", "f d -> d f"),
-    ("shared/up/kernel", "shared_expert.up_proj.weight", "f d -> d f"),
-    ("shared/down/kernel", "shared_expert.down_proj.weight", "d f -> f d"),
-    ("shared_weight/kernel", "shared_expert_gate.weight", "one d -> d one"),
+    ("feedforward/shared/gate/kernel", "mlp.shared_expert.gate_proj.weight", "f d -> d f"),
+    ("feedforward/shared/up/kernel", "mlp.shared_expert.up_proj.weight", "f d -> d f"),
+    ("feedforward/shared/down/kernel", "mlp.shared_expert.down_proj.weight", "d f -> f d"),
+    ("feedforward/shared_weight/kernel", "mlp.shared_expert_gate.weight", "one d -> d one"),
 )
 _SHARED_IN_KERAS_HUB = (
     ("feedforward/shared/gate/kernel", "shared_expert_dense/feedforward_gate_dense/kernel", "d f -> d f"),
@@ -115,7 +113,7 @@ FAMILIES = (
         (
             *transformers.rules(post_norm=False),
             *transformers.expert_rules("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
-            *(Rule(f"{_LAYER[0]}/{o}", f"{_LAYER[1]}.{t}", layout) for o, t, layout in _SHARED),
+            *transformers.blocks(_SHARED),
         ),
         from_keras_hub,
         from_transformers,

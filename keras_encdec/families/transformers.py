@@ -9,7 +9,7 @@ the same things alike. A rule for a weight that a family lacks is never used.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_encdec.families.dialect import Rule
@@ -55,10 +55,14 @@ def rules(post_norm: bool) -> tuple[Rule, ...]:
         Rule("embedding/embeddings", "model.embed_tokens.weight", "v d -> v d"),
         Rule("embedding/reverse_embeddings", "lm_head.weight", "v d -> d v"),
         Rule("final_norm/scale", "model.norm.weight", "d -> d"),
-        *(
-            Rule(f"block_{{i}}/{ours}", f"model.layers.{{i}}.{theirs}", layout)
-            for ours, theirs, layout in layer
-        ),
+        *blocks(layer),
+    )
+
+
+def blocks(rows: Iterable[tuple[str, str, str]]) -> tuple[Rule, ...]:
+    """Rules of every layer from rows of ours, theirs and a layout."""
+    return tuple(
+        Rule(f"block_{{i}}/{o}", f"model.layers.{{i}}.{t}", layout) for o, t, layout in rows
     )
 
 

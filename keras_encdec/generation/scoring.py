@@ -54,9 +54,9 @@ def in_groups(
         for row in rows:
             asked[number[row]].append(row)
         for some, count in _batches(list(asked), batch_size):
-            rows = [first[i] for i in some]
-            images = seen.some(rows).get(IMAGES) if seen else None
-            source = engine.states(*(a[rows] for a in sides), rows=count, images=images)
+            firsts = [first[i] for i in some]
+            images = seen.some(firsts).get(IMAGES) if seen else None
+            source = engine.states(*(a[firsts] for a in sides), rows=count, images=images)
             place = {i: at for at, i in enumerate(some)}
             each = {i: sorted(asked[i], key=lambda row: -sizes[row]) for i in some}
             for batch in _together(each, sizes, batch_size):

@@ -22,7 +22,7 @@ from keras_encdec.layers.norm import RMSNorm, normalized
 from keras_encdec.layers.rotary import Positions, rotate
 from keras_encdec.layers.rows import project
 from keras_encdec.layers.softmax import softmax
-from keras_encdec.private import AutocastScope
+from keras_encdec.private import in_float32
 from keras_encdec.spec import (
     AttentionSpec,
     InputShape,
@@ -300,10 +300,7 @@ class Attention(keras.layers.Layer):
 
     def _sinks(self) -> Tensor | None:
         """In float32 whatever the policy, as the softmax is."""
-        if not self.spec.sinks:
-            return None
-        with AutocastScope(None):
-            return ops.cast(self.sinks, "float32")
+        return in_float32(self.sinks) if self.spec.sinks else None
 
     def _read(
         self, states: Tensor | KeysValues, positions: Positions | None, *, cached: bool

@@ -16,7 +16,7 @@ from keras_encdec.layers import ragged
 from keras_encdec.layers.feedforward import GatedFeedForward, gated
 from keras_encdec.layers.norm import RMSNorm, normalized
 from keras_encdec.layers.rows import project
-from keras_encdec.private import AutocastScope
+from keras_encdec.private import in_float32
 from keras_encdec.spec import Activation, InputShape, MoESpec, NormSpec, Tensor
 from keras_encdec.spec.experts import experts_from_json
 
@@ -149,15 +149,15 @@ class Router(keras.layers.Layer):
         x = ops.cast(x, "float32")
         epsilon = self.spec.router_norm
         if epsilon is not None:
-            x = normalized(x, epsilon) * _in_float32(self.scale) * x.shape[-1] ** -0.5
-        logits = ops.matmul(x, _in_float32(self.kernel))
+            x = normalized(x, epsilon) * in_float32(self.scale) * x.shape[-1] ** -0.5
+        logits = ops.matmul(x, in_float32(self.kernel))
         if self.spec.router_bias:
-            logits = logits + _in_float32(self.bias)
+            logits = logits + in_float32(self.bias)
         return ops.softmax(logits, axis=-1)
 
     def scales_of(self, chosen: Tensor) -> Tensor:
         """Of each of these experts, float32."""
-        return ops.take(_in_float32(self.expert_scale), chosen, axis=0)
+        return ops.take(in_float32(self.expert_scale), chosen, axis=0)
 
 
 class Experts(keras.layers.Layer):
@@ -293,11 +293,6 @@ def _of_rows(biases: Tensor, experts: Tensor) -> Tensor:
 
 def _bias(layer: keras.layers.Layer, name: str, shape: tuple[int, ...]) -> keras.Variable:
     return layer.add_weight(name=name, shape=shape, initializer="zeros")
-
-
-def _in_float32(variable: keras.Variable) -> Tensor:
-    with AutocastScope(None):
-        return ops.cast(variable, "float32")
 
 
 def _kernel(layer: keras.layers.Layer, name: str, shape: tuple[int, ...]) -> keras.Variable:
