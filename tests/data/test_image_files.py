@@ -8,7 +8,6 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 from test_images_in_texts import BLUE, PAIRS, RED, batches, read, reads_images
-from transformers.image_transforms import convert_to_rgb
 
 from keras_encdec.data import as_source
 
@@ -29,8 +28,14 @@ def saved(picture, format="PNG", **options):
     return file.getvalue()
 
 
+@pytest.fixture
+def convert_to_rgb():
+    return pytest.importorskip("transformers.image_transforms").convert_to_rgb
+
+
+@pytest.mark.transformers
 @pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1", "CMYK", "YCbCr"])
-def test_pictures_become_those_of_transformers(mode):
+def test_pictures_become_those_of_transformers(mode, convert_to_rgb):
     picture = PIL.Image.fromarray(CLEAR).convert(mode)
     theirs = convert_to_rgb(picture, return_numpy=True)
     np.testing.assert_array_equal(pixels(picture), theirs)
@@ -45,8 +50,9 @@ def test_a_palette_may_be_transparent():
     assert pixels(file)[0, 0].tolist() == [255] * 3
 
 
+@pytest.mark.transformers
 @pytest.mark.parametrize("one", [1, 255.0])
-def test_arrays_of_other_channels_become_those_of_transformers(one):
+def test_arrays_of_other_channels_become_those_of_transformers(one, convert_to_rgb):
     """Grey is the same in each channel; what is transparent is on white."""
     for array in (GREY[..., None], CLEAR):
         array = array / one if one != 1 else array
