@@ -39,10 +39,11 @@ def from_transformers_3(config: Mapping[str, Any]) -> StackSpec:
 
 
 def _from_transformers(config: Mapping[str, Any], **own: Any) -> StackSpec:
-    with reading(config) as field:
+    """With the defaults of configuration_qwen2.py and configuration_qwen3.py."""
+    with reading({"use_sliding_window": False, **config}) as field:
         field.only("hidden_act", "silu")
         field.only("use_mrope", False)
-        first = field("max_window_layers", 0)  # layers that see everything
+        first = field("max_window_layers", 28)  # layers that see everything
 
         def local(layer: int) -> bool:
             return layer >= first

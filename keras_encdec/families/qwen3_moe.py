@@ -38,7 +38,7 @@ def from_transformers(config: Mapping[str, Any]) -> StackSpec:
     A window is every layer's (modeling_qwen3_moe.py): `max_window_layers`, which the configs of
     checkpoints have, is not read there.
     """
-    with reading(config) as field:
+    with reading({"use_sliding_window": False, **config}) as field:
         field.only("hidden_act", "silu")
         field.drop("max_window_layers")
         experts = MoESpec(

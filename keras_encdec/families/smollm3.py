@@ -44,16 +44,24 @@ def from_keras_hub(config: Mapping[str, Any]) -> StackSpec:
 
 
 def from_transformers(config: Mapping[str, Any]) -> StackSpec:
-    """The spec behind a `config.json` of model type `smollm3`."""
-    with reading(config) as field:
+    """The spec behind a `config.json` of model type `smollm3`.
+
+    Where it lists no layers, each fourth has no positions, and the windows that there may be
+    (configuration_smollm3.py of transformers 5.23).
+    """
+    with reading({"use_sliding_window": False, **config}) as field:
         field.only("hidden_act", "silu")
-        field("max_window_layers", None), field("no_rope_layer_interval", None)  # said by the lists
-        used, positions = field("no_rope_layers"), transformers.read_rotary(field)  # 1: used
+        field("max_window_layers", None)  # not read there
+        step, depth = field("no_rope_layer_interval", 4), config["num_hidden_layers"]
+        used = field("no_rope_layers", None) or [(i + 1) % step != 0 for i in range(depth)]
+        positions = transformers.read_rotary(field)
 
         def rotary(layer: int, window: int | None) -> RotarySpec | None:
             return positions if used[layer] else None
 
-        return transformers.stack(field, rotary=rotary, **LLAMA)
+        return transformers.stack(
+            field, rotary=rotary, local=lambda layer: not used[layer], **LLAMA
+        )
 
 
 def to_transformers(spec: EncoderSpec) -> dict[str, Any]:

@@ -529,6 +529,31 @@ def test_older_configs_say_the_same():
     assert family.from_transformers(older) == family.from_transformers(config)
 
 
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "qwen3_moe", "smollm3"])
+def test_there_is_no_window_where_a_config_does_not_say_so(name):
+    """`use_sliding_window` is False by the classes of transformers."""
+    config = {**facts_of(name)["config"], "sliding_window": 6}
+    for left_out in ("use_sliding_window", "layer_types"):
+        config.pop(left_out, None)
+    assert set(known.spec_of(config).windows) == {None}
+    assert (
+        6 in known.spec_of({**config, "use_sliding_window": True, "max_window_layers": 0}).windows
+    )
+    if name == "smollm3":
+        assert known.spec_of({**config, "use_sliding_window": True}).windows == (
+            None,
+            None,
+            6,
+            None,
+        )
+        listed = known.spec_of({**config, "no_rope_layers": None})
+        assert [rotary is None for rotary in listed.rotaries] == [False] * 3 + [True]
+    if name in ("qwen2", "qwen3"):
+        deep = {**config, "use_sliding_window": True, "num_hidden_layers": 30}
+        deep.pop("max_window_layers", None)
+        assert known.spec_of(deep).windows == (None,) * 28 + (6,) * 2
+
+
 def test_stored_ties_and_frequencies_are_left_out(tmp_path):
     folder = write_folder(tmp_path / "smollm2", "smollm2")
     path = folder / "model.safetensors"
