@@ -44,8 +44,7 @@ class PolicyLearner(PreferredLearner):
                 f"Expected prompts to train and evaluate on, with {type(self._policy).__name__}, "
                 "and model inputs to predict. Received: the other one. For answers, generate."
             )
-        if self.preprocessor is None:
-            raise ValueError("Expected a preprocessor, as prompts are text. Received: none.")
+        self._reads_one_a_row("prompts")
         path = None if batching.last_stage else self._policy.path
         return Rollouts(self, source, batching, self._of_policy(), path)
 

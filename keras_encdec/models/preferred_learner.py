@@ -54,8 +54,7 @@ class PreferredLearner(TextLearner, PreferenceTrainer):
     def _checked(self, source: Any) -> Preference:
         """The loss; a ValueError where it does not go with the data."""
         loss = self._preference
-        if self.preprocessor is None:
-            raise ValueError("Expected a preprocessor, as preferences are text. Received: none.")
+        self._reads_one_a_row("preferences")
         wanted = "prompt, chosen and rejected"
         if loss is None:
             raise ValueError(

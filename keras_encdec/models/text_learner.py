@@ -26,6 +26,15 @@ class TextLearner(Learner):
     def _batch_source(self, source: Source, batching: Batching) -> BatchSource:
         return batch_source(source, self._converter, batching)
 
+    def _reads_one_a_row(self, what: str) -> None:
+        """A ValueError without a preprocessor, or with one that packs."""
+        if self.preprocessor is None:
+            raise ValueError(f"Expected a preprocessor, as {what} are text. Received: none.")
+        if self.preprocessor.packing:
+            raise ValueError(
+                f"Expected preprocessor.packing = False with {what}, one a row. Received: packing."
+            )
+
     def _in_memory(self, source: Source) -> Source:
         if isinstance(source, Stream):
             source = source.collected()

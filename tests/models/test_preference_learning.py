@@ -200,6 +200,14 @@ def test_loss_and_data_that_do_not_go_together(loss, data, message):
         make(loss).fit(data, verbose=0)
 
 
+def test_packing_is_refused_as_there_is_one_a_row():
+    for loss, x in ((training.DPO(), COLUMNS), (training.RLOO(lambda **_: [0.0]), PROMPTS)):
+        lm = make(loss)
+        lm.preprocessor.packing = True
+        with pytest.raises(ValueError, match=r"packing = False with (preferences|prompts)"):
+            lm.fit(x, verbose=0)
+
+
 def test_it_predicts_of_one_answer_alone():
     lm = make()
     pairs = {"prompt": PROMPTS, "completion": CHOSEN}
