@@ -172,7 +172,8 @@ def claims(
         `Claims`, which prints as tables.
 
     Raises:
-        ValueError: before anything is trained, if there is no such claim or scale.
+        ValueError: before anything is trained, if there is no such claim or scale, or if runs in
+            `output` have seen other docstrings, those of other versions of packages.
         BlockingIOError: if another call works in `output`.
         ImportError: without matplotlib.
 

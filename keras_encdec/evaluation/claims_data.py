@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_encdec.data import docstrings
 from keras_encdec.evaluation.claims_arms import Scale
+from keras_encdec.files import digest_of
 from keras_encdec.objectives.rows import padded
 from keras_encdec.progress import track
 
@@ -107,6 +108,15 @@ class Data:
     train: Split
     val: Split
     test: Split
+
+    @property
+    def digest(self) -> str:
+        """Changes with what is trained on and asked, as with another version of a package."""
+        splits = [
+            [split.windows.tolist(), split.summaries.read, split.summaries.written]
+            for split in (self.train, self.val, self.test)
+        ]
+        return digest_of([self.texts, splits])
 
 
 def read(scale: Scale, tokenizer: Any, packages: Sequence[str] = docstrings.PACKAGES) -> Data:

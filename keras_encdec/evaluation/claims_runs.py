@@ -21,12 +21,12 @@ from keras_encdec import formats
 from keras_encdec.evaluation import claims_data
 from keras_encdec.evaluation.claims_arms import ARMS, Scale
 from keras_encdec.evaluation.claims_models import loaded, made
-from keras_encdec.files import atomic_file, digest_of, read_json
+from keras_encdec.files import atomic_file, digest_of, read_json, write_json
 from keras_encdec.progress import say
 from keras_encdec.sharing.load import adapt
 from keras_encdec.sharing.merge import merge
 
-_FORMAT = "claims run"
+_FORMAT, _DATA = "claims run", "claims data"
 _PARTS = 4  # of adaptation, between which losses are taken
 
 
@@ -78,9 +78,21 @@ class Bench:
 
     @functools.cached_property
     def data(self) -> claims_data.Data:
-        """Read when the first arm is trained."""
+        """Read when the first arm is trained; what all runs of the folder have seen."""
         source = adapt(self.scale.small, dtype=self.scale.dtype)
-        return claims_data.read(self.scale, source.preprocessor.tokenizer)
+        data = claims_data.read(self.scale, source.preprocessor.tokenizer)
+        path = self._folder / f"data-{digest_of(dataclasses.asdict(self.scale))}.json"
+        if not path.exists():
+            with atomic_file(path) as part:
+                write_json(part, {**formats.mark(_DATA), "digest": data.digest})
+        known = read_json(path)
+        formats.check_known(_DATA, known, path)
+        if known["digest"] != data.digest:
+            raise ValueError(
+                f"Expected the docstrings that the runs in {self._folder} have seen. Received: "
+                "others, as installed packages have changed. Give another folder."
+            )
+        return data
 
     def _rate(self, name: str) -> float:
         """The rate that leaves the lowest loss; models of the others are deleted."""

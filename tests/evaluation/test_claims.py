@@ -1,5 +1,6 @@
 """The claims' command: who is compared with whom, what is said of it, and that a run is kept."""
 
+import functools
 import json
 
 import keras
@@ -14,6 +15,7 @@ from keras_encdec.evaluation import claims_data
 from keras_encdec.evaluation.claims_arms import ARMS, SCALES, Scale
 from keras_encdec.evaluation.claims_data import Rows
 from keras_encdec.evaluation.claims_models import PairTrainee, SourceTrainee
+from keras_encdec.evaluation.claims_runs import Bench
 from keras_encdec.evaluation.claims_verdicts import CLAIMS, MEASURES, Comparison, verdict
 from keras_encdec.sharing import catalog
 
@@ -108,6 +110,19 @@ def test_nothing_reported_is_trained_on():
     assert all(ids[-1] == tokenizer.end_token_id for ids in data.test.summaries.written)
     halves = data.test.halves()
     assert np.array_equal(np.concatenate([halves.read, halves.written], 1), data.test.windows)
+
+
+def test_runs_of_other_docstrings_do_not_mix(tmp_path, monkeypatch):
+    """Where installed packages have changed between two calls; here other packages are read."""
+    scale, read = Scale(steps=2, windows=8, tune_steps=1), claims_data.read
+    for packages in (["scipy"], ["scipy"], ["numpy"]):
+        monkeypatch.setattr(claims_data, "read", functools.partial(read, packages=packages))
+        bench = Bench(scale, tmp_path, 0)
+        if packages == ["scipy"]:
+            assert len(bench.data.test.windows) == 8
+        else:
+            with pytest.raises(ValueError, match="Expected the docstrings that the runs"):
+                _ = bench.data
 
 
 BAD = [
