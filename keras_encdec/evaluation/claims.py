@@ -36,6 +36,11 @@ from keras_encdec.progress import say
 
 _CORRELATED = ("loss", "tuned"), ("loss", "encoder")  # figure 6
 _TASK_TOKENS = 96
+_END = "at an end of those tried (`<`, `>`), a rate beyond it might be better still"
+_RATES = {
+    "rate": f"learning rate of adaptation; {_END}",
+    "tune rate": f"of fine-tuning; {_END}",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Claims:
         scale: what it was found with.
         seeds: of each arm.
         scores: by arm and measure, one for each seed.
+        rates: by arm, the learning rates of adaptation and of fine-tuning, best of the scale's.
         differences: by claim, one for each comparison.
         correlations: of measures over arms, more being better for each (claim C14).
     """
@@ -53,6 +59,7 @@ class Claims:
     scale: Scale
     seeds: tuple[int, ...]
     scores: Scores
+    rates: dict[str, tuple[float, float]]
     differences: dict[str, list[Difference]]
     correlations: list[Correlation]
 
@@ -69,10 +76,17 @@ class Claims:
             texts = [(str(one), by.text(4)) for one, by in lines]
             columns = ("\n".join(column) for column in zip(*texts, strict=True))
             claims.add_row(f"{name} {CLAIMS[name].text}", *columns, self.verdicts[name])
-        arms = Table("arm", *MEASURES)
-        for arm, measures in self.scores.items():
-            arms.add_row(arm, *(_mean(measures.get(name, ())) for name in MEASURES))
+        arms = Table("arm", *MEASURES, *_RATES)
+        for arm in self.scores:
+            arms.add_row(*self._row(arm))
         return [claims, arms]
+
+    def _row(self, arm: str) -> list[str]:
+        """Of an arm's table."""
+        means = [_mean(self.scores[arm].get(name, ())) for name in MEASURES]
+        grids = self.scale.rates, self.scale.tune_rates
+        rates = [_rate(one, grid) for one, grid in zip(self.rates[arm], grids, strict=True)]
+        return [arm, *means, *rates]
 
     def show(self, console: Console) -> None:
         """Prints the tables."""
@@ -92,12 +106,12 @@ class Claims:
             lines.append("")
         lines += ["## C14: how measures agree over arms", ""]
         lines += [f"- {_said(found)}" for found in self.correlations]
-        lines += ["", "## Arms, mean over seeds", "", f"| arm | {' | '.join(MEASURES)} |"]
-        lines.append("|---" * (1 + len(MEASURES)) + "|")
-        for arm, measures in self.scores.items():
-            cells = (_mean(measures.get(name, ())) for name in MEASURES)
-            lines.append(f"| {arm} | {' | '.join(cells)} |")
+        head = ["arm", *MEASURES, *_RATES]
+        lines += ["", "## Arms, mean over seeds", "", f"| {' | '.join(head)} |"]
+        lines.append("|---" * len(head) + "|")
+        lines += [f"| {' | '.join(self._row(arm))} |" for arm in self.scores]
         lines += ["", *(f"- {name}: {text}" for name, (text, _) in MEASURES.items())]
+        lines += [f"- {name}: {text}" for name, text in _RATES.items()]
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> dict[str, Any]:
@@ -106,6 +120,7 @@ class Claims:
             "scale": dataclasses.asdict(self.scale),
             "seeds": list(self.seeds),
             "scores": self.scores,
+            "rates": self.rates,
             "claims": {
                 name: {
                     "text": CLAIMS[name].text,
@@ -192,26 +207,28 @@ def claims(
     with disk.owned(folder):
         bench = Bench(scale, folder, numbers[0])
         some = {name: CLAIMS[name] for name in chosen}
-        scores = _scores(bench, some, numbers, folder)
+        scores, rates = _scores(bench, some, numbers, folder)
         differences = {
             name: [one.of(scores) for one in claim.comparisons] for name, claim in some.items()
         }
-        found = Claims(scale, numbers, scores, differences, _correlations(scores))
+        found = Claims(scale, numbers, scores, rates, differences, _correlations(scores))
         found.write(folder)
     return found
 
 
 def _scores(
     bench: Bench, some: dict[str, Claim], seeds: Sequence[int], folder: Path
-) -> dict[str, dict[str, list[float]]]:
-    """Every measure of every arm that some claims need."""
+) -> tuple[dict[str, dict[str, list[float]]], dict[str, tuple[float, float]]]:
+    """Every measure of every arm that some claims need, and its learning rates."""
     needed = {name for claim in some.values() for name in claim.arms}
     needed |= {part for name in needed for part in ARMS[name].of}
     scores: dict[str, dict[str, list[float]]] = {}
+    rates = {}
     arms = [name for name in ARMS if name in needed]
     for number, name in enumerate(arms, 1):
         say(f"Arm {number} of {len(arms)}: {name}.")
         found = [bench.measured(name, seed) for seed in seeds]
+        rates[name] = found[0].rate, found[0].tune_rate
         scores[name] = {
             "begin": [one.losses[0] for one in found],
             "quarter": [one.losses[min(1, len(one.losses) - 1)] for one in found],
@@ -223,7 +240,7 @@ def _scores(
     ]
     for name, values in _of_encoders(bench, encoders, seeds, folder).items():
         scores[name]["encoder"] = values
-    return scores
+    return scores, rates
 
 
 def _of_encoders(
@@ -273,6 +290,12 @@ def _correlations(scores: Scores) -> list[Correlation]:
 
 def _mean(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.4f}" if values else ""
+
+
+def _rate(rate: float, grid: Sequence[float]) -> str:
+    """With a mark where it is the lowest or the highest of several."""
+    marks = {min(grid): " <", max(grid): " >"} if len(grid) > 1 else {}
+    return f"{rate:g}{marks.get(rate, '')}" if rate else ""
 
 
 def _said(found: Correlation) -> str:

@@ -141,6 +141,12 @@ def test_what_is_refused(tmp_path, options, message):
     assert set(SCALES) == {"embedded", "smollm2"}
 
 
+def rows_of(report):
+    """Cells of the table of arms."""
+    lines = [line for line in report.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
 @pytest.mark.long
 def test_a_run_is_kept_and_done_again_bit_for_bit(tmp_path):
     """Of three arms, one an average: what was deleted is found again, the rest is left."""
@@ -162,6 +168,8 @@ def test_a_run_is_kept_and_done_again_bit_for_bit(tmp_path):
     assert set(json.loads(text)["claims"]) == {"C11", "C12"}
     report = (tmp_path / "claims.md").read_text()
     assert "## C11: " in report
+    assert {row[0]: row[-2:] for row in rows_of(report)}["average"] == ["", "0.001"]
+    assert {row[0]: row[-2] for row in rows_of(report)}["ul2"] in ("0.001 <", "0.002 >")
     assert (tmp_path / "claims.png").stat().st_size > 10_000
     assert set(found.scores) == {"source_longer", "prefix_lm", "ul2", "average"}
     files = sorted((tmp_path / "runs").iterdir())
