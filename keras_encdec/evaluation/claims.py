@@ -1,8 +1,7 @@
 """The paper's claims, tried again in small by one command.
 
 Knows which arms a choice of claims needs, and what the report says. Leaves training to
-`keras_encdec.evaluation.claims_runs`, claims to `keras_encdec.evaluation.claims_verdicts`, tasks of
-encoders to `keras_encdec.evaluation.superglue`.
+`keras_encdec.evaluation.claims_runs`, claims to `keras_encdec.evaluation.claims_verdicts`.
 """
 
 import dataclasses
@@ -29,13 +28,10 @@ from keras_encdec.evaluation.claims_verdicts import (
 )
 from keras_encdec.evaluation.correlation import Correlation, Scored, correlate
 from keras_encdec.evaluation.intervals import Difference
-from keras_encdec.evaluation.stand_in import write_stand_in
-from keras_encdec.evaluation.superglue import superglue
 from keras_encdec.files import atomic_file
 from keras_encdec.progress import say
 
 _CORRELATED = ("loss", "tuned"), ("loss", "encoder")  # figure 6
-_TASK_TOKENS = 96
 _END = "at an end of those tried (`<`, `>`), a rate beyond it might be better still"
 _RATES = {
     "rate": f"learning rate of adaptation; {_END}",
@@ -207,7 +203,7 @@ def claims(
     with disk.owned(folder):
         bench = Bench(scale, folder, numbers[0])
         some = {name: CLAIMS[name] for name in chosen}
-        scores, rates = _scores(bench, some, numbers, folder)
+        scores, rates = _scores(bench, some, numbers)
         differences = {
             name: [one.of(scores) for one in claim.comparisons] for name, claim in some.items()
         }
@@ -217,7 +213,7 @@ def claims(
 
 
 def _scores(
-    bench: Bench, some: dict[str, Claim], seeds: Sequence[int], folder: Path
+    bench: Bench, some: dict[str, Claim], seeds: Sequence[int]
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, tuple[float, float]]]:
     """Every measure of every arm that some claims need, and its learning rates."""
     needed = {name for claim in some.values() for name in claim.arms}
@@ -235,43 +231,10 @@ def _scores(
             "loss": [one.losses[-1] for one in found],
             "tuned": [one.tuned for one in found],
         }
-    encoders = [
-        name for name in arms if any(name in claim.of_encoders() for claim in some.values())
-    ]
-    for name, values in _of_encoders(bench, encoders, seeds, folder).items():
-        scores[name]["encoder"] = values
+    for name in arms:
+        if any(name in claim.of_encoders() for claim in some.values()):
+            scores[name]["encoder"] = [bench.encoder(name, seed) for seed in seeds]
     return scores, rates
-
-
-def _of_encoders(
-    bench: Bench, arms: Sequence[str], seeds: Sequence[int], folder: Path
-) -> dict[str, list[float]]:
-    """The mean over stand-in tasks by arm, one for each seed of arm and head."""
-    if not arms:
-        return {}
-    data, scale = folder / "tasks", bench.scale
-    if not data.exists():
-        write_stand_in(data, scale.task_size)
-    grid = {"learning_rate": list(scale.task_rates), "batch_size": [16], "dropout": [0.1]}
-    found: dict[str, list[float]] = {name: [] for name in arms}
-    for seed in seeds:
-        models: dict[str, Any] = {}
-        for name in arms:
-            causal = ARMS[name].kind == "source"
-            options = {"dtype": scale.dtype, **({"encoder_attention": "causal"} if causal else {})}
-            models[name] = str(bench.model(name, seed)), options
-        results = superglue(
-            models,
-            data,
-            grid=grid,
-            seeds=(seed,),
-            epochs=scale.task_epochs,
-            output=folder / f"encoders-{seed}",
-            sequence_length=_TASK_TOKENS,
-        )
-        for name in arms:
-            found[name] += results.means(name, results.plan.metric)
-    return found
 
 
 def _correlations(scores: Scores) -> list[Correlation]:

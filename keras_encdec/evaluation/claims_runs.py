@@ -1,7 +1,8 @@
 """Arms of the claims, trained and measured; each is done once, and kept on disk.
 
 Knows which learning rate of an arm counts, what is measured of it, and where that is kept. Leaves
-models to `keras_encdec.evaluation.claims_models`, data to `keras_encdec.evaluation.claims_data`.
+models to `keras_encdec.evaluation.claims_models`, data to `keras_encdec.evaluation.claims_data`,
+tasks of encoders to `keras_encdec.evaluation.superglue`.
 """
 
 import dataclasses
@@ -21,12 +22,15 @@ from keras_encdec import formats
 from keras_encdec.evaluation import claims_data
 from keras_encdec.evaluation.claims_arms import ARMS, Scale
 from keras_encdec.evaluation.claims_models import loaded, made
+from keras_encdec.evaluation.stand_in import write_stand_in
+from keras_encdec.evaluation.superglue import superglue
 from keras_encdec.files import atomic_file, digest_of, read_json, write_json
 from keras_encdec.progress import say
 from keras_encdec.sharing.load import adapt
 from keras_encdec.sharing.merge import merge
 
 _FORMAT, _DATA = "claims run", "claims data"
+_TASK_TOKENS = 96  # of a row
 _PARTS = 4  # of adaptation, between which losses are taken
 
 
@@ -151,6 +155,29 @@ class Bench:
             split: trainee.loss(getattr(data, split).summaries, data.lengths)
             for split in ("test", "val")
         }
+
+    def encoder(self, name: str, seed: int) -> float:
+        """The mean score on the stand-in tasks, whose heads have the same seed."""
+        adapted = self._adapted(name, seed, rate := self._rate(name))["id"]
+        about = {"adapted": adapted, "rate": rate}
+        return self._once("encoder", name, seed, about, lambda: self._encode(name, seed))["val"]
+
+    def _encode(self, name: str, seed: int) -> dict[str, Any]:
+        data, scale, is_source = self._folder / "tasks", self.scale, ARMS[name].kind == "source"
+        if not data.exists():
+            write_stand_in(data, scale.task_size)
+        options = {"dtype": scale.dtype, **({"encoder_attention": "causal"} if is_source else {})}
+        results = superglue(
+            {name: (str(self.model(name, seed)), options)},
+            data,
+            grid={"learning_rate": list(scale.task_rates), "batch_size": [16], "dropout": [0.1]},
+            seeds=(seed,),
+            epochs=scale.task_epochs,
+            output=self._folder / "encoders" / f"{name}-{seed}",
+            sequence_length=_TASK_TOKENS,
+        )
+        (score,) = results.means(name, results.plan.metric)
+        return {"val": score}
 
     def _once(
         self, what: str, name: str, seed: int, about: dict[str, Any], run: Callable[[], dict]
