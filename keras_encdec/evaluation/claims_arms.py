@@ -32,6 +32,7 @@ class Scale:
         task_size: examples of each stand-in task.
         task_rates: learning rates on them.
         task_epochs: passes over them, at most.
+        sentinels: of UL2, in a vocabulary without `<unused0>`; none for the tokenizer's own.
     """
 
     small: str = "gemma2_mini_docs"
@@ -49,14 +50,15 @@ class Scale:
     task_size: int = 128
     task_rates: tuple[float, ...] = (3e-4,)
     task_epochs: int = 3
+    sentinels: tuple[int, ...] = ()
 
 
 SCALES = {
     "embedded": Scale(),
     "smollm2": Scale(
-        small="smollm2_135m",
-        large="smollm2_360m",
-        dtype="bfloat16",
+        small="hf://HuggingFaceTB/SmolLM2-135M",
+        large="hf://HuggingFaceTB/SmolLM2-360M",
+        dtype="mixed_bfloat16",
         half=256,
         batch_size=32,
         steps=4000,
@@ -67,6 +69,7 @@ SCALES = {
         tune_rates=(2e-5, 5e-5),
         task_size=512,
         task_rates=(2e-5,),
+        sentinels=tuple(range(3, 17)),  # control tokens of code and notebooks; no text has them
     ),
 }
 

@@ -19,7 +19,7 @@ from keras_encdec.sharing import catalog
 from keras_encdec.sharing.load import adapt, from_preset
 from keras_encdec.training import CrossAttentionWarmup
 
-_OBJECTIVES = {PREFIX_LM: objectives.PrefixLM, UL2: objectives.UL2}
+_WEIGHTS = "model.weights.h5"
 _TOGETHER = 32  # rows of an evaluation
 
 
@@ -50,9 +50,9 @@ class Trainee(abc.ABC):
     def loss(self, rows: Rows, lengths: tuple[int, int]) -> float:
         """Nats a token of what is to be written."""
 
+    @abc.abstractmethod
     def save(self, folder: Path) -> None:
-        """Writes a preset."""
-        self.lm.save_to_preset(str(folder))
+        """Writes what `loaded` reads."""
 
     def _optimizer(self, steps: int, rate: float) -> Any:
         schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
@@ -61,6 +61,10 @@ class Trainee(abc.ABC):
 
 class PairTrainee(Trainee):
     """An encoder-decoder pair."""
+
+    def save(self, folder: Path) -> None:
+        """As a preset."""
+        self.lm.save_to_preset(str(folder))
 
     def begin(self, steps: int, rate: float) -> None:
         self.lm.compile(self._optimizer(steps, rate))
@@ -75,7 +79,7 @@ class PairTrainee(Trainee):
             begin, end = end, end + round(share * steps)
             first, last = max(begin, part.start), min(end, part.stop)
             if last > first:
-                pre.objective, pre.seed = _OBJECTIVES[name](), seed + first
+                pre.objective, pre.seed = self._objective(name), seed + first
                 self.lm.fit(
                     list(data.texts),
                     batch_size=self.scale.batch_size,
@@ -84,6 +88,10 @@ class PairTrainee(Trainee):
                     verbose=0,
                 )
         pre.objective, pre.packing = None, False
+
+    def _objective(self, name: str) -> Any:
+        ul2 = objectives.UL2(sentinels=self.scale.sentinels or None)
+        return {PREFIX_LM: objectives.PrefixLM(), UL2: ul2}[name]
 
     def tune(self, rows: Rows, lengths: tuple[int, int], seed: int) -> None:
         x, y = rows.of_pair(self._start, *lengths)
@@ -108,9 +116,9 @@ class SourceTrainee(Trainee):
         self._preprocessor, lm.preprocessor = lm.preprocessor, None  # it gets token ids
 
     def save(self, folder: Path) -> None:
-        self.lm.preprocessor = self._preprocessor
-        self.lm.save_to_preset(str(folder))
-        self.lm.preprocessor = None
+        """Weights alone: KerasHub cannot read back every tokenizer that it writes."""
+        folder.mkdir(parents=True)
+        self.lm.save_weights(folder / _WEIGHTS)
 
     def begin(self, steps: int, rate: float) -> None:
         loss = keras.losses.SparseCategoricalCrossentropy(
@@ -155,9 +163,9 @@ class SourceTrainee(Trainee):
 def made(arm: Arm, scale: Scale, seed: int) -> Trainee:
     """The model that an arm begins with."""
     keras.utils.set_random_seed(seed)
-    sources = [scale.large if is_large else scale.small for is_large in arm.is_large]
     if arm.kind == "source":
-        return loaded(arm, scale, catalog.on_this_machine(sources[0]))
+        return _source(scale)
+    sources = [scale.large if is_large else scale.small for is_large in arm.is_large]
     lm = adapt(*sources, dtype=scale.dtype, **arm.options)
     if arm.kind == "scratch":
         lm = EncDecSeq2SeqLM(
@@ -166,9 +174,15 @@ def made(arm: Arm, scale: Scale, seed: int) -> Trainee:
     return PairTrainee(lm, scale)
 
 
-def loaded(arm: Arm, scale: Scale, preset: str | Path) -> Trainee:
+def loaded(arm: Arm, scale: Scale, folder: Path) -> Trainee:
     """A model that was saved."""
-    if arm.kind == "source":
-        lm = keras_hub.models.CausalLM.from_preset(str(preset), dtype=scale.dtype)
-        return SourceTrainee(lm, scale)
-    return PairTrainee(from_preset(preset, dtype=scale.dtype), scale)
+    if arm.kind != "source":
+        return PairTrainee(from_preset(folder, dtype=scale.dtype), scale)
+    trainee = _source(scale)
+    trainee.lm.load_weights(folder / _WEIGHTS)
+    return trainee
+
+
+def _source(scale: Scale) -> SourceTrainee:
+    preset = catalog.on_this_machine(scale.small)
+    return SourceTrainee(keras_hub.models.CausalLM.from_preset(preset, dtype=scale.dtype), scale)

@@ -163,12 +163,14 @@ class Bench:
         return self._once("encoder", name, seed, about, lambda: self._encode(name, seed))["val"]
 
     def _encode(self, name: str, seed: int) -> dict[str, Any]:
-        data, scale, is_source = self._folder / "tasks", self.scale, ARMS[name].kind == "source"
+        data, scale, arm = self._folder / "tasks", self.scale, ARMS[name]
         if not data.exists():
             write_stand_in(data, scale.task_size)
-        options = {"dtype": scale.dtype, **({"encoder_attention": "causal"} if is_source else {})}
+        preset, options = str(self.model(name, seed)), {"dtype": scale.dtype}
+        if arm.kind == "source" and not arm.budget:
+            preset, options = scale.small, {**options, "encoder_attention": "causal"}
         results = superglue(
-            {name: (str(self.model(name, seed)), options)},
+            {name: (preset, options)},
             data,
             grid={"learning_rate": list(scale.task_rates), "batch_size": [16], "dropout": [0.1]},
             seeds=(seed,),

@@ -112,6 +112,12 @@ def test_nothing_reported_is_trained_on():
     assert np.array_equal(np.concatenate([halves.read, halves.written], 1), data.test.windows)
 
 
+def test_scales_name_models_that_there_are():
+    for scale in SCALES.values():
+        for preset in (scale.small, scale.large):
+            catalog.check_known(preset)
+
+
 def test_runs_of_other_docstrings_do_not_mix(tmp_path, monkeypatch):
     """Where installed packages have changed between two calls; here other packages are read."""
     scale, read = Scale(steps=2, windows=8, tune_steps=1), claims_data.read
