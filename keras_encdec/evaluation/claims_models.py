@@ -113,7 +113,8 @@ class SourceTrainee(Trainee):
 
     def __init__(self, lm: Any, scale: Scale):
         super().__init__(lm, scale)
-        self._preprocessor, lm.preprocessor = lm.preprocessor, None  # it gets token ids
+        self._start = int(lm.preprocessor.tokenizer.start_token_id)
+        lm.preprocessor = None  # it gets token ids
 
     def save(self, folder: Path) -> None:
         """Weights alone: KerasHub cannot read back every tokenizer that it writes."""
@@ -154,10 +155,6 @@ class SourceTrainee(Trainee):
             found = self.lm.test_on_batch(part, y[some], weight[some])
             total += float(np.ravel(found)[0]) * float(weight[some].sum())
         return total / float(weight.sum())
-
-    @property
-    def _start(self) -> int:
-        return int(self._preprocessor.tokenizer.start_token_id)
 
 
 def made(arm: Arm, scale: Scale, seed: int) -> Trainee:
