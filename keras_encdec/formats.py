@@ -19,6 +19,7 @@ _NUMBERS = {
     "teacher rows": 1,
     "checkpoint": 1,
     "superglue run": 1,
+    "claims costs": 1,
     "claims data": 1,
     "claims run": 1,
     "answers": 1,

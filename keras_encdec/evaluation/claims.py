@@ -8,7 +8,8 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from keras_encdec.evaluation.claims_arms import ARMS, SCALES, Scale
 from keras_encdec.evaluation.claims_runs import Bench
 from keras_encdec.evaluation.claims_verdicts import (
     CLAIMS,
+    COSTS,
     MEASURES,
     Claim,
+    Ratio,
     Scores,
     verdict,
 )
@@ -50,14 +53,16 @@ class Claims:
         rates: by arm, the learning rates of adaptation and of fine-tuning, best of the scale's.
         differences: by claim, one for each comparison.
         correlations: of measures over arms, more being better for each (claim C14).
+        costs: by model, of one pass and of each query; empty without claim C15.
     """
 
     scale: Scale
     seeds: tuple[int, ...]
     scores: Scores
     rates: dict[str, tuple[float, float]]
-    differences: dict[str, list[Difference]]
+    differences: dict[str, list[Difference | Ratio]]
     correlations: list[Correlation]
+    costs: Scores
 
     @property
     def verdicts(self) -> dict[str, str]:
@@ -65,7 +70,7 @@ class Claims:
         return {name: verdict(found) for name, found in self.differences.items()}
 
     def tables(self) -> list[Table]:
-        """Claims, then arms."""
+        """Claims, arms, and costs where there are any."""
         claims = Table("claim", "comparison", "by (95% interval)", "verdict", show_lines=True)
         for name, found in self.differences.items():
             lines = zip(CLAIMS[name].comparisons, found, strict=True)
@@ -75,7 +80,10 @@ class Claims:
         arms = Table("arm", *MEASURES, *_RATES)
         for arm in self.scores:
             arms.add_row(*self._row(arm))
-        return [claims, arms]
+        costs = Table("model", "MFLOP", "ms, median")
+        for name, one in self.costs.items():
+            costs.add_row(*_cost(name, one))
+        return [claims, *([arms] if self.scores else []), *([costs] if self.costs else [])]
 
     def _row(self, arm: str) -> list[str]:
         """Of an arm's table."""
@@ -100,15 +108,24 @@ class Claims:
             for one, by in zip(CLAIMS[name].comparisons, found, strict=True):
                 lines.append(f"- {one}: {by.text(4)}")
             lines.append("")
-        lines += ["## C14: how measures agree over arms", ""]
+        lines += self._of_arms() if self.scores else []
+        lines += self._of_costs() if self.costs else []
+        return "\n".join(lines)
+
+    def _of_arms(self) -> list[str]:
+        lines = ["## C14: how measures agree over arms", ""]
         lines += [f"- {_said(found)}" for found in self.correlations]
         head = ["arm", *MEASURES, *_RATES]
         lines += ["", "## Arms, mean over seeds", "", f"| {' | '.join(head)} |"]
         lines.append("|---" * len(head) + "|")
         lines += [f"| {' | '.join(self._row(arm))} |" for arm in self.scores]
         lines += ["", *(f"- {name}: {text}" for name, (text, _) in MEASURES.items())]
-        lines += [f"- {name}: {text}" for name, text in _RATES.items()]
-        return "\n".join(lines) + "\n"
+        return [*lines, *(f"- {name}: {text}" for name, text in _RATES.items()), ""]
+
+    def _of_costs(self) -> list[str]:
+        lines = ["## What models cost", "", "| model | MFLOP | ms, median |", "|---|---|---|"]
+        lines += [f"| {' | '.join(_cost(name, found))} |" for name, found in self.costs.items()]
+        return [*lines, "", *(f"- {name}: {text}" for name, text in COSTS.items()), ""]
 
     def to_json(self) -> dict[str, Any]:
         """JSON types; infinite ends of intervals are null."""
@@ -129,14 +146,16 @@ class Claims:
                 for name, found in self.differences.items()
             },
             "correlations": [dataclasses.asdict(found) for found in self.correlations],
+            "costs": self.costs,
         }
 
     def draw(self) -> Any:
-        """A matplotlib figure: each comparison with its interval, right of 0 where it holds."""
+        """A matplotlib figure: arms compared, with intervals, right of 0 where a claim holds."""
         rows = [
             (f"{name}  {one}", by)
             for name, found in self.differences.items()
             for one, by in zip(CLAIMS[name].comparisons, found, strict=True)
+            if isinstance(by, Difference)
         ]
         drawn = picture.figure(12, 1.5 + 0.28 * len(rows))
         axes = drawn.subplots()
@@ -204,10 +223,12 @@ def claims(
         bench = Bench(scale, folder, numbers[0])
         some = {name: CLAIMS[name] for name in chosen}
         scores, rates = _scores(bench, some, numbers)
+        costs = bench.costs() if any(claim.of_costs() for claim in some.values()) else {}
         differences = {
-            name: [one.of(scores) for one in claim.comparisons] for name, claim in some.items()
+            name: [one.of({**scores, **costs}) for one in claim.comparisons]
+            for name, claim in some.items()
         }
-        found = Claims(scale, numbers, scores, rates, differences, _correlations(scores))
+        found = Claims(scale, numbers, scores, rates, differences, _correlations(scores), costs)
         found.write(folder)
     return found
 
@@ -255,6 +276,12 @@ def _mean(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.4f}" if values else ""
 
 
+def _cost(name: str, found: Mapping[str, Sequence[float]]) -> tuple[str, str, str]:
+    """Of a model, in millions and in milliseconds."""
+    flops, seconds = found["flops"][0], statistics.median(found["seconds"])
+    return name, f"{flops / 1e6:.1f}", f"{1000 * seconds:.1f}"
+
+
 def _rate(rate: float, grid: Sequence[float]) -> str:
     """With a mark where it is the lowest or the highest of several."""
     marks = {min(grid): " <", max(grid): " >"} if len(grid) > 1 else {}
@@ -263,4 +290,8 @@ def _rate(rate: float, grid: Sequence[float]) -> str:
 
 def _said(found: Correlation) -> str:
     overall = "unknown" if found.overall is None else f"{found.overall:.2f}"
+    if found.overall_interval is not None:
+        overall += " ({:.2f} to {:.2f})".format(*found.overall_interval)
+    if found.within_mean is not None:
+        overall += f"; within sizes {found.within_mean:.2f}"
     return f"Spearman of {' and '.join(found.names)} over {found.models} arms: {overall}"

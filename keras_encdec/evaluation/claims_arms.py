@@ -32,7 +32,7 @@ class Scale:
         task_size: examples of each stand-in task.
         task_rates: learning rates on them.
         task_epochs: passes over them, at most.
-        sentinels: of UL2, in a vocabulary without `<unused0>`; none for the tokenizer's own.
+        sentinels: of UL2, where the vocabulary keeps none free; none for the tokenizer's own.
     """
 
     small: str = "gemma2_mini_docs"

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 
 from keras_encdec import formats
-from keras_encdec.evaluation import claims_data
+from keras_encdec.evaluation import claims_costs, claims_data
 from keras_encdec.evaluation.claims_arms import ARMS, Scale
 from keras_encdec.evaluation.claims_models import loaded, made
 from keras_encdec.evaluation.stand_in import write_stand_in
@@ -29,7 +29,7 @@ from keras_encdec.progress import say
 from keras_encdec.sharing.load import adapt
 from keras_encdec.sharing.merge import merge
 
-_FORMAT, _DATA = "claims run", "claims data"
+_FORMAT, _DATA, _COSTS = "claims run", "claims data", "claims costs"
 _TASK_TOKENS = 96  # of a row
 _PARTS = 4  # of adaptation, between which losses are taken
 
@@ -79,6 +79,17 @@ class Bench:
         rate = self._rate(name)
         self._adapted(name, seed, rate)
         return self._place(name, seed, rate)
+
+    def costs(self) -> dict[str, dict[str, list[float]]]:
+        """What `keras_encdec.evaluation.claims_costs` finds, or found."""
+        path = self._folder / f"costs-{digest_of(dataclasses.asdict(self.scale))}.json"
+        if not path.exists():
+            data = {**formats.mark(_COSTS), "costs": claims_costs.costs(self.scale, self.data)}
+            with atomic_file(path) as part:
+                write_json(part, data)
+        known = read_json(path)
+        formats.check_known(_COSTS, known, path)
+        return known["costs"]
 
     @functools.cached_property
     def data(self) -> claims_data.Data:

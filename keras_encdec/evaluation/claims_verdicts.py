@@ -1,12 +1,15 @@
 """What the paper claims of the arms, and what their numbers say to it.
 
 Knows each claim that can be tried in small (arXiv 2504.06225, tables 2 to 4, figures 2 to 6,
-section 5) as comparisons of two arms. A claim agrees where every comparison does, disagrees where
-one does, and is undecided else. Leaves intervals to `keras_encdec.evaluation.intervals`.
+section 5) as comparisons of two arms, or of what two models cost. A claim agrees where every
+comparison does, disagrees where one does, and is undecided else. Leaves intervals to
+`keras_encdec.evaluation.intervals`.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +24,14 @@ MEASURES = {
     "encoder": ("mean score of seven stand-in tasks", True),
 }
 
-Scores = Mapping[str, Mapping[str, Sequence[float]]]  # by arm and measure, one for each seed
+COSTS = {
+    "flops": "operations for a window",
+    "seconds": "seconds to read half a window and write as much",
+}
+ALIKE = 1.25  # two costs are alike where neither is more than so many times the other
+
+# By arm and measure, one number for each seed; by model and cost, one for each query.
+Scores = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,30 +60,92 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ratio:
+    """How many times as much a model costs as another.
+
+    Args:
+        mean: geometric, over queries.
+        low: end of its interval of 95%.
+        high: likewise.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """`"agrees"` where all of the interval is alike, `"disagrees"` where none of it is."""
+        if self.low >= 1 / ALIKE and self.high <= ALIKE:
+            return "agrees"
+        return "disagrees" if self.high < 1 / ALIKE or self.low > ALIKE else "undecided"
+
+    def text(self, digits: int) -> str:
+        """`"1.07 x (1.02 to 1.12): agrees"`, with so many digits."""
+        mean, low, high = (f"{x:.{digits}f}" for x in (self.mean, self.low, self.high))
+        return f"{mean} x ({low} to {high}): {self.verdict}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ratio": self.mean, "low": self.low, "high": self.high, "verdict": self.verdict}
+
+
+@dataclasses.dataclass(frozen=True)
+class Alike:
+    """That one model costs about what another does.
+
+    Args:
+        one: its name.
+        other: the other's.
+        measure: one of `COSTS`.
+    """
+
+    one: str
+    other: str
+    measure: str
+
+    def __str__(self) -> str:
+        return f"{self.one} like {self.other}: {COSTS[self.measure]}"
+
+    def of(self, costs: Scores) -> Ratio:
+        """How many times as much, query by query."""
+        mine, theirs = (np.log(costs[name][self.measure]) for name in (self.one, self.other))
+        ratios = mine - theirs
+        parts = (
+            [over_seeds(ratios.tolist())] if len(ratios) > 1 else []
+        )  # one number is a count, and exact
+        found = difference(float(np.mean(ratios)), parts)
+        return Ratio(*map(math.exp, (found.mean, found.low, found.high)))
+
+
+@dataclasses.dataclass(frozen=True)
 class Claim:
     """A sentence of the paper, with what has to hold for it.
 
     Args:
         text: the sentence, in our words.
-        comparisons: all of them.
+        comparisons: all of them, of arms or of costs.
     """
 
     text: str
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[Comparison | Alike, ...]
 
     @property
     def arms(self) -> list[str]:
         """Names of the arms that it needs."""
-        pairs = ((c.than, c.better) for c in self.comparisons)
+        pairs = ((c.than, c.better) for c in self.comparisons if isinstance(c, Comparison))
         return list(dict.fromkeys(name for pair in pairs for name in pair))
 
     def of_encoders(self) -> set[str]:
         """Those whose encoders are fine-tuned on tasks."""
-        found = [c for c in self.comparisons if c.measure == "encoder"]
-        return {name for c in found for name in (c.better, c.than)}
+        arms = [c for c in self.comparisons if isinstance(c, Comparison)]
+        return {name for c in arms if c.measure == "encoder" for name in (c.better, c.than)}
+
+    def of_costs(self) -> bool:
+        """Whether it is about what models cost."""
+        return any(isinstance(c, Alike) for c in self.comparisons)
 
 
-def verdict(differences: Sequence[Difference]) -> str:
+def verdict(differences: Sequence[Difference | Ratio]) -> str:
     """Of all comparisons of a claim."""
     each = {one.verdict for one in differences}
     if "disagrees" in each:
@@ -150,6 +222,17 @@ CLAIMS = {
         ("prefix_lm", "prefix_then_ul2", "tuned"),
         ("ul2_then_prefix", "ul2", "tuned"),
         ("ul2", "ul2_then_prefix", "encoder"),
+    ),
+    "C15": Claim(
+        "A balanced pair costs what its source costs; a larger encoder costs no time where queries "
+        "are written one token after the other.",
+        (
+            Alike("pair of small", "small", "flops"),
+            Alike("pair of large", "large", "flops"),
+            Alike("pair of small", "small", "seconds"),
+            Alike("pair of large", "large", "seconds"),
+            Alike("large with small", "small", "seconds"),
+        ),
     ),
     "null": _claim(
         "Planted, to be undecided: an arm is better than itself with other seeds.",

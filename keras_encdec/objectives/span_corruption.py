@@ -30,8 +30,9 @@ class SpanCorruption(Objective):
     Args:
         mean_span: mean length of a span, in tokens.
         rate: share of hidden tokens.
-        sentinels: ids for the spans, in order; None for the tokenizer's
-            `<unused0>` to `<unused98>` (Gemma's ids where no tokenizer is known).
+        sentinels: ids for the spans, in order; None for what the tokenizer keeps free,
+            Gemma's `<unused0>` to `<unused98>`, Llama 3's `<|reserved_special_token_0|>` and on,
+            or the like (Gemma's ids where no tokenizer is known).
         overflow: with more spans than sentinels, `"reuse"` them in order, `"cap"`
             the number of spans (they grow longer), or `"error"`.
 

@@ -16,7 +16,15 @@ from keras_encdec.evaluation.claims_arms import ARMS, SCALES, Scale
 from keras_encdec.evaluation.claims_data import Rows
 from keras_encdec.evaluation.claims_models import PairTrainee, SourceTrainee
 from keras_encdec.evaluation.claims_runs import Bench
-from keras_encdec.evaluation.claims_verdicts import CLAIMS, MEASURES, Comparison, verdict
+from keras_encdec.evaluation.claims_verdicts import (
+    CLAIMS,
+    COSTS,
+    MEASURES,
+    Alike,
+    Comparison,
+    Ratio,
+    verdict,
+)
 from keras_encdec.sharing import catalog
 
 ROWS = Rows([[5, 6, 7], [8]], [[9, 10], [11, 12]])
@@ -25,7 +33,8 @@ ROWS = Rows([[5, 6, 7], [8]], [[9, 10], [11, 12]])
 def test_claims_name_arms_and_measures_that_there_are():
     for claim in CLAIMS.values():
         assert set(claim.arms) <= set(ARMS)
-        assert {one.measure for one in claim.comparisons} <= set(MEASURES)
+        measures = COSTS if claim.of_costs() else MEASURES
+        assert {one.measure for one in claim.comparisons} <= set(measures)
         assert claim.of_encoders() <= set(claim.arms)
     used = {name for claim in CLAIMS.values() for name in claim.arms}
     assert used == set(ARMS)  # nothing is trained for nobody
@@ -55,6 +64,37 @@ def test_a_claim_needs_all_of_its_comparisons():
     assert verdict([yes, open_, no]) == "disagrees"
     alone = Comparison("a", "b", "loss").of({k: {"loss": v["loss"][:1]} for k, v in scores.items()})
     assert alone.verdict == "undecided"
+
+
+def test_costs_are_alike_within_a_quarter():
+    """Means are geometric; 4.303 is Student's t at 2 degrees of freedom, a count is exact."""
+    seconds = [1.0, 1.1, 1.21]
+    costs = {
+        "a": {"flops": [11.0], "seconds": seconds},
+        "b": {"flops": [10.0], "seconds": [1.0, 1.0, 1.0]},
+    }
+    found = Alike("a", "b", "seconds").of(costs)
+    width = np.exp(4.303 * np.log(1.1) / 3**0.5)
+    assert (found.mean, found.high) == pytest.approx((1.1, 1.1 * width), abs=1e-3)
+    assert found.verdict == "undecided"
+    exact = Alike("a", "b", "flops").of(costs)
+    assert (exact.mean, exact.low, exact.high) == pytest.approx((1.1, 1.1, 1.1))
+    assert exact.verdict == "agrees"
+    assert Ratio(1.4, 1.3, 1.5).verdict == Ratio(0.7, 0.6, 0.75).verdict == "disagrees"
+    assert verdict([found, exact]) == "undecided"
+
+
+@pytest.mark.long
+def test_what_models_cost(tmp_path):
+    """FLOPs by `report flops`'s own sums; a second call reads what the first has found."""
+    found = evaluation.claims(tmp_path, only=["C15"], scale=Scale(windows=8))
+    half, pair = 64, keras_encdec.presets["gemma2_tiny_mini"].spec
+    counted = evaluation.forward_flops(pair, half, half)
+    assert found.costs["large with small"]["flops"] == [counted.linear + counted.attention]
+    assert {len(one["seconds"]) for one in found.costs.values()} == {8}
+    assert "## What models cost" in (tmp_path / "claims.md").read_text()
+    assert evaluation.claims(tmp_path, only=["C15"], scale=Scale(windows=8)).costs == found.costs
+    found.show(Console())
 
 
 def test_rows_for_a_pair_and_for_a_source():

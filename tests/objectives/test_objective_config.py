@@ -1,13 +1,19 @@
 """Objectives as JSON and back, and what they take from a tokenizer."""
 
 import json
+import re
 
 import keras_hub
 import numpy as np
 import pytest
+import tokenizers
+from qwen_folder import write_qwen
 
+from keras_encdec.models.json_tokenizer import JsonTokenizer
 from keras_encdec.objectives import UL2, Mixture, Objective, PrefixLM, SpanCorruption, Stages
 from keras_encdec.objectives.config import from_config, to_config
+from keras_encdec.objectives.control import plain
+from keras_encdec.objectives.tokenizer import encode
 from keras_encdec.sharing import catalog
 
 OBJECTIVES = [
@@ -70,6 +76,30 @@ def test_sentinels_and_mode_tokens_come_from_the_tokenizer(tokenizer):
     }
     own = SpanCorruption(sentinels=(5, 4)).bind(tokenizer)
     assert own.sentinels == (5, 4)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<|reserved_special_token_0|>",  # Llama 3
+        "[control_8]",  # Mistral 7B v0.3
+        "<SPECIAL_14>",  # Mistral NeMo
+        "<|reserved_200013|>",  # gpt-oss
+        "<|extra_id_0|>",  # OLMo 2
+    ],
+)
+def test_what_other_vocabularies_keep_free(tmp_path, piece):
+    path = write_qwen(tmp_path) / "tokenizer.json"
+    known = tokenizers.Tokenizer.from_file(str(path))
+    number = int(re.search(r"\d+", piece)[0])
+    free = [re.sub(r"\d+", str(number + i), piece) for i in (0, 1, 5)]
+    known.add_special_tokens(free)
+    known.save(str(path))
+    tokenizer = JsonTokenizer(path, end_token="<|endoftext|>")
+    sentinels = SpanCorruption().bind(tokenizer).sentinels
+    assert [tokenizer.id_to_token(i) for i in sentinels] == free
+    (ids,) = encode(tokenizer, plain(tokenizer, [f"A text that spells {piece}, for all that."]))
+    assert not set(ids) & set(sentinels)
 
 
 class WithoutSentinels:
