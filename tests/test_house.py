@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "families": {"spec"},
     "conversion": {
         "spec",
+        "layers",
         "files",
         "integrity",
         "families",

@@ -1,8 +1,8 @@
 """What a model computes with: LoRA merged, quantised weights dequantised.
 
 Knows how Keras 3.15 keeps both in Dense, EinsumDense and Embedding layers, ours and
-KerasHub's alike, and reads one weight at a time. Under int8 Keras also rounds what goes into
-a layer: that is no weight, and nothing here can give it.
+KerasHub's alike, and how experts keep theirs, and reads one weight at a time. Under int8 Keras
+also rounds what goes into a layer: that is no weight, and nothing here can give it.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_encdec.layers.experts import KERNELS, Experts
 from keras_encdec.spec import Shape, Tensor
 
 # Attributes of a layer with a kernel or embeddings, by the name of the variable. Beside each
@@ -116,7 +117,7 @@ def _weights(model: keras.Model) -> Iterator[Weight]:
         weights = list(_of_layer(layer))
         made |= {id(weight.variable): weight for weight in weights}
         if weights:
-            parts |= {id(v) for v in layer.variables if v is not getattr(layer, "bias", None)}
+            parts |= {id(v) for v in layer.variables if not v.name.endswith("bias")}
     for variable in model.weights:
         if id(variable) in made:
             yield made[id(variable)]
@@ -139,9 +140,11 @@ def _of_layer(layer: keras.layers.Layer) -> Iterator[Weight]:
         names = _KERNELS
     elif isinstance(layer, keras.layers.Embedding):
         names = {k: v for k, v in _EMBEDDINGS.items() if hasattr(layer, v)}
+    elif isinstance(layer, Experts):
+        names = {name: name for name in KERNELS}
     else:
         return
-    if layer.quantization_mode is None and not layer.lora_enabled:
+    if layer.quantization_mode is None and not _has_lora(layer):
         return
     _check(layer)
     for name, attribute in names.items():
@@ -150,7 +153,11 @@ def _of_layer(layer: keras.layers.Layer) -> Iterator[Weight]:
         yield Weight(variable, _shape(layer, name, variable), layer.variable_dtype, read)
 
 
-def _check(layer: keras.layers.Layer) -> None:
+def _has_lora(layer: Any) -> bool:
+    return getattr(layer, "lora_enabled", False)
+
+
+def _check(layer: Any) -> None:
     mode = layer.quantization_mode
     if mode not in _MODES:
         raise ValueError(
@@ -158,7 +165,7 @@ def _check(layer: keras.layers.Layer) -> None:
             f"{layer.path} in {mode!r}."
         )
     tied = getattr(layer, "tie_weights", False)
-    if mode is not None and layer.lora_enabled and tied:  # as in Keras 3.15's _int8_call
+    if mode is not None and _has_lora(layer) and tied:  # as in Keras 3.15's _int8_call
         raise ValueError(
             f"Expected LoRA elsewhere than on a quantised embedding. Received: {layer.path}, "
             "which Keras embeds with LoRA and reads out without it: no one matrix holds both."
@@ -181,7 +188,7 @@ def _shape(layer: Any, name: str, variable: keras.Variable) -> Shape:
 def _reader(layer: Any, name: str, variable: keras.Variable) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
         array = _dequantized(layer, name, variable)
-        if layer.lora_enabled and hasattr(layer, f"lora_{name}_a"):
+        if _has_lora(layer) and hasattr(layer, f"lora_{name}_a"):
             a, b = (_float32(getattr(layer, f"lora_{name}_{side}")) for side in "ab")
             array = array + layer.lora_alpha / layer.lora_rank * np.matmul(a, b)
         return array.astype(layer.variable_dtype)
@@ -228,6 +235,8 @@ def _scale(layer: Any, name: str) -> np.ndarray:
     scale = getattr(layer, f"{name}_scale").value
     if name == "embeddings":
         return _float32(scale)[:, None]
+    if isinstance(layer, Experts):
+        return _float32(scale)[:, None, :]
     if layer.quantization_mode == "int8" and isinstance(layer, keras.layers.EinsumDense):
         scale = layer._adjust_scale_for_dequant(scale)
     return _float32(scale)

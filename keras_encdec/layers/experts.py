@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_encdec import layout
@@ -17,8 +18,11 @@ from keras_encdec.layers.feedforward import GatedFeedForward, gated
 from keras_encdec.layers.norm import RMSNorm, normalized
 from keras_encdec.layers.rows import project
 from keras_encdec.private import in_float32
-from keras_encdec.spec import Activation, InputShape, MoESpec, NormSpec, Tensor
+from keras_encdec.spec import Activation, InputShape, MoESpec, NormSpec, Shape, Tensor
 from keras_encdec.spec.experts import experts_from_json
+
+KERNELS = "gate", "up", "down"
+_OfKernels = tuple[Any, ...]  # a tensor of each; or None of each, where there is none
 
 
 @keras.saving.register_keras_serializable(package="keras_encdec")
@@ -171,13 +175,54 @@ class Experts(keras.layers.Layer):
 
     def build(self, input_shape: InputShape) -> None:
         experts, width, hidden = self.spec.num_experts, input_shape[-1], self.spec.expert_dim
-        self.gate = _kernel(self, "gate", (experts, width, hidden))
-        self.up = _kernel(self, "up", (experts, width, hidden))
-        self.down = _kernel(self, "down", (experts, hidden, width))
-        if self.spec.expert_bias:
-            self.gate_bias = _bias(self, "gate_bias", (experts, hidden))
-            self.up_bias = _bias(self, "up_bias", (experts, hidden))
-            self.down_bias = _bias(self, "down_bias", (experts, width))
+        shapes = dict.fromkeys(("gate", "up"), (experts, width, hidden))
+        shapes["down"] = (experts, hidden, width)
+        for name, shape in shapes.items():
+            if self.quantization_mode:
+                self._add_codes(name, shape)
+            else:
+                setattr(self, name, _kernel(self, name, shape))
+        for name, (*_, outputs) in shapes.items() if self.spec.expert_bias else ():
+            setattr(self, f"{name}_bias", _bias(self, f"{name}_bias", (experts, outputs)))
+
+    def _add_codes(self, name: str, shape: Shape) -> None:
+        """In place of a kernel: int8, each column divided by its scale."""
+        frozen = {"trainable": False, "autocast": False}
+        codes = self.add_weight(name=name, shape=shape, dtype="int8", initializer="zeros", **frozen)
+        scale = self.add_weight(
+            name=f"{name}_scale",
+            shape=(shape[0], shape[2]),
+            dtype="float32",
+            initializer="ones",
+            **frozen,
+        )
+        setattr(self, name, codes)
+        setattr(self, f"{name}_scale", scale)
+        self._is_quantized = True  # what Keras looks at
+
+    def quantize(
+        self, mode: str | None = None, type_check: bool = True, config: Any = None
+    ) -> None:
+        """As of Keras' Dense, in int8 alone; what goes into experts is not rounded.
+
+        Raises:
+            ValueError: if the mode is another.
+        """
+        if mode != "int8":
+            raise self._quantization_mode_error(mode)
+        self.quantization_config = config
+        for name in KERNELS:
+            kernel = np.asarray(ops.convert_to_numpy(getattr(self, name)), "float32")
+            codes, scale = keras.quantizers.abs_max_quantize(kernel, axis=1, to_numpy=True)
+            delattr(self, name)
+            self._add_codes(name, kernel.shape)
+            getattr(self, name).assign(codes)
+            getattr(self, f"{name}_scale").assign(scale[:, 0])
+        self._dtype_policy = keras.dtype_policies.get(f"int8_from_{self.dtype_policy.name}")
+
+    def quantized_call(self, *args: Any, **kwargs: Any) -> Tensor:
+        """What Keras calls in place of `call` then."""
+        return self.call(*args, **kwargs)
 
     def call(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Applies to each token its experts.
@@ -187,17 +232,27 @@ class Experts(keras.layers.Layer):
             weights: (B, T, k), of each of a token's experts.
             chosen: (B, T, k) int32, their numbers; E for none.
         """
-        weights_of_all = [self.gate, self.up, self.down]
-        if self.spec.expert_bias:
-            weights_of_all += [self.gate_bias, self.up_bias, self.down_bias]
-        kernels = [ops.convert_to_tensor(kernel) for kernel in weights_of_all]
+        scales = self._all("_scale") if self.quantization_mode else (None,) * len(KERNELS)
+        biases = self._all("_bias") if self.spec.expert_bias else (None,) * len(KERNELS)
+        kernels = self._all(), scales, biases
         axes = layout.activation_axes()
         if axes is None:
             return self._through(x, weights, chosen, *kernels)
         return self._apart(axes, x, weights, chosen, *kernels)
 
-    def _through(self, x: Tensor, weights: Tensor, chosen: Tensor, *kernels: Tensor) -> Tensor:
-        """As `call`, with the experts whose kernels and biases these are, numbered from 0."""
+    def _all(self, behind: str = "") -> _OfKernels:
+        return tuple(ops.convert_to_tensor(getattr(self, name + behind)) for name in KERNELS)
+
+    def _through(
+        self,
+        x: Tensor,
+        weights: Tensor,
+        chosen: Tensor,
+        kernels: _OfKernels,
+        scales: _OfKernels,
+        biases: _OfKernels,
+    ) -> Tensor:
+        """As `call`, with the experts that these belong to, numbered from 0."""
         each, width, count = chosen.shape[-1], x.shape[-1], kernels[0].shape[0]
         numbers = ops.reshape(chosen, (-1,))
         order = ops.argsort(numbers)  # an expert's rows stand together, those of none last
@@ -206,8 +261,8 @@ class Experts(keras.layers.Layer):
         experts = ops.take(numbers, order)
 
         def product(rows: Tensor, i: int) -> Tensor:
-            made = ragged.product(rows, kernels[i], sizes)
-            return made + _of_rows(kernels[3 + i], experts) if len(kernels) > 3 else made
+            made = ragged.product(rows, kernels[i], sizes, scales[i])
+            return made if biases[i] is None else made + _of_rows(biases[i], experts)
 
         made = product(gated(self.activation, product(rows, 0), product(rows, 1)), 2)
         made = ops.reshape(ops.take(made, ops.argsort(order), axis=0), (-1, each, width))
@@ -215,7 +270,12 @@ class Experts(keras.layers.Layer):
         return ops.reshape(ops.sum(made * weights, axis=1), ops.shape(x))
 
     def _apart(
-        self, axes: layout.ActivationAxes, x: Tensor, weights: Tensor, chosen: Tensor, *kernels: Any
+        self,
+        axes: layout.ActivationAxes,
+        x: Tensor,
+        weights: Tensor,
+        chosen: Tensor,
+        *kernels: _OfKernels,
     ) -> Tensor:
         """As `call`, each device with its rows and its experts, whose outputs are added up.
 
@@ -229,10 +289,10 @@ class Experts(keras.layers.Layer):
 
         by_rows, by_experts = cuts(axes.batch, x.shape[0]), cuts(axes.model, self.spec.num_experts)
 
-        def run(x: Tensor, weights: Tensor, chosen: Tensor, *kernels: Tensor) -> Tensor:
+        def run(x: Tensor, weights: Tensor, chosen: Tensor, *kernels: _OfKernels) -> Tensor:
             if by_experts is None:
                 return self._through(x, weights, chosen, *kernels)
-            count = kernels[0].shape[0]
+            count = kernels[0][0].shape[0]
             chosen = chosen - jax.lax.axis_index(by_experts) * count
             chosen = ops.where(ops.logical_and(chosen >= 0, chosen < count), chosen, count)
             return jax.lax.psum(self._through(x, weights, chosen, *kernels), by_experts)

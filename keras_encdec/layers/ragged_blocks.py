@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from keras_encdec.layers import ragged
 from keras_encdec.spec import Tensor
 
 # Rows of a block, at most. Large blocks read a matrix less often; small ones compute less that is
@@ -42,12 +43,14 @@ def _blocks(rows: Tensor, sizes: Tensor) -> _Blocks:
 
 
 @jax.custom_vjp
-def product(rows: Tensor, matrices: Tensor, sizes: Tensor) -> Tensor:
-    """As `keras_encdec.layers.ragged.product`."""
-    return _multiplied(rows, matrices, sizes)
+def product(rows: Tensor, matrices: Tensor, sizes: Tensor, scales: Tensor | None = None) -> Tensor:
+    """As `keras_encdec.layers.ragged.product`; codes have no gradients."""
+    return _multiplied(rows, matrices, sizes, scales)
 
 
-def _multiplied(rows: Tensor, matrices: Tensor, sizes: Tensor, axis: int = 0) -> Tensor:
+def _multiplied(
+    rows: Tensor, matrices: Tensor, sizes: Tensor, scales: Tensor | None, axis: int = 0
+) -> Tensor:
     """Each row times its matrix along this axis of it."""
     blocks = _blocks(rows, sizes)
     rows = _padded(rows, blocks)
@@ -55,7 +58,9 @@ def _multiplied(rows: Tensor, matrices: Tensor, sizes: Tensor, axis: int = 0) ->
     def body(i: Tensor, out: Tensor) -> Tensor:
         group, first, own = blocks.of(i)
         some = jax.lax.dynamic_slice_in_dim(rows, first, blocks.height)
-        made = jax.lax.dot_general(some, matrices[group], (((1,), (axis,)), ((), ())))
+        scale = None if scales is None else scales[group]
+        matrix = ragged.decoded(matrices[group], scale, rows.dtype)
+        made = jax.lax.dot_general(some, matrix, (((1,), (axis,)), ((), ())))
         # Rows behind the group are those of later blocks, which write them again.
         return jax.lax.dynamic_update_slice_in_dim(out, jnp.where(own, made, 0), first, 0)
 
@@ -83,13 +88,19 @@ def _padded(rows: Tensor, blocks: _Blocks) -> Tensor:
     return jnp.pad(rows, ((0, blocks.height), (0, 0)))
 
 
-def _forward(rows: Tensor, matrices: Tensor, sizes: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    return _multiplied(rows, matrices, sizes), (rows, matrices, sizes)
+_Kept = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
-def _backward(kept: tuple[Tensor, ...], given: Tensor) -> tuple[Tensor, Tensor, None]:
-    rows, matrices, sizes = kept
-    return _multiplied(given, matrices, sizes, axis=1), _of_matrices(rows, given, sizes), None
+def _forward(
+    rows: Tensor, matrices: Tensor, sizes: Tensor, scales: Tensor | None
+) -> tuple[Tensor, _Kept]:
+    return _multiplied(rows, matrices, sizes, scales), (rows, matrices, sizes, scales)
+
+
+def _backward(kept: _Kept, given: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    rows, matrices, sizes, scales = kept
+    of_matrices = _of_matrices(rows, given, sizes) if scales is None else None
+    return _multiplied(given, matrices, sizes, scales, axis=1), of_matrices, None, None
 
 
 product.defvjp(_forward, _backward)

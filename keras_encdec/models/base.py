@@ -209,17 +209,23 @@ class StacksBackbone(keras_hub.models.Backbone):
     def quantize(self, mode: Any = None, **kwargs: Any) -> None:
         """As `keras.Model.quantize`, in seconds instead of minutes; what reads images stays.
 
+        Of experts the kernels are kept in int8, and computed with in the dtype of what goes in;
+        routers stay.
+
         Raises:
-            ValueError: if there are experts, or the active distribution cannot cut a weight in
-                int4, of which two share a byte; nothing is quantised then.
+            ValueError: if there are experts and the mode is not int8, or it has a weight quantiser
+                of its own; or if the active distribution cannot cut a weight in int4, of which
+                two share a byte. Nothing is quantised then.
         """
-        for stack in self.stacks:
-            if stack.spec.experts is not None:
-                raise ValueError(
-                    "Expected a model without experts to quantise. Received: one with "
-                    f"{stack.spec.experts.num_experts} in its {stack.name}, which stay in float. "
-                    "Load it with dtype='bfloat16' for less memory."
-                )
+        config = kwargs.get("config")
+        if self.has_experts and (
+            (mode or getattr(config, "mode", None)) != "int8"
+            or getattr(config, "weight_quantizer", None) is not None
+        ):
+            raise ValueError(
+                "Expected mode='int8' for a model with experts, which have no other, by the "
+                f"largest number of each column. Received: {mode or config!r}."
+            )
         if mode == "int4":
             weights = self.spec.weights().items()
             parts = ((p, s) for p, s in weights if p.endswith(_QUANTISED) and not of_images(p))

@@ -103,6 +103,7 @@ class Trainer(_Mixin):
     recording: Any = None  # of the run that goes on: `keras_encdec.training.recording`
     averaging: Any = None  # of the last run: `keras_encdec.training.averaging`
     compiled_rate: Any = None
+    _optimized: frozenset[str] | set[str] = frozenset()  # paths that the optimizer is built of
     _compiled_with: Mapping[str, Any] = types.MappingProxyType({})
 
     def compile_reporting(
@@ -151,7 +152,7 @@ class Trainer(_Mixin):
             check.one_of("logs", name, LOGS)
         loads = [keras.metrics.Mean(f"{stack.name}_expert_load") for stack in self._with_experts()]
         self._reported = Reported(*metrics, loads=loads)
-        self._logs, self.averaging = tuple(logs), None
+        self._logs, self.averaging, self._optimized = tuple(logs), None, frozenset()
         # Keras keeps those of the last `compile` where there are none now.
         self.loss = self._compile_loss = self._compile_metrics = None
 
@@ -170,7 +171,15 @@ class Trainer(_Mixin):
             self.optimizer.build(self.trainable_variables)
 
     def check_optimizer(self) -> None:
-        """Raises ValueError if the optimizer cannot move what it is to train."""
+        """Raises ValueError if the optimizer does not know, or cannot move, what it is to train."""
+        paths = {variable.path for variable in self.trainable_variables}
+        if not self.optimizer.built:
+            self._optimized = paths
+        elif self._optimized and (new := sorted(paths - self._optimized)):
+            raise ValueError(
+                "Expected compile() again where more is to train than in the first fit, as after "
+                f"enable_lora. Received: {len(new)} new weights, such as {new[0]}."
+            )
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         beta = getattr(optimizer, "beta_2", None)
         for variable in self.trainable_variables:

@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 import keras_encdec
+from keras_encdec.conversion.effective import effective_weights
 from keras_encdec.conversion.plan import make_plan
 from keras_encdec.evaluation import forward_flops
 from keras_encdec.layers import ragged
@@ -17,6 +18,7 @@ from keras_encdec.spec import MoESpec, count_parameters
 from keras_encdec.spec.experts import of_kept_layers
 from keras_encdec.testing.models import assert_close, draw, make_inputs, tiny_backbone, to_numpy
 from keras_encdec.testing.specs import tiny_decoder, tiny_encoder, tiny_pair
+from keras_encdec.training import pretrained
 
 SPEC = MoESpec(num_experts=5, top_k=2, expert_dim=12, balance_weight=0.5)
 PRODUCTS = ("gate", "up", "down")
@@ -48,7 +50,11 @@ def lm():
 def by_hand(layer, states, is_token, renormalize=True):
     """Output, tokens by expert and sums of probabilities, in float64."""
     own = {w.path.split("/", 1)[1]: np.float64(to_numpy(w)) for w in layer.weights}
-    gate, up, down = (own[f"experts/{name}"] for name in ("gate", "up", "down"))
+    scales = [own.get(f"experts/{name}_scale", np.ones(1)) for name in PRODUCTS]
+    gate, up, down = (
+        own[f"experts/{name}"] / scale[..., None, :]
+        for name, scale in zip(PRODUCTS, scales, strict=True)
+    )
     biases = [own.get(f"experts/{name}_bias", np.zeros(SPEC.num_experts)) for name in PRODUCTS]
     output, load = np.zeros(states.shape), np.zeros((2, SPEC.num_experts))
     for place in zip(*np.nonzero(is_token), strict=True):
@@ -120,6 +126,80 @@ def test_the_loss_of_uneven_experts_is_that_of_the_paper(layer, states):
     assert float(nothing) == 0
 
 
+def test_in_int8_experts_compute_with_what_their_codes_stand_for(states):
+    """Each number within half a step of 1/127 of its column's largest; biases stay."""
+    spec = dataclasses.replace(SPEC, router_bias=True, expert_bias=True)
+    layer = MixtureOfExperts(spec, "clamped_swiglu")
+    layer.build(states.shape)
+    for weight in layer.weights:
+        weight.assign(draw(weight.path, tuple(weight.shape)) * 3)
+    before = {name: to_numpy(getattr(layer.experts, name)) for name in PRODUCTS}
+    plain = by_hand(layer, states, IS_TOKEN)[0]
+    trained = {w.path for w in layer.trainable_weights if "bias" in w.path or "router" in w.path}
+    layer.experts.quantize("int8")
+    for name, kernel in before.items():
+        codes, scale = (getattr(layer.experts, name + end) for end in ("", "_scale"))
+        assert str(codes.dtype) == "int8"
+        step = np.abs(kernel).max(axis=1, keepdims=True) / 127
+        error = np.abs(to_numpy(codes) / to_numpy(scale)[:, None] - kernel)
+        assert (error <= step / 2 * 1.001).all()
+    expected = by_hand(layer, states, IS_TOKEN)[0]
+    output = to_numpy(layer(states, IS_TOKEN)[0])
+    size = np.abs(expected).max()
+    assert_close(output / size, expected / size, 1e-5)
+    assert 1e-4 < np.abs(output - plain).max() / size < 0.05
+    assert {w.path for w in layer.trainable_weights} == trained
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX on CPUs")
+def test_a_product_of_codes_has_the_gradients_of_what_they_stand_for():
+    import jax
+
+    rng = np.random.default_rng(2)
+    rows, sizes = rng.normal(size=(60, 6)).astype("float32"), np.array([30, 0, 1, 20], "int32")
+    codes = rng.integers(-127, 128, (4, 6, 9)).astype("int8")
+    scales = rng.uniform(20, 90, (4, 9)).astype("float32")
+    meant = codes / scales[:, None]
+
+    def squares(rows, *matrices):
+        return (ragged.product(rows, *matrices) ** 2).sum()
+
+    ours = jax.jit(jax.value_and_grad(squares))(rows, codes, sizes, scales)
+    theirs = jax.jit(jax.value_and_grad(squares))(rows, meant, sizes)
+    for a, b in zip(ours, theirs, strict=True):
+        assert_close(to_numpy(a), to_numpy(b), 1e-5)
+
+
+@pytest.mark.slow
+def test_experts_in_int8_are_saved_and_read_back_and_train_with_lora(tmp_path):
+    """A preset computes the same, conversion reads what codes stand for, LoRA leaves them alone."""
+    encoder = tiny_encoder(experts=MoESpec(5, 2, 24, layers=(1, 3)))
+    decoder = tiny_decoder(experts=MoESpec(4, 3, 20, renormalize=False))
+    lm = EncDecSeq2SeqLM(tiny_backbone(tiny_pair(encoder=encoder, decoder=decoder)))
+    inputs = make_inputs()
+    lm.quantize("int8", filters=pretrained)
+    codes = {w.path: to_numpy(w) for w in lm.weights if "/experts/" in w.path}
+    assert {str(w.dtype) for w in lm.weights if w.path in codes} == {"int8", "float32"}
+    assert len(codes) == 6 * (2 + 2)
+    expected = lm.predict(inputs, verbose=0)
+    lm.save_to_preset(tmp_path / "kept")
+    again = keras_encdec.from_preset(tmp_path / "kept")
+    assert_close(again.predict(inputs, verbose=0), expected, 1e-5)
+    found = effective_weights(again.backbone)
+    for path, values in codes.items():
+        if not path.endswith("_scale"):
+            meant = values / codes[f"{path}_scale"][:, None]
+            assert_close(found[path], meant, 1e-6)
+    lm.backbone.enable_lora(2)
+    lm.compile(keras.optimizers.SGD(0.1))
+    labels, weight = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
+    losses = [float(lm.train_on_batch(inputs, labels, weight)[0]) for _ in range(8)]
+    assert losses[-1] < losses[0]
+    for path, values in codes.items():
+        (found,) = [w for w in lm.weights if w.path == path]
+        assert np.array_equal(to_numpy(found), values)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX on CPUs")
 def test_a_ragged_product_and_its_gradients_are_those_of_jax():
     import jax
@@ -157,8 +237,10 @@ def test_training_adds_the_loss_and_logs_the_load(lm):
 
 
 def test_what_experts_do_not_have_is_refused_by_name(lm):
-    with pytest.raises(ValueError, match="Expected a model without experts to quantise"):
-        lm.quantize("int8")
+    own = keras.quantizers.Int8QuantizationConfig(keras.quantizers.AbsMaxQuantizer(axis=0))
+    for mode, config in (("int4", None), ("float8", None), (None, own)):
+        with pytest.raises(ValueError, match="Expected mode='int8' for a model with experts"):
+            lm.quantize(mode, config=config)
     with pytest.raises(ValueError, match="Expected target_layer_names"):
         lm.backbone.enable_lora(2, ["router"])
     with pytest.raises(ValueError, match="Expected experts=None, all that the T5Gemma"):

@@ -137,6 +137,23 @@ def test_lora_starts_where_the_model_is_and_trains_alone(logits):
     assert {path for path in lora if path.endswith("lora_kernel_b")} <= changed
 
 
+@pytest.mark.slow
+def test_what_came_after_the_first_fit_asks_for_compile():
+    """And what left, or came back, does not."""
+    lm = tiny_lm()
+    lm.compile()
+    fit(lm, 1)
+    lm.backbone.encoder.trainable = False
+    fit(lm, 1)
+    lm.backbone.encoder.trainable = True
+    fit(lm, 1)
+    lm.backbone.enable_lora(2, train_cross_attention=False)
+    with pytest.raises(ValueError, match=r"compile\(\) again .*32 new weights, .*lora_kernel_a"):
+        fit(lm, 1)
+    lm.compile()
+    fit(lm, 1)
+
+
 def test_int8_keeps_logits_close(logits):
     lm = tiny_lm()
     lm.quantize("int8")

@@ -37,18 +37,20 @@ IS_TOKEN = np.arange(9) < np.array([[9], [6], [1], [8]])
 KERNELS = []  # of the products of a device
 
 
-def seen(rows, matrices, sizes, product=ragged.product):
+def seen(rows, matrices, *others, product=ragged.product):
     KERNELS.append(tuple(matrices.shape))
-    return product(rows, matrices, sizes)
+    return product(rows, matrices, *others)
 
 
-def computed(spec):
+def computed(spec, mode):
     """The output's sum with weights and the loss of uneven experts, gradients, experts at once."""
     KERNELS.clear()
     layer = MixtureOfExperts(spec, "clamped_swiglu", name="feedforward")
     layer.build(STATES.shape)
     for weight in layer.weights:
         weight.assign(draw(weight.path, tuple(weight.shape)))
+    if mode is not None:
+        layer.experts.quantize(mode)
 
     def function():
         output, load = layer(STATES, IS_TOKEN, RESIDUAL)
@@ -61,13 +63,15 @@ def computed(spec):
 def main():
     ragged.product, found = seen, {}
     mesh = keras.distribution.DeviceMesh((2, 4), ("batch", "model"))
-    for kind, fields in {"biased": BIASED, "shared": SHARED}.items():
+    kinds = {"biased": BIASED, "shared": SHARED, "in int8": BIASED}
+    for kind, fields in kinds.items():
+        mode = "int8" if kind == "in int8" else None
         layout_map = EncDecBackbone.get_layout_map(mesh, pair(**fields))
         for side in ("encoder", "decoder"):
             spec = getattr(pair(**fields), side).experts
-            expected, _ = computed(spec)
+            expected, _ = computed(spec, mode)
             with keras.distribution.ModelParallel(layout_map=layout_map).scope():
-                some, experts = computed(spec)
+                some, experts = computed(spec, mode)
             differences = [
                 np.abs(a - b).max() / np.abs(b).max() for a, b in zip(some, expected, strict=True)
             ]

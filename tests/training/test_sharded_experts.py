@@ -20,6 +20,6 @@ def test_experts_apart_and_their_gradients_are_those_of_one_device():
     found = json.loads(output.splitlines()[-1])
     assert max(difference for difference, *_ in found.values()) < 1e-5
     # 8 experts over 4 devices; 3, which 4 do not divide, on each, but their widths apart.
-    for kind in ("biased", "shared"):
+    for kind in ("biased", "shared", "in int8"):
         assert found[f"{kind} encoder"][1:] == [[2], ["model", "batch"]]
         assert found[f"{kind} decoder"][1:] == [[3], [None, "batch"]]
