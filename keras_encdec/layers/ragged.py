@@ -21,7 +21,8 @@ def product(rows: Tensor, matrices: Tensor, sizes: Tensor, scales: Tensor | None
         matrices: (E, D, F), of the dtype of rows; or codes in int8.
         sizes: (E,) int32, rows of each group; together at most R. What stands behind them
             belongs to none.
-        scales: (E, F) float32, what the columns of codes are divided by; None without codes.
+        scales: (E, F) float32, what the columns of codes are divided by; None without codes. On
+            accelerators all codes are decoded before the product, elsewhere those that are used.
 
     Returns:
         (R, F); rows of no group are 0.
