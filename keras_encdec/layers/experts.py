@@ -167,6 +167,8 @@ class Router(keras.layers.Layer):
 class Experts(keras.layers.Layer):
     """Gated feed-forwards side by side."""
 
+    quantization_config: Any = None  # of `quantize`, as Keras' own layers have it
+
     def __init__(self, spec: MoESpec, activation: Activation, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.spec, self.activation = spec, activation

@@ -77,7 +77,14 @@ class PairLearner(PolicyLearner, Compiled):
         return super().train_on_batch(*args, **kwargs)
 
     def _check_data(self, source: Source) -> None:
-        """A teacher that is asked must see what the student sees."""
+        """An objective's ids must be those of embeddings; a teacher sees what the student sees."""
+        rows = min(self.backbone.spec.vocabulary_sizes.values())
+        objective = self.preprocessor and self.preprocessor.objective
+        if beyond := [i for i in getattr(objective, "added_ids", ()) if i >= rows]:
+            raise ValueError(
+                f"Expected sentinels and mode tokens below {rows}, the rows of an embedding. "
+                f"Received: {beyond[0]}."
+            )
         teacher = self._distillation and self._distillation.teacher
         if self.preprocessor is None or not teacher:
             return

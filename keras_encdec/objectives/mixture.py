@@ -48,6 +48,11 @@ class Mixture(Objective):
         """The objective that `seed` draws, and the seed it is then called with."""
         return self.objectives[int(self._indices(uniform(seed)))], fold(seed, 0)
 
+    @property
+    def added_ids(self) -> tuple[int, ...]:
+        """Those of all objectives."""
+        return _added_ids(self.objectives)
+
     def raw_lengths(self, inputs_length: int, targets_length: int, seeds: np.ndarray) -> np.ndarray:
         lengths = np.empty(len(seeds), "int64")
         indices = self._indices(uniform(seeds))
@@ -94,6 +99,11 @@ class Stages:
         object.__setattr__(self, "objectives", several(self.objectives))
         object.__setattr__(self, "rates", checked_rates(self.objectives, self.rates))
 
+    @property
+    def added_ids(self) -> tuple[int, ...]:
+        """Those of all objectives."""
+        return _added_ids(self.objectives)
+
     def steps(self, total: int) -> list[int]:
         """The steps of each stage; together `total`."""
         ends = np.rint(np.cumsum(self.rates) / np.sum(self.rates) * total).astype(int)
@@ -102,6 +112,10 @@ class Stages:
     def bind(self, tokenizer: Any) -> Self:
         bound = tuple(objective.bind(tokenizer) for objective in self.objectives)
         return dataclasses.replace(self, objectives=bound)
+
+
+def _added_ids(objectives: Sequence[Objective]) -> tuple[int, ...]:
+    return tuple(i for objective in objectives for i in objective.added_ids)
 
 
 def several(objectives: Any) -> tuple[Objective, ...]:

@@ -108,6 +108,11 @@ class Objective:
         """The kind of denoiser it is for UL2: `"R"`, `"X"` or `"S"`; `""` for none."""
         return ""
 
+    @property
+    def added_ids(self) -> tuple[int, ...]:
+        """Ids that it puts among those of a text, as far as they are known before `bind`."""
+        return ()
+
     def raw_lengths(self, inputs_length: int, targets_length: int, seeds: np.ndarray) -> np.ndarray:
         """Tokens of the window that each seed's example takes from the text.
 

@@ -73,6 +73,11 @@ class SpanCorruption(Objective):
         inputs, targets = corrupt(tokens, mask, self.ids)
         return Example(inputs, targets, self.name, self.ids, ends=True)
 
+    @property
+    def added_ids(self) -> tuple[int, ...]:
+        """The sentinels that were given."""
+        return tuple(self.sentinels or ())
+
     @functools.cached_property
     def ids(self) -> np.ndarray:
         """The sentinels as int32."""

@@ -117,6 +117,12 @@ class UL2(Objective):
             "mode_tokens=True without a tokenizer. Call `bind(tokenizer)` first."
         )
 
+    @property
+    def added_ids(self) -> tuple[int, ...]:
+        """Sentinels and mode tokens that were given."""
+        modes = self.mode_tokens.values() if isinstance(self.mode_tokens, Mapping) else ()
+        return (*self.mixture.added_ids, *(i for ids in modes for i in ids))
+
     def raw_lengths(self, inputs_length: int, targets_length: int, seeds: np.ndarray) -> np.ndarray:
         if self.mode_tokens:
             inputs_length -= max(len(ids) for ids in self._mode_ids().values())

@@ -230,6 +230,17 @@ TRAINING = [
     ),
     (lambda w: estimate("gemma2_9b_2b", **SIZES), "gemma2_9b_2b"),
 ]
+MODES = {"R": [5], "X": [5000], "S": [6, 7]}
+
+
+def fit_by(w, objective):
+    w.lm.preprocessor.objective = objective
+    try:
+        w.lm.fit(w.texts, verbose=0)
+    finally:
+        w.lm.preprocessor.objective = None
+
+
 FITS = [
     (lambda w, k=k, v=v: w.lm.fit(w.pairs, verbose=0, **{k: v}), k)
     for k, values in {
@@ -245,6 +256,9 @@ FITS = [
         "sample_weight": ([1.0], [NAN, 1, 1], [[]], "abc", [-1, 1, 1]),
     }.items()
     for v in values
+] + [
+    (lambda w: fit_by(w, UL2(sentinels=[9, 4096])), "below 4096, the rows"),
+    (lambda w: fit_by(w, Stages([PrefixLM(), Mixture([UL2(mode_tokens=MODES)])], [1, 1])), "5000"),
 ]
 DATA = [
     (lambda w: tokenize(w.texts, w.tokenizer, "t", shard_size=0), "shard_size"),
