@@ -95,7 +95,10 @@ PrefixLM().show(text, tokenizer)
 """
 Span corruption replaces each hidden span with a sentinel. The decoder writes the
 sentinels with what they stand for, in one go. Mean length and rate are its two numbers:
-T5 hid spans of 3 tokens and 15% of all.
+T5 hid spans of 3 tokens and 15% of all. Sentinels are tokens that the vocabulary keeps
+free: Gemma's `<unused0>` to `<unused98>` here, and what Llama 3, SmolLM3, Mistral, gpt-oss
+and OLMo 2 have of that kind. Qwen and SmolLM2 keep none; `sentinels=(...)` names ids that
+no text has, such as rows of the embedding behind the last token.
 """
 
 SpanCorruption(3, 0.15).show(text, tokenizer, seed=1)
