@@ -97,7 +97,12 @@ def _text(ids: np.ndarray, tokenizer: Any) -> str:
 
 
 def _piece(token_id: int, tokenizer: Any) -> str:
-    return tokenizer.id_to_token(int(token_id))
+    """The token, or the number of an id that the tokenizer has none for."""
+    try:
+        found = tokenizer.id_to_token(int(token_id))
+    except (KeyError, IndexError, ValueError):
+        found = None
+    return found or f"<{token_id}>"
 
 
 def _colour(number: int) -> str:

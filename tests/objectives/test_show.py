@@ -36,6 +36,13 @@ def test_spans_stand_beside_their_sentinels(tokenizer):
     assert read.count("<unused") == written.count("<unused") > 2
 
 
+def test_sentinels_without_a_token_are_numbers(tokenizer):
+    """Rows of an embedding behind the last token, as Qwen has them."""
+    some = SpanCorruption(3, 0.4, sentinels=range(4096, 4106))
+    text = printed(some, tokenizer).export_text()
+    assert text.count("<4096>") == text.count("<4098>") == 2
+
+
 def test_markup_in_the_text_is_text(tokenizer):
     text = "".join(printed(PrefixLM(), tokenizer).export_text().split())
     assert "[bold]" in text
