@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from keras_encdec import check, disk
 from keras_encdec.evaluation import picture
@@ -77,7 +77,7 @@ class Claims:
             texts = [(str(one), by.text(4)) for one, by in lines]
             columns = ("\n".join(column) for column in zip(*texts, strict=True))
             claims.add_row(f"{name} {CLAIMS[name].text}", *columns, self.verdicts[name])
-        arms = Table("arm", *MEASURES, *_RATES)
+        arms = Table(Column("arm", no_wrap=True), *MEASURES, *_RATES)
         for arm in self.scores:
             arms.add_row(*self._row(arm))
         costs = Table("model", "MFLOP", "ms, median")
