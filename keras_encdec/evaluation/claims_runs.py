@@ -82,26 +82,29 @@ class Bench:
 
     def costs(self) -> dict[str, dict[str, list[float]]]:
         """What `keras_encdec.evaluation.claims_costs` finds, or found."""
-        path = self._folder / f"costs-{digest_of(dataclasses.asdict(self.scale))}.json"
+
+        def make() -> dict[str, Any]:
+            return {"costs": claims_costs.costs(self.scale, self.data)}
+
+        return self._of_scale("costs", _COSTS, make)["costs"]
+
+    def _of_scale(self, name: str, what: str, make: Callable[[], dict]) -> dict[str, Any]:
+        """What holds for all arms of the scale: read, or made and written."""
+        path = self._folder / f"{name}-{digest_of(dataclasses.asdict(self.scale))}.json"
         if not path.exists():
-            data = {**formats.mark(_COSTS), "costs": claims_costs.costs(self.scale, self.data)}
+            data = {**formats.mark(what), **make()}
             with atomic_file(path) as part:
                 write_json(part, data)
         known = read_json(path)
-        formats.check_known(_COSTS, known, path)
-        return known["costs"]
+        formats.check_known(what, known, path)
+        return known
 
     @functools.cached_property
     def data(self) -> claims_data.Data:
         """Read when the first arm is trained; what all runs of the folder have seen."""
         source = adapt(self.scale.small, dtype=self.scale.dtype)
         data = claims_data.read(self.scale, source.preprocessor.tokenizer)
-        path = self._folder / f"data-{digest_of(dataclasses.asdict(self.scale))}.json"
-        if not path.exists():
-            with atomic_file(path) as part:
-                write_json(part, {**formats.mark(_DATA), "digest": data.digest})
-        known = read_json(path)
-        formats.check_known(_DATA, known, path)
+        known = self._of_scale("data", _DATA, lambda: {"digest": data.digest})
         if known["digest"] != data.digest:
             raise ValueError(
                 f"Expected the docstrings that the runs in {self._folder} have seen. Received: "

@@ -103,7 +103,7 @@ class Trainer(_Mixin):
     recording: Any = None  # of the run that goes on: `keras_encdec.training.recording`
     averaging: Any = None  # of the last run: `keras_encdec.training.averaging`
     compiled_rate: Any = None
-    _optimized: frozenset[str] | set[str] = frozenset()  # paths that the optimizer is built of
+    _optimized: frozenset[str] = frozenset()  # paths that the optimizer is built of
     _compiled_with: Mapping[str, Any] = types.MappingProxyType({})
 
     def compile_reporting(
@@ -172,7 +172,7 @@ class Trainer(_Mixin):
 
     def check_optimizer(self) -> None:
         """Raises ValueError if the optimizer does not know, or cannot move, what it is to train."""
-        paths = {variable.path for variable in self.trainable_variables}
+        paths = frozenset(variable.path for variable in self.trainable_variables)
         if not self.optimizer.built:
             self._optimized = paths
         elif self._optimized and (new := sorted(paths - self._optimized)):
